@@ -1,0 +1,142 @@
+"""Checkpoints and weights: safetensors with JSON in their header, written whole or not at all."""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from faceshifter.errors import CheckpointError, OutputError
+
+Stateful = nn.Module | Optimizer
+KEPT = 2  # checkpoints: the newest may be of a run that has just gone wrong
+
+
+def save_tensors(path: Path, tensors: Mapping[str, Tensor], info: Mapping[str, Any]) -> None:
+    """Write tensors and a JSON object to one safetensors file, atomically."""
+    temporary = path.with_name(f".{path.name}.partial")
+    contiguous = {name: tensor.detach().contiguous() for name, tensor in tensors.items()}
+    try:
+        save_file(contiguous, temporary, {"faceshifter": json.dumps(info)})
+        temporary.replace(path)
+    except (OSError, SafetensorError) as error:
+        temporary.unlink(missing_ok=True)
+        raise OutputError(f"{path} cannot be written ({error}); free disk space there") from None
+
+
+def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Read what ``save_tensors`` wrote.
+
+    Raises:
+        CheckpointError: The file is missing, damaged or was not written by this package.
+    """
+    if not path.is_file():
+        raise CheckpointError(f"{path} does not exist; give the path of a .safetensors file")
+    try:
+        with safe_open(path, framework="pt") as file:
+            info = (file.metadata() or {}).get("faceshifter")
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except (OSError, SafetensorError) as error:
+        raise CheckpointError(f"{path} is damaged ({error}); get it again") from None
+    if info is None:
+        raise CheckpointError(f"{path} was not written by faceshifter; give one of its own files")
+    return tensors, json.loads(info)
+
+
+def save_checkpoint(
+    folder: Path, step: int, state: Mapping[str, Stateful], info: Mapping[str, Any]
+) -> None:
+    """Write everything needed to go on, and delete our own checkpoints before the last two."""
+    tensors = {
+        f"{name}/{key}": tensor
+        for name, part in state.items()
+        for key, tensor in _tensors_of(part).items()
+    }
+    save_tensors(folder / f"step-{step:08d}.safetensors", tensors, {**info, "step": step})
+    for old in find_checkpoints(folder)[:-KEPT]:
+        old.unlink()
+
+
+def find_checkpoints(folder: Path) -> list[Path]:
+    """Checkpoints of a run, oldest first."""
+    return sorted(folder.glob("step-????????.safetensors"))
+
+
+def load_checkpoint(path: Path, state: Mapping[str, Stateful]) -> dict[str, Any]:
+    """Restore every part strictly; returns what was stored beside it.
+
+    Raises:
+        CheckpointError: The checkpoint is of another model.
+    """
+    tensors, info = load_tensors(path)
+    for name, part in state.items():
+        prefix = f"{name}/"
+        own = {
+            key.removeprefix(prefix): tensor
+            for key, tensor in tensors.items()
+            if key.startswith(prefix)
+        }
+        if isinstance(part, Optimizer):
+            _restore_optimizer(part, own)
+        else:
+            load_strictly(part, own, str(path))
+    return info
+
+
+def load_strictly(module: nn.Module, tensors: Mapping[str, Tensor], source: str) -> None:
+    """Load weights that must fit exactly, in the module's own precision.
+
+    Raises:
+        CheckpointError: Keys or shapes differ; the message names the first.
+    """
+    try:
+        module.load_state_dict(dict(tensors))
+    except RuntimeError as error:
+        problem = " ".join(str(error).split()[:30])
+        raise CheckpointError(
+            f"{source} does not fit {type(module).__name__} ({problem} ...); "
+            "give weights of the same model"
+        ) from None
+
+
+def export_weights(path: Path, module: nn.Module, info: Mapping[str, Any]) -> None:
+    """Write a network for use, in half precision, with what is needed to build it."""
+    tensors = {
+        key: tensor.half() if tensor.is_floating_point() else tensor
+        for key, tensor in module.state_dict().items()
+    }
+    save_tensors(path, tensors, info)
+
+
+def fingerprint(module: nn.Module) -> str:
+    """Twelve hex digits that change with any weight, independent of file format."""
+    digest = hashlib.sha256()
+    for key, tensor in sorted(module.state_dict().items()):
+        digest.update(key.encode() + tensor.detach().cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()[:12]
+
+
+def _tensors_of(part: Stateful) -> dict[str, Tensor]:
+    if isinstance(part, Optimizer):
+        return {
+            f"{idx}/{key}": torch.as_tensor(value)
+            for idx, values in part.state_dict()["state"].items()
+            for key, value in values.items()
+        }
+    return dict(part.state_dict())
+
+
+def _restore_optimizer(optimizer: Optimizer, tensors: Mapping[str, Tensor]) -> None:
+    """Moments from the checkpoint; rates and groups from the recipe."""
+    state: dict[int, dict[str, Tensor]] = {}
+    for key, tensor in tensors.items():
+        idx, name = key.split("/")
+        state.setdefault(int(idx), {})[name] = tensor
+    groups = optimizer.state_dict()["param_groups"]
+    optimizer.load_state_dict({"state": state, "param_groups": groups})

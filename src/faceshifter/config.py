@@ -1,0 +1,213 @@
+"""Every configuration: frozen dataclasses over the standard library only.
+
+An architecture's configuration is stored with its weights, so loading needs nothing else.
+"""
+
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+Point = tuple[float, float]
+
+
+@dataclass(frozen=True, kw_only=True)
+class CropGeometry:
+    """Where the five landmarks lie in the aligned crop, as fractions of its width and height.
+
+    Left and right are as seen in the picture. 0 and 1 are the crop's outer edges, so a landmark at
+    fraction f of a crop of ``size`` pixels has the pixel coordinate ``f * size - 0.5``.
+    """
+
+    left_eye: Point = (77 / 256, 77 / 256)
+    right_eye: Point = (179 / 256, 77 / 256)
+    nose: Point = (128 / 256, 134 / 256)
+    left_mouth: Point = (85 / 256, 176.5 / 256)
+    right_mouth: Point = (171 / 256, 176.5 / 256)
+
+    @property
+    def points(self) -> tuple[Point, Point, Point, Point, Point]:
+        """Left eye, right eye, nose tip, left and right mouth corner."""
+        return (self.left_eye, self.right_eye, self.nose, self.left_mouth, self.right_mouth)
+
+    @property
+    def eye_distance(self) -> float:
+        """Distance of the eyes as a fraction of the crop's width."""
+        return self.right_eye[0] - self.left_eye[0]
+
+    @classmethod
+    def from_dict(cls, saved: dict[str, Any]) -> "CropGeometry":
+        """Rebuild from ``asdict`` after a round trip through JSON (lists become tuples)."""
+        return cls(**{name: (float(x), float(y)) for name, (x, y) in saved.items()})
+
+
+@dataclass(frozen=True, kw_only=True)
+class AEIConfig:
+    """AEI-Net, Fig. 3 and Fig. 12; the defaults are the paper's."""
+
+    image_size: int = 256
+    """Side of the aligned crop in pixels; must be 2 ** num_levels."""
+    encoder_channels: tuple[int, ...] = (32, 64, 128, 256, 512, 1024, 1024)
+    """Channels of the attributes encoder after each of its num_levels - 1 downsamplings."""
+    generator_channels: tuple[int, ...] = (1024, 1024, 1024, 1024, 512, 256, 128, 64)
+    """Input channels of the AAD ResBlk of each level, from 2 x 2 up; the last one puts out RGB."""
+    att_kernel: Literal[1, 3] = 3
+    """Side of the convolutions that make gamma_att, beta_att and M."""
+    c_id: int = 512
+    """Size of z_id."""
+    geometry: CropGeometry = field(default_factory=CropGeometry)
+    """The crop this model was trained on."""
+
+    def __post_init__(self) -> None:
+        """Refuse inconsistent sizes, naming each."""
+        problems = []
+        if self.image_size != 2**self.num_levels:
+            problems.append(
+                f"image_size must be 2 ** num_levels = {2**self.num_levels} for "
+                f"{self.num_levels} generator_channels, got {self.image_size}"
+            )
+        if len(self.encoder_channels) != self.num_levels - 1:
+            problems.append(
+                f"encoder_channels must have num_levels - 1 = {self.num_levels - 1} entries, "
+                f"got {len(self.encoder_channels)}"
+            )
+        if problems:
+            raise ValueError("; ".join(problems))
+
+    @property
+    def num_levels(self) -> int:
+        """The paper's n: one attributes map and one AAD ResBlk for each."""
+        return len(self.generator_channels)
+
+    @classmethod
+    def from_dict(cls, saved: dict[str, Any]) -> "AEIConfig":
+        """Rebuild from ``asdict`` after a round trip through JSON."""
+        return cls(
+            **saved
+            | {
+                "encoder_channels": tuple(saved["encoder_channels"]),
+                "generator_channels": tuple(saved["generator_channels"]),
+                "geometry": CropGeometry.from_dict(saved["geometry"]),
+            }
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class HEARConfig:
+    """HEAR-Net, Fig. 4(b) and Fig. 12; the defaults are the paper's."""
+
+    channels: tuple[int, ...] = (64, 128, 256, 512, 512)
+    """Channels after each downsampling; their number is the number of downsamplings."""
+    residual: bool = False
+    """Ours: predict the change to Y_hat_st, not Y_st itself, which keeps the swap's fine detail."""
+
+    @classmethod
+    def from_dict(cls, saved: dict[str, Any]) -> "HEARConfig":
+        """Rebuild from ``asdict`` after a round trip through JSON."""
+        return cls(**saved | {"channels": tuple(saved["channels"])})
+
+
+@dataclass(frozen=True, kw_only=True)
+class DiscriminatorConfig:
+    """SPADE's multi-scale discriminator, Appendix B."""
+
+    num_scales: int = 2
+    """Discriminators, each on a picture half the size of the one before."""
+    channels: tuple[int, ...] = (64, 128, 256, 512)
+    """Channels after each convolution but the last; all but the last of these halve the size."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class AdamConfig:
+    """Adam for one network, Appendix B."""
+
+    lr: float = 4e-4
+    """Learning rate."""
+    betas: tuple[float, float] = (0.0, 0.999)
+    """Decay rates of the moments."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class AEIWeights:
+    """Weights of Eq. (9) from one step on."""
+
+    start: int = 0
+    """First step they hold for."""
+    adv: float = 1.0
+    att: float = 10.0
+    id: float = 5.0
+    rec: float = 10.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class AEITrainConfig:
+    """Training of AEI-Net; the defaults are the paper's."""
+
+    model: AEIConfig = field(default_factory=AEIConfig)
+    discriminator: DiscriminatorConfig = field(default_factory=DiscriminatorConfig)
+    identity: str = "mobilefacenet"
+    """The encoder of z_id: dlib, mobilefacenet, or a file (docs/training.md)."""
+    teachers: tuple[str, ...] = ()
+    """Ours: encoders that join the identity loss, so that fooling one alone does not pay."""
+    steps: int = 500_000
+    batch: int = 32
+    different: float = 0.8
+    """Share of pairs with X_t != X_s."""
+    weights: tuple[AEIWeights, ...] = (AEIWeights(),)
+    """By first step, ascending."""
+    adam_g: AdamConfig = field(default_factory=AdamConfig)
+    adam_d: AdamConfig = field(default_factory=AdamConfig)
+    ema: float = 0.999
+    """Ours: decay of the averaged weights that are exported."""
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        """Refuse a schedule that leaves steps without weights."""
+        starts = [weights.start for weights in self.weights]
+        if not starts or starts[0] != 0 or starts != sorted(set(starts)):
+            raise ValueError(f"weights must start at step 0 and ascend, got starts {starts}")
+
+    def weights_at(self, step: int) -> AEIWeights:
+        """The weights that hold at a step."""
+        return max((w for w in self.weights if w.start <= step), key=lambda w: w.start)
+
+
+@dataclass(frozen=True, kw_only=True)
+class HEARTrainConfig:
+    """Training of HEAR-Net; the defaults are the paper's."""
+
+    model: HEARConfig = field(default_factory=HEARConfig)
+    steps: int = 50_000
+    batch: int = 32
+    different: float = 0.5
+    """Share of pairs with X_t != X_s."""
+    hardest: float = 0.1
+    """Share of the faces, by heuristic error, that are targets."""
+    lambda_rec: float = 1.0
+    lambda_id: float = 1.0
+    lambda_chg: float = 1.0
+    adam: AdamConfig = field(default_factory=AdamConfig)
+    ema: float = 0.999
+    seed: int = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class IdentityTrainConfig:
+    """Distillation of the small identity encoder from a teacher; all of it is ours."""
+
+    image_size: int = 128
+    """Side at which the faces are held in memory."""
+    steps: int = 20_000
+    batch: int = 64
+    adam: AdamConfig = field(default_factory=lambda: AdamConfig(lr=2e-3, betas=(0.9, 0.999)))
+    """The rate falls to zero along a cosine."""
+    mix: float = 0.5
+    """Share of faces blended with another, an endless supply of people for the teacher to judge."""
+    ema: float = 0.999
+    seed: int = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Intervals:
+    """What happens every so many steps."""
+
+    report: int = 25
+    checkpoint: int = 200

@@ -1,0 +1,1 @@
+"""Training data: preparation, shards, pairs and occlusions."""

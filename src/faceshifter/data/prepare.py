@@ -1,0 +1,270 @@
+"""Photos to aligned crops: folders and tars in, shards out. Run again, it goes on where it was."""
+
+import hashlib
+import io
+import json
+import multiprocessing
+import tarfile
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from functools import cache
+from pathlib import Path
+
+import cv2
+import numpy as np
+from jaxtyping import UInt8
+from tqdm import tqdm
+
+from faceshifter.config import CropGeometry
+from faceshifter.data.shards import (
+    Crop,
+    crop_line,
+    read_lines,
+    write_atomically,
+    write_lines,
+    write_shard,
+)
+from faceshifter.errors import DataError, ImageError, NoFaceError, OutputError
+from faceshifter.face.align import crop_face, crop_matrix
+from faceshifter.face.detect import FaceDetector, load_detector
+from faceshifter.images import decode_photo
+
+SHARD_SIZE = 1000
+"""Photos a shard; a killed run loses at most the shards it was working on."""
+SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff"}
+JPEG_QUALITY = 95
+MIN_EYE_DISTANCE = 16.0
+"""Pixels; a face below this has nothing to teach at 128 pixels and more."""
+SHARPNESS_SIZE = 128
+
+
+@dataclass(frozen=True)
+class PhotoFile:
+    """Where a photo's bytes are: a file, or a part of a tar."""
+
+    name: str
+    identity: str
+    path: Path
+    offset: int = 0
+    size: int = -1
+
+    def read(self) -> bytes:
+        """The photo's bytes."""
+        with self.path.open("rb") as file:
+            file.seek(self.offset)
+            return file.read(self.size)
+
+
+@dataclass(frozen=True)
+class Job:
+    """What a worker process needs for one shard."""
+
+    shard: str
+    photos: list[PhotoFile]
+    out: Path
+    size: int
+    geometry: CropGeometry
+    yunet: Path | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class PrepareReport:
+    """What became of the photos."""
+
+    num_photos: int
+    num_crops: int
+    num_people: int
+    skipped: dict[str, int]
+    """Photos skipped, by reason; DATA/skipped.jsonl names each."""
+
+
+def prepare(
+    photos: Path,
+    out: Path,
+    *,
+    size: int = 256,
+    yunet: Path | None = None,
+    workers: int = 1,
+    geometry: CropGeometry | None = None,
+) -> PrepareReport:
+    """Detect, align and store the largest face of every photo.
+
+    A photo's identity is taken from an ``index.jsonl`` beside it or its tar (``file``,
+    ``identity``); else from its folder's name where it lies in a folder below ``photos``; else it
+    is a person of its own.
+
+    Args:
+        photos: A folder, searched to any depth for photos and tars of photos, or one tar.
+        out: Folder for the shards; the same call goes on with an unfinished one.
+        size: Side of the crops in pixels.
+        yunet: YuNet's model file, to detect with it instead of dlib.
+        workers: Processes.
+        geometry: Where the landmarks lie in the crop.
+
+    Raises:
+        DataError: There are no photos, or ``out`` holds another preparation.
+        OutputError: ``out`` cannot be written.
+    """
+    load_detector(yunet)  # a wrong file is told now, not by every worker
+    geometry = geometry or CropGeometry()
+    files = list(find_photos(photos))
+    if not files:
+        raise DataError(f"{photos} holds no photos ({', '.join(sorted(SUFFIXES))}) and no .tar")
+    plan = {
+        "size": size,
+        "geometry": asdict(geometry),
+        "detector": "yunet" if yunet else "dlib",
+        "photos": hashlib.sha256("\n".join(file.name for file in files).encode()).hexdigest(),
+    }
+    _claim(out, plan)
+    shards = [
+        Job(f"shard-{idx:05d}.tar", files[start : start + SHARD_SIZE], out, size, geometry, yunet)
+        for idx, start in enumerate(range(0, len(files), SHARD_SIZE))
+    ]
+    done = [job for job in shards if _lines_path(job).exists()]
+    todo = [job for job in shards if not _lines_path(job).exists()]
+    with tqdm(total=len(files), initial=sum(len(job.photos) for job in done), unit="photo") as bar:
+        for num_photos in _map(todo, workers):
+            bar.update(num_photos)
+    return _finish(out, shards, len(files))
+
+
+def find_photos(photos: Path) -> Iterator[PhotoFile]:
+    """Every photo of a folder or a tar, in the order of names."""
+    if not photos.exists():
+        raise DataError(f"{photos} does not exist; give a folder of photos or a .tar")
+    root = photos if photos.is_dir() else photos.parent
+    paths = sorted(photos.rglob("*")) if photos.is_dir() else [photos]
+    for path in paths:
+        if path.suffix == ".tar":
+            yield from _photos_in_tar(path, root)
+        elif path.suffix.lower() in SUFFIXES:
+            name = path.relative_to(root).as_posix()
+            folder = path.parent.name if path.parent != root else name
+            yield PhotoFile(name, _identities(path.parent).get(path.name, folder), path)
+
+
+def _photos_in_tar(path: Path, root: Path) -> Iterator[PhotoFile]:
+    identities = _identities(path.parent)
+    try:
+        with tarfile.open(path, "r:") as tar:
+            for member in tar:
+                if Path(member.name).suffix.lower() not in SUFFIXES:
+                    continue
+                name = f"{path.relative_to(root).as_posix()}/{member.name}"
+                folder = Path(member.name).parent.name or name
+                identity = identities.get(Path(member.name).name, folder)
+                yield PhotoFile(name, identity, path, member.offset_data, member.size)
+    except (OSError, tarfile.TarError) as error:
+        raise DataError(
+            f"{path} cannot be read as an uncompressed tar ({error}); unpack it into a folder"
+        ) from None
+
+
+@cache
+def _identities(folder: Path) -> dict[str, str]:
+    """File name to identity from a folder's index.jsonl; empty where there is none."""
+    index = folder / "index.jsonl"
+    if not index.exists():
+        return {}
+    return {
+        str(line["file"]): str(line["identity"]) for line in read_lines(index) if "identity" in line
+    }
+
+
+def _claim(out: Path, plan: dict[str, object]) -> None:
+    """Write the plan, or make sure that the folder's own plan is the same."""
+    path = out / "prepared.json"
+    if path.exists():
+        saved = json.loads(path.read_text())
+        differing = [key for key in plan if saved.get(key) != plan[key]]
+        if differing:
+            raise DataError(
+                f"{out} was prepared with other {', '.join(differing)}; choose another --out"
+            )
+        return
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        write_atomically(path, json.dumps(plan, indent=1).encode())
+    except OSError as error:
+        raise OutputError(f"{out} cannot be written ({error.strerror}); choose another") from None
+
+
+def _lines_path(job: Job) -> Path:
+    return job.out / Path(job.shard).with_suffix(".jsonl")
+
+
+def _map(jobs: list[Job], workers: int) -> Iterator[int]:
+    if workers <= 1:
+        yield from map(_prepare_shard, jobs)
+        return
+    with multiprocessing.get_context("spawn").Pool(workers) as pool:
+        yield from pool.imap_unordered(_prepare_shard, jobs)
+
+
+def _prepare_shard(job: Job) -> int:
+    """Write one shard and then its lines; the lines' presence means that both are whole."""
+    cv2.setNumThreads(1)
+    detector = load_detector(job.yunet)
+    lines: list[dict[str, object]] = []
+    jpegs = []
+    for idx, photo in enumerate(job.photos):
+        try:
+            image, eye_distance = _align(photo, detector, job)
+        except (ImageError, NoFaceError) as error:
+            reason = "unreadable" if isinstance(error, ImageError) else str(error)
+            lines.append({"photo": photo.name, "skipped": reason})
+            continue
+        crop = Crop(
+            shard=job.shard,
+            file=f"{idx:05d}.jpg",
+            photo=photo.name,
+            identity=photo.identity,
+            eye_distance=round(eye_distance, 1),
+            sharpness=round(_sharpness(image), 1),
+        )
+        quality = [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY]
+        quality += [cv2.IMWRITE_JPEG_SAMPLING_FACTOR, cv2.IMWRITE_JPEG_SAMPLING_FACTOR_444]
+        _, jpeg = cv2.imencode(".jpg", np.ascontiguousarray(image[:, :, ::-1]), quality)
+        jpegs.append((crop.file, jpeg.tobytes()))
+        lines.append(crop_line(crop))
+    write_shard(job.out / job.shard, jpegs)
+    write_lines(_lines_path(job), lines)
+    return len(job.photos)
+
+
+def _align(
+    photo: PhotoFile, detector: FaceDetector, job: Job
+) -> tuple[UInt8[np.ndarray, "s s 3"], float]:
+    """Crop of the largest face, and the distance of its eyes in the photo."""
+    pixels = decode_photo(io.BytesIO(photo.read()), photo.name).pixels
+    faces = detector.detect(pixels)
+    if not faces:
+        raise NoFaceError("no face found")
+    matrix = crop_matrix(faces[0].landmarks, job.geometry, job.size)
+    scale = np.hypot(matrix[0, 0], matrix[1, 0])
+    eye_distance = float(job.geometry.eye_distance * job.size / scale)
+    if eye_distance < MIN_EYE_DISTANCE:
+        raise NoFaceError(f"eyes less than {MIN_EYE_DISTANCE:.0f} pixels apart")
+    return crop_face(pixels, matrix, job.size), eye_distance
+
+
+def _sharpness(image: UInt8[np.ndarray, "s s 3"]) -> float:
+    grey = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)
+    grey = cv2.resize(grey, (SHARPNESS_SIZE, SHARPNESS_SIZE), interpolation=cv2.INTER_AREA)
+    return float(cv2.Laplacian(grey, cv2.CV_64F).var())
+
+
+def _finish(out: Path, shards: list[Job], num_photos: int) -> PrepareReport:
+    lines = [line for job in shards for line in read_lines(_lines_path(job))]
+    skipped = [line for line in lines if "skipped" in line]
+    crops = [line for line in lines if "skipped" not in line]
+    write_lines(out / "skipped.jsonl", skipped)
+    write_lines(out / "index.jsonl", crops)
+    return PrepareReport(
+        num_photos=num_photos,
+        num_crops=len(crops),
+        num_people=len({line["identity"] for line in crops}),
+        skipped=dict(Counter(str(line["skipped"]) for line in skipped).most_common()),
+    )

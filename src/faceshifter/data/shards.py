@@ -1,0 +1,165 @@
+"""Prepared faces on disk: tar shards of JPEG crops, and an index with one line of JSON a crop.
+
+DATA/shard-00000.tar    up to SHARD_SIZE aligned crops
+DATA/shard-00000.jsonl  their lines, and those of the photos skipped
+DATA/index.jsonl        the lines of all crops, written last: its presence means complete
+DATA/prepared.json      the crop's size and geometry, and what was prepared
+"""
+
+import io
+import json
+import os
+import tarfile
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import cv2
+import numpy as np
+import torch
+from jaxtyping import UInt8
+from torch import Tensor
+from tqdm import tqdm
+
+from faceshifter.config import CropGeometry
+from faceshifter.errors import DataError
+
+
+@dataclass(frozen=True, kw_only=True)
+class Crop:
+    """One line of the index."""
+
+    shard: str
+    """Name of the tar."""
+    file: str
+    """Name of the crop in it."""
+    photo: str
+    """Where the photo was found, relative to the folder that was prepared."""
+    identity: str
+    """Whose face it is; photos of one person share it."""
+    eye_distance: float
+    """Of the eyes in the photo, in its pixels: what the crop's resolution really is."""
+    sharpness: float
+    """Variance of the Laplacian of the crop at 128 pixels, grey levels 0..255."""
+
+
+@dataclass(frozen=True)
+class Faces:
+    """A prepared set in memory."""
+
+    images: UInt8[Tensor, "n 3 s s"]
+    """RGB."""
+    crops: list[Crop]
+    """One for each image."""
+    geometry: CropGeometry
+    """Of every crop."""
+
+
+def write_atomically(path: Path, data: bytes) -> None:
+    """Write a file that is either whole or not there."""
+    temporary = path.with_name(f".{path.name}.partial")
+    temporary.write_bytes(data)
+    temporary.replace(path)
+
+
+def write_lines(path: Path, lines: Iterable[dict[str, object]]) -> None:
+    """Write JSON lines atomically."""
+    write_atomically(path, "".join(json.dumps(line) + "\n" for line in lines).encode())
+
+
+def read_lines(path: Path) -> list[dict[str, object]]:
+    """Read JSON lines.
+
+    Raises:
+        DataError: The file is not there or not JSON.
+    """
+    try:
+        return [json.loads(line) for line in path.read_text().splitlines()]
+    except FileNotFoundError:
+        raise DataError(
+            f"{path} does not exist; run faceshifter prepare, to its end, with --out {path.parent}"
+        ) from None
+    except ValueError as error:
+        raise DataError(f"{path} is damaged ({error}); delete it and run prepare again") from None
+
+
+def write_shard(path: Path, jpegs: Iterable[tuple[str, bytes]]) -> None:
+    """Write named JPEGs as one tar, atomically and with nothing in it but their content."""
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w") as tar:
+        for name, jpeg in jpegs:
+            info = tarfile.TarInfo(name)
+            info.size = len(jpeg)
+            tar.addfile(info, io.BytesIO(jpeg))
+    write_atomically(path, buffer.getvalue())
+
+
+def iter_shard(path: Path) -> Iterator[tuple[str, bytes]]:
+    """Names and contents of a shard's files, in order."""
+    try:
+        with tarfile.open(path) as tar:
+            for member in tar:
+                file = tar.extractfile(member)
+                if file is not None:
+                    yield member.name, file.read()
+    except (OSError, tarfile.TarError) as error:
+        raise DataError(f"{path} cannot be read ({error}); run prepare again") from None
+
+
+def read_geometry(data: Path) -> CropGeometry:
+    """The geometry that a prepared set was cropped with."""
+    path = data / "prepared.json"
+    try:
+        return CropGeometry.from_dict(json.loads(path.read_text())["geometry"])
+    except (OSError, ValueError, KeyError, TypeError):
+        raise DataError(
+            f"{data} is not a prepared set ({path.name} is missing or damaged); run faceshifter "
+            f"prepare PHOTOS --out {data}"
+        ) from None
+
+
+def load_faces(data: Path, size: int, progress: bool = True) -> Faces:
+    """Decode a whole prepared set to uint8 at the given size.
+
+    Args:
+        data: The folder that ``prepare`` wrote.
+        size: Side in pixels; the crops are reduced by area averages.
+        progress: Show a bar.
+    """
+    geometry = read_geometry(data)
+    crops = [Crop(**line) for line in read_lines(data / "index.jsonl")]  # type: ignore[arg-type]
+    images = torch.empty(len(crops), 3, size, size, dtype=torch.uint8)
+    idx_of = {(crop.shard, crop.file): idx for idx, crop in enumerate(crops)}
+
+    def decode(item: tuple[int, bytes]) -> None:
+        idx, jpeg = item
+        bgr = cv2.imdecode(np.frombuffer(jpeg, np.uint8), cv2.IMREAD_COLOR)
+        if bgr is None:
+            raise DataError(f"{data}/{crops[idx].shard} is damaged; delete it, run prepare again")
+        if bgr.shape[0] != size:
+            bgr = cv2.resize(bgr, (size, size), interpolation=cv2.INTER_AREA)
+        images[idx] = torch.from_numpy(np.ascontiguousarray(bgr[:, :, ::-1])).permute(2, 0, 1)
+
+    stored = (
+        (idx_of[shard, name], jpeg)
+        for shard in sorted({crop.shard for crop in crops})
+        for name, jpeg in iter_shard(data / shard)
+        if (shard, name) in idx_of
+    )
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        decoded = pool.map(
+            decode, tqdm(stored, f"reading {data.name}", len(crops), disable=not progress)
+        )
+        num_decoded = sum(1 for _ in decoded)
+    if num_decoded != len(crops):
+        raise DataError(
+            f"{data} lacks {len(crops) - num_decoded} of the {len(crops)} faces in its index; "
+            "delete index.jsonl and run prepare again"
+        )
+    return Faces(images, crops, geometry)
+
+
+def crop_line(crop: Crop) -> dict[str, object]:
+    """A crop as its line in the index."""
+    return asdict(crop)

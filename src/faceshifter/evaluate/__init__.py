@@ -1,0 +1,1 @@
+"""Measurements on faces and on swaps."""

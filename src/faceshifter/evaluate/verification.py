@@ -1,0 +1,130 @@
+"""How well an identity encoder tells people apart: every pair of faces, same person or not."""
+
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+
+import numpy as np
+import torch
+from jaxtyping import Float, UInt8
+
+from faceshifter.errors import DataError
+from faceshifter.images import SUFFIXES, to_tensor
+from faceshifter.models.identity import IdentityEncoder
+
+FALSE_ACCEPTS = 1e-3
+"""Share of pairs of different people that may be taken for the same."""
+
+
+@dataclass(frozen=True)
+class VerificationResult:
+    """How well same and different people separate by the cosine of their z_id.
+
+    Attributes:
+        num_faces: Faces compared, each with every other.
+        num_people: People among them.
+        num_same: Pairs of one person.
+        num_different: Pairs of two people.
+        auc: Chance that a pair of one person is more alike than a pair of two; ties count half.
+        tar_at_far: Share of same-person pairs more alike than all but 0.1 % of the others.
+    """
+
+    num_faces: int
+    num_people: int
+    num_same: int
+    num_different: int
+    auc: float
+    tar_at_far: float
+
+
+def verification(z_id: Float[np.ndarray, "n d"], identity: Sequence[str]) -> VerificationResult:
+    """Compare every pair of faces, exactly.
+
+    Args:
+        z_id: One row a face, of unit length.
+        identity: Whose face each row is.
+
+    Raises:
+        DataError: There is no pair of one person, or none of two.
+    """
+    num_faces, faces_each = len(z_id), Counter(identity).values()
+    num_same = sum(count * (count - 1) // 2 for count in faces_each)
+    num_different = num_faces * (num_faces - 1) // 2 - num_same
+    if not (num_same and num_different):
+        raise DataError(
+            f"{num_faces} faces of {len(faces_each)} people make {num_same} pairs of one person "
+            f"and {num_different} of two; give at least two people, one of them with two faces"
+        )
+    z = z_id.astype(np.float64)
+    person = np.unique(np.array(identity), return_inverse=True)[1]
+    # One row at a time, so that ten thousand faces fit into memory.
+    cosines = [z[i + 1 :] @ z[i] for i in range(num_faces)]
+    matches = [person[i + 1 :] == person[i] for i in range(num_faces)]
+    same = np.concatenate([c[m] for c, m in zip(cosines, matches, strict=True)])
+    different = np.sort(np.concatenate([c[~m] for c, m in zip(cosines, matches, strict=True)]))
+    # The area under the ROC curve is the mean rank of the same pairs among the different ones.
+    below = np.searchsorted(different, same, side="left")
+    not_above = np.searchsorted(different, same, side="right")
+    auc = (below + not_above).mean() / (2 * num_different)
+    # At this threshold no more than the allowed share of different pairs lies above it.
+    threshold = different[-1 - int(FALSE_ACCEPTS * num_different)]
+    return VerificationResult(
+        num_faces=num_faces,
+        num_people=len(faces_each),
+        num_same=num_same,
+        num_different=num_different,
+        auc=float(auc),
+        tar_at_far=float((same > threshold).mean()),
+    )
+
+
+def verify_encoder(
+    encoder: IdentityEncoder,
+    faces: Iterable[tuple[UInt8[np.ndarray, "s s 3"], str]],
+    batch_size: int = 32,
+) -> VerificationResult:
+    """Encode labelled faces as they come and compare every pair.
+
+    Args:
+        encoder: Maps faces to z_id, on any device.
+        faces: Aligned crops of one size, RGB, and whose they are.
+        batch_size: Crops encoded at a time.
+
+    Raises:
+        DataError: There is no pair of one person, or none of two.
+    """
+    stream = iter(faces)
+    z_id, identity = [], []
+    while batch := list(islice(stream, batch_size)):
+        X = to_tensor(np.stack([crop for crop, _ in batch])).to(encoder.grid.device)
+        with torch.no_grad():
+            z_id.append(encoder(X).cpu().numpy())
+        identity += [person for _, person in batch]
+    return verification(np.concatenate([np.zeros((0, encoder.c_id)), *z_id]), identity)
+
+
+def labelled_photos(folder: Path) -> Iterator[tuple[Path, str]]:
+    """List the photos of a folder with one sub-folder a person, and the person's name with each.
+
+    Raises:
+        DataError: Fewer than two people have photos, or none has two.
+    """
+    try:
+        photos = [
+            (photo, person.name)
+            for person in sorted(folder.iterdir())
+            if person.is_dir()
+            for photo in sorted(person.iterdir())
+            if photo.suffix.lower() in SUFFIXES
+        ]
+    except OSError as error:
+        raise DataError(f"{folder} cannot be listed ({error.strerror}); give a folder") from error
+    counts = Counter(person for _, person in photos)
+    if len(counts) < 2 or max(counts.values()) < 2:
+        raise DataError(
+            f"{folder} has {len(photos)} photos of {len(counts)} people; it needs one sub-folder "
+            "for each of at least two people, and two photos in one of them"
+        )
+    return iter(photos)

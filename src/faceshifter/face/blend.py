@@ -1,0 +1,88 @@
+"""Paste-back: the whole crop returns to the photo under a soft border.
+
+Cutting to the target's own outline would throw away the source's face shape, so nothing is cut.
+"""
+
+import math
+
+import numpy as np
+from jaxtyping import Float, UInt8
+
+from faceshifter.face.align import Matrix, invert_matrix, transform_points, warp
+
+RAMP = 0.1
+"""Width of the soft border inside the crop's edges, as a fraction of its side."""
+
+
+def paste_face(
+    pixels: UInt8[np.ndarray, "h w 3"], crop: UInt8[np.ndarray, "s s 3"], matrix: Matrix
+) -> UInt8[np.ndarray, "h w 3"]:
+    """A copy of the photo with the crop in its place; no pixel outside of the crop changes.
+
+    Args:
+        pixels: RGB photo.
+        crop: RGB, aligned.
+        matrix: From photo pixels to crop pixels, as the crop was cut out.
+    """
+    result = pixels.copy()
+    rows, columns = _region(pixels.shape[:2], matrix, crop.shape[0])
+    width, height = columns.stop - columns.start, rows.stop - rows.start
+    if width == 0 or height == 0:
+        return result
+    local = _shifted(matrix, rows, columns)
+    pasted = warp(crop, invert_matrix(local), width=width, height=height)
+    mask = _mask(local, crop.shape[0], width=width, height=height)[:, :, None]
+    old = pixels[rows, columns].astype(np.float32)
+    result[rows, columns] = np.rint(old + mask * (pasted - old)).astype(np.uint8)
+    return result
+
+
+def paste_mask(shape: tuple[int, int], matrix: Matrix, size: int) -> Float[np.ndarray, "h w"]:
+    """How much of the crop each pixel of the photo takes: 1 in its middle, 0 outside, float32.
+
+    Args:
+        shape: Height and width of the photo.
+        matrix: From photo pixels to crop pixels.
+        size: Side of the crop.
+    """
+    mask = np.zeros(shape, np.float32)
+    rows, columns = _region(shape, matrix, size)
+    height, width = mask[rows, columns].shape
+    mask[rows, columns] = _mask(_shifted(matrix, rows, columns), size, width=width, height=height)
+    return mask
+
+
+def _region(shape: tuple[int, int], matrix: Matrix, size: int) -> tuple[slice, slice]:
+    """Rows and columns of the photo that the crop touches; empty where it lies outside."""
+    low, high = -0.5, size - 0.5
+    corners = np.array([[low, low], [high, low], [high, high], [low, high]])
+    corners = transform_points(invert_matrix(matrix), corners)
+    slices = []
+    for axis, limit in ((1, shape[0]), (0, shape[1])):
+        start = min(max(math.floor(corners[:, axis].min()), 0), limit)
+        stop = min(max(math.ceil(corners[:, axis].max()) + 1, start), limit)
+        slices.append(slice(start, stop))
+    return slices[0], slices[1]
+
+
+def _shifted(matrix: Matrix, rows: slice, columns: slice) -> Matrix:
+    """The matrix for a part of the photo."""
+    origin = np.array([columns.start, rows.start])
+    return np.column_stack([matrix[:, :2], matrix[:, :2] @ origin + matrix[:, 2]])
+
+
+def _mask(matrix: Matrix, size: int, *, width: int, height: int) -> Float[np.ndarray, "h w"]:
+    """The mask of a part of the photo, from the distance of each pixel to the crop's edges."""
+    x, y = np.arange(width, dtype=np.float32), np.arange(height, dtype=np.float32)[:, None]
+    mask = np.ones((height, width), np.float32)
+    for a, b, c in matrix.astype(np.float32):
+        position = a * x + b * y + c
+        inside = np.minimum(position + 0.5, size - 0.5 - position)
+        mask *= _smoothstep(inside / (RAMP * size))
+    return mask
+
+
+def _smoothstep(x: Float[np.ndarray, "h w"]) -> Float[np.ndarray, "h w"]:
+    """From 0 at 0 to 1 at 1, flat at both ends."""
+    x = x.clip(0, 1)
+    return x * x * (3 - 2 * x)

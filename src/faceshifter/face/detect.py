@@ -1,0 +1,321 @@
+"""Face detection with five landmarks, by dlib (always there) or YuNet (where its file is given)."""
+
+import importlib.util
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any, Protocol
+
+import cv2
+import dlib
+import numpy as np
+from jaxtyping import Float, UInt8
+
+from faceshifter.errors import DependencyError, NoFaceError
+from faceshifter.face.align import Matrix, fit_similarity, invert_matrix, transform_points, warp
+
+Pixels = UInt8[np.ndarray, "h w 3"]
+Box = tuple[float, float, float, float]
+Found = tuple[Float[np.ndarray, "n 2"], float]
+"""The corners of a face's box, clockwise from the face's upper left, any landmarks, the score."""
+
+HOG_SIDE = 1600
+"""Longer side in pixels above which a photo is reduced before the HOG detector."""
+HOG_UPSAMPLE_SIDE = 800
+"""Longer side up to which a photo is doubled where HOG finds nothing; it needs faces of 80 px."""
+HOG_SCORE = 0.1
+"""Least score of a HOG face; of 675 faces found in training photos one was below."""
+HOG_SURE = 0.5
+"""Least best score in a turned photo."""
+CNN_MIN_SIDE = 20
+"""Shorter side of the smallest photo that the CNN detector takes; below no face is findable."""
+SLOW_SIDE = 800
+"""Longer side of the photo where it is turned and for the CNN: seconds at this size."""
+YUNET_SIDES = (320, 1280)
+"""Longer sides to which a photo is reduced for YuNet, whose faces are 10 to 300 pixels wide."""
+YUNET_SCORE = 0.7
+"""Least confidence of a YuNet face."""
+YUNET_SURE = 0.9
+"""Confidence of an upright face: one on its side gets up to 0.87, with bad landmarks."""
+TURNS = (45, -45, 90, -90, 135, -135, 180)
+"""Degrees by which a photo is turned where no upright face is found; HOG stands 30 degrees."""
+
+PATCH_SIDE = 400
+"""Side in pixels of the patch in which dlib's five points are predicted; eyes are 100 px apart."""
+PATCH_BOX = np.array([[86.0, 92.0], [314.0, 92.0], [314.0, 320.0], [86.0, 320.0]])
+"""Where the patch has the box that the predictor was trained with, clockwise."""
+PATCH_POINTS = np.array([[270, 150.5], [229.5, 153], [130, 150.5], [170.5, 153], [200, 227]]) - 0.5
+"""dlib's mean points in the patch: outer and inner corner of the right eye, of the left, nose."""
+MIRROR = [2, 3, 0, 1, 4]
+"""Order of dlib's points in a mirrored picture."""
+REFINEMENTS = 3
+"""Predictions of dlib's points, each in a patch aligned by the one before."""
+DLIB_TO_LANDMARKS = np.array(
+    [
+        [-0.081 - 0.016j, 0.084 - 0.175j, 0.460 + 0.159j, 0.342 - 0.045j, 0.195 + 0.077j],
+        [0.460 - 0.159j, 0.342 + 0.045j, -0.081 + 0.016j, 0.084 + 0.175j, 0.195 - 0.077j],
+        [-0.035 - 0.059j, 0.113 + 0.019j, -0.035 + 0.059j, 0.113 - 0.019j, 0.844],
+        [0.192 + 0.547j, -0.250 + 0.005j, 0.666 - 0.412j, -0.007 - 0.192j, 0.399 + 0.052j],
+        [0.666 + 0.412j, -0.007 + 0.192j, 0.192 - 0.547j, -0.250 - 0.005j, 0.399 - 0.052j],
+    ]
+)
+"""Our landmarks from dlib's points, both as complex numbers x + iy.
+
+Rows add up to one, so the map follows every similarity transform; left and right mirror each other.
+Fitted by ridge regression (3 squared eye distances, worst tenth left out) to YuNet's landmarks,
+each a mean of six views, of 3015 training photos and their mirror images. YuNet's own crops stay
+0.053 eye distances away in the mean, as dlib's points do not see the mouth; so all share this map.
+"""
+PATCH_LANDMARKS = np.array(
+    [[148.7, 149.9], [250.3, 149.9], [199.5, 208], [155.6, 252.8], [243.4, 252.8]]
+)
+"""Our landmarks in the patch: dlib's mean points, mapped."""
+MAX_MOVE = 20.0
+"""Mean distance of the refined from YuNet's landmarks, in patch pixels, above which dlib failed.
+
+Of 1877 training photos 11 are above: profile views and covered faces.
+"""
+
+
+@dataclass(frozen=True)
+class Face:
+    """One face of a photo; coordinates are pixel centres, left is left in the picture."""
+
+    box: Box
+    """x0, y0, x1, y1."""
+    landmarks: Float[np.ndarray, "5 2"]
+    """Left eye, right eye, nose tip, left mouth corner, right mouth corner; (x, y) each."""
+    score: float
+    """The detector's confidence; comparable only between faces of the same detector."""
+
+
+class FaceDetector(Protocol):
+    """Finds faces."""
+
+    def detect(self, pixels: Pixels) -> list[Face]:
+        """All faces of an RGB photo, largest box first; empty where there is none."""
+        ...
+
+
+class DlibDetector:
+    """dlib's detectors and five-point predictor, from files that every installation has."""
+
+    def detect(self, pixels: Pixels) -> list[Face]:
+        """Find faces by HOG; only where it finds none, enlarged, turned, and then by the CNN."""
+        faces = []
+        for corners, score in _find_boxes(pixels):
+            landmarks = _refine(pixels, fit_similarity(corners, PATCH_BOX))
+            faces.append(Face(_bounds(corners), landmarks, score))
+        return _largest_first(faces)
+
+
+class YuNetDetector:
+    """OpenCV's YuNet: faster than dlib, and finds profile views; needs its model file."""
+
+    def __init__(self, model: Path) -> None:
+        if not model.is_file():
+            raise DependencyError(
+                f"{model} does not exist; give the path of YuNet's ONNX file, or leave it out to "
+                "use dlib"
+            )
+        log_level = cv2.utils.logging.getLogLevel()
+        cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_ERROR)  # OpenCV 5 warns in vain
+        try:
+            self._yunet = cv2.FaceDetectorYN.create(
+                str(model), "", (320, 320), score_threshold=YUNET_SCORE
+            )
+        except cv2.error as error:
+            raise DependencyError(
+                f"{model} is not a YuNet model that OpenCV can read; download it again, or leave "
+                "it out to use dlib"
+            ) from error
+        finally:
+            cv2.utils.logging.setLogLevel(log_level)
+
+    def detect(self, pixels: Pixels) -> list[Face]:
+        """Find faces; not safe to call from several threads at once."""
+        found = self._find(pixels)
+        if _best(found) < YUNET_SURE:
+            small, factor = _reduce(pixels, SLOW_SIDE)
+            found = _enlarge(_find_turned(self._find, small, YUNET_SURE), factor) or found
+        faces = []
+        for points, score in found:
+            corners, rough = points[:4], points[4:]
+            try:
+                to_patch = fit_similarity(rough, PATCH_LANDMARKS)
+            except NoFaceError:
+                continue  # the detector was wrong
+            landmarks = _refine(pixels, to_patch)
+            moved = transform_points(to_patch, landmarks) - transform_points(to_patch, rough)
+            if np.linalg.norm(moved, axis=1).mean() > MAX_MOVE:
+                landmarks = rough
+            faces.append(Face(_bounds(corners), landmarks, score))
+        return _largest_first(faces)
+
+    def _find(self, pixels: Pixels) -> list[Found]:
+        """Corners and landmarks, from coarse to fine, without parts of faces already found."""
+        found: list[Found] = []
+        for side in YUNET_SIDES:
+            small, factor = _reduce(pixels, side)
+            self._yunet.setInputSize((small.shape[1], small.shape[0]))
+            _, rows = self._yunet.detect(np.ascontiguousarray(small[:, :, ::-1]))
+            finer = [_with_corners(row) for row in ([] if rows is None else rows.tolist())]
+            coarser = [_bounds(points[:4]) for points, _ in found]
+            for points, score in _enlarge(finer, factor):
+                if not any(_contains(box, points[:4].mean(axis=0)) for box in coarser):
+                    found.append((points, score))
+            if max(pixels.shape) <= side:
+                break
+        return found
+
+
+def load_detector(yunet: Path | None = None) -> FaceDetector:
+    """YuNet where its model file is given, dlib otherwise.
+
+    Raises:
+        DependencyError: The file is missing or of another form.
+    """
+    return DlibDetector() if yunet is None else YuNetDetector(yunet)
+
+
+def _find_boxes(pixels: Pixels) -> list[Found]:
+    """Corners of the faces' boxes, by the first of dlib's detectors that finds any."""
+    small, factor = _reduce(pixels, HOG_SIDE)
+    found = _hog(small)
+    if not found and max(small.shape) <= HOG_UPSAMPLE_SIDE:
+        found = _hog(small, upsample=1)
+    if not found:
+        small, factor = _reduce(pixels, SLOW_SIDE)
+        found = _find_turned(_hog, small, HOG_SURE)
+    if not found and min(small.shape[:2]) >= CNN_MIN_SIDE:
+        found = [(_corners(face.rect), face.confidence) for face in _cnn_detector()(small)]
+    return _enlarge(found, factor)
+
+
+def _hog(pixels: Pixels, upsample: int = 0) -> list[Found]:
+    # The copy is for dlib, which refuses the odd strides of pictures one pixel wide.
+    boxes, scores, _ = _hog_detector().run(pixels.copy(order="C"), upsample, HOG_SCORE)
+    return [(_corners(box), score) for box, score in zip(boxes, scores, strict=True)]
+
+
+def _find_turned(find: Callable[[Pixels], list[Found]], pixels: Pixels, sure: float) -> list[Found]:
+    """Faces at the turn with the best score, at least ``sure``, in the photo's coordinates."""
+    height, width = pixels.shape[:2]
+    side = math.ceil(math.hypot(height, width))
+    best: list[Found] = []
+    for turn in TURNS:
+        matrix = cv2.getRotationMatrix2D(((width - 1) / 2, (height - 1) / 2), turn, 1)
+        matrix[:, 2] += (side - width) / 2, (side - height) / 2
+        back = invert_matrix(matrix)
+        # Black around the photo: reflected, its border would show faces that are not there.
+        found = find(cv2.warpAffine(pixels, matrix, (side, side)))
+        if _best(found) > max(_best(best), sure):
+            best = [(transform_points(back, points), score) for points, score in found]
+    return best
+
+
+def _refine(pixels: Pixels, matrix: Matrix) -> Float[np.ndarray, "5 2"]:
+    """Our five landmarks from dlib's, predicted in an upright patch of constant scale.
+
+    A detector's own box or landmarks only start it: the patch is aligned by the points just found,
+    and the points are predicted again. So every detector ends with the same landmarks.
+
+    Args:
+        pixels: RGB photo.
+        matrix: From the photo to a roughly aligned patch.
+    """
+    for _ in range(REFINEMENTS):
+        points = transform_points(invert_matrix(matrix), _predict(pixels, matrix))
+        matrix = fit_similarity(points, PATCH_POINTS)
+    landmarks = DLIB_TO_LANDMARKS @ (points @ (1, 1j))
+    return np.column_stack([landmarks.real, landmarks.imag])
+
+
+def _predict(pixels: Pixels, matrix: Matrix) -> Float[np.ndarray, "5 2"]:
+    """The predictor's five points in the patch, the mean of the patch and its mirror image."""
+    patch = warp(pixels, matrix, width=PATCH_SIDE, height=PATCH_SIDE)
+    (left, top), (right, bottom) = PATCH_BOX[[0, 2]].round().astype(int).tolist()
+    box = dlib.rectangle(left, top, right, bottom)
+    points, mirrored = (
+        np.array([(point.x, point.y) for point in _predictor()(picture, box).parts()], float)
+        for picture in (patch, np.ascontiguousarray(patch[:, ::-1]))
+    )
+    mirrored[:, 0] = PATCH_SIDE - 1 - mirrored[:, 0]
+    return (points + mirrored[MIRROR]) / 2
+
+
+def _corners(box: Any) -> Float[np.ndarray, "4 2"]:
+    x0, y0, x1, y1 = box.left(), box.top(), box.right(), box.bottom()
+    return np.array([[x0, y0], [x1, y0], [x1, y1], [x0, y1]], float)
+
+
+def _with_corners(row: list[float]) -> Found:
+    """A row of YuNet: x, y, width, height, five landmarks from the left of the picture, score."""
+    x, y, width, height, *landmarks, score = row
+    corners = [[x, y], [x + width, y], [x + width, y + height], [x, y + height]]
+    return np.array(corners + np.reshape(landmarks, (5, 2)).tolist()), score
+
+
+def _bounds(points: Float[np.ndarray, "n 2"]) -> Box:
+    (x0, y0), (x1, y1) = points.min(axis=0).tolist(), points.max(axis=0).tolist()
+    return x0, y0, x1, y1
+
+
+def _contains(box: Box, point: Float[np.ndarray, " 2"]) -> bool:
+    x, y = point.tolist()
+    return box[0] <= x <= box[2] and box[1] <= y <= box[3]
+
+
+def _best(found: list[Found]) -> float:
+    return max((score for _, score in found), default=-math.inf)
+
+
+def _reduce(pixels: Pixels, side: int) -> tuple[Pixels, Float[np.ndarray, " 2"]]:
+    """The photo with at most ``side`` pixels a side, and by how much its width and height fell."""
+    factor = side / max(pixels.shape)
+    if factor >= 1:
+        return pixels, np.ones(2)
+    height, width = (max(round(n * factor), 1) for n in pixels.shape[:2])
+    small = cv2.resize(pixels, (width, height), interpolation=cv2.INTER_AREA)
+    return small, np.array([width / pixels.shape[1], height / pixels.shape[0]])
+
+
+def _enlarge(found: list[Found], factor: Float[np.ndarray, " 2"]) -> list[Found]:
+    """Faces in the coordinates before ``_reduce`` from those after."""
+    return [((points + 0.5) / factor - 0.5, score) for points, score in found]
+
+
+def _largest_first(faces: list[Face]) -> list[Face]:
+    def area(face: Face) -> float:
+        x0, y0, x1, y1 = face.box
+        return (x1 - x0) * (y1 - y0)
+
+    return sorted(faces, key=area, reverse=True)
+
+
+def _model_file(name: str) -> str:
+    # Found without importing the package, whose import needs setuptools' old pkg_resources.
+    spec = importlib.util.find_spec("face_recognition_models")
+    folders = (spec and spec.submodule_search_locations) or []
+    for folder in folders:
+        path = Path(folder) / "models" / name
+        if path.is_file():
+            return str(path)
+    raise DependencyError(f"{name} is missing; install the package face-recognition-models")
+
+
+@cache
+def _hog_detector() -> Any:
+    return dlib.get_frontal_face_detector()
+
+
+@cache
+def _cnn_detector() -> Any:
+    return dlib.cnn_face_detection_model_v1(_model_file("mmod_human_face_detector.dat"))
+
+
+@cache
+def _predictor() -> Any:
+    return dlib.shape_predictor(_model_file("shape_predictor_5_face_landmarks.dat"))

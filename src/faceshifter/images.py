@@ -1,0 +1,201 @@
+"""The pixel contract: uint8 HWC RGB outside, float [-1, 1] NCHW RGB inside; all goes through here.
+
+Photos are read upright and in 8-bit RGB whatever the file holds; every photo written carries the
+mark of ``faceshifter.provenance``.
+"""
+
+import secrets
+import struct
+import warnings
+import zlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+import torch
+from jaxtyping import Float, Shaped, UInt8
+from PIL import Image, ImageOps, PngImagePlugin, TiffImagePlugin, UnidentifiedImageError
+from torch import Tensor
+
+from faceshifter.errors import ImageError, OutputError
+from faceshifter.provenance import xmp_packet
+
+Pixels = UInt8[np.ndarray, "h w 3"]
+
+SUFFIXES = {
+    ".jpg": "JPEG",
+    ".jpeg": "JPEG",
+    ".png": "PNG",
+    ".webp": "WEBP",
+    ".tif": "TIFF",
+    ".tiff": "TIFF",
+}
+"""File formats that can be written."""
+
+ENCODER_OPTIONS: dict[str, dict[str, Any]] = {
+    "JPEG": {"quality": 95, "subsampling": "4:4:4"},
+    "PNG": {},
+    "WEBP": {"quality": 95, "exact": True},  # exact: keep the colours of transparent pixels
+    "TIFF": {"compression": "tiff_deflate"},
+}
+
+DECODE_ERRORS = (OSError, SyntaxError, ValueError, EOFError, struct.error, zlib.error)
+"""What Pillow's decoders raise on damaged files."""
+
+EXIF_ORIENTATION = 0x0112
+EXIF_XMP = 0x02BC
+EXIF_TEXTS_AND_CAMERA = frozenset(
+    {0x010E, 0x010F, 0x0110, 0x011A, 0x011B, 0x0128, 0x0131, 0x0132, 0x013B, 0x8298, 0x8769, 0x8825}
+)
+"""EXIF that stays true of a result: description, camera, resolution, date, author, GPS.
+
+The rest of a TIFF's directory describes how its own pixels are stored.
+"""
+
+
+@dataclass(frozen=True)
+class Photo:
+    """An upright photo and what has to survive the swap beside its pixels."""
+
+    pixels: Pixels
+    """RGB."""
+    alpha: UInt8[np.ndarray, "h w"] | None = None
+    """Opacity, 255 where opaque; None for a photo without transparency."""
+    icc_profile: bytes | None = None
+    """Colour profile of the pixels."""
+    exif: bytes | None = None
+    """EXIF without orientation and thumbnail."""
+
+
+def load_photo(path: Path) -> Photo:
+    """Read a photo of any format and mode that Pillow knows, turned upright; of a film, frame one.
+
+    Raises:
+        ImageError: There is no readable image at ``path``.
+    """
+    return decode_photo(path, str(path))
+
+
+def decode_photo(file: Path | BinaryIO, name: str) -> Photo:
+    """``load_photo`` for a file that may be in memory; ``name`` is for messages."""
+    try:
+        with warnings.catch_warnings():
+            # Phones make photos above Pillow's warning; its error, at twice the size, stays.
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+            with Image.open(file) as image:
+                return _decode(image)
+    except FileNotFoundError as error:
+        raise ImageError(f"{name} does not exist; check the path") from error
+    except IsADirectoryError as error:
+        raise ImageError(f"{name} is a folder; give the path of one image") from error
+    except UnidentifiedImageError as error:
+        raise ImageError(f"{name} is not an image in a known format; convert it to JPEG") from error
+    except Image.DecompressionBombError as error:
+        limit = 2 * (Image.MAX_IMAGE_PIXELS or 0) // 10**6
+        raise ImageError(f"{name} has more than {limit} million pixels; reduce it") from error
+    except DECODE_ERRORS as error:
+        raise ImageError(f"{name} is damaged or cut off ({error}); get a whole copy") from error
+
+
+def _decode(image: Image.Image) -> Photo:
+    """Pixels and metadata of an opened file."""
+    exif = _kept_exif(image)
+    upright = ImageOps.exif_transpose(image)
+    if upright.mode.startswith("I"):
+        upright = Image.fromarray(_to_8_bits(np.asarray(upright)))
+    elif upright.mode == "F":
+        raise ValueError("its pixels are floats without a known range")
+    alpha = None
+    if upright.has_transparency_data:
+        upright = upright.convert("RGBA")
+        alpha = np.array(upright.getchannel("A"))
+    icc_profile = image.info.get("icc_profile")
+    if icc_profile is not None and icc_profile[16:20] != b"RGB ":
+        icc_profile = None  # of gray or CMYK pixels, which are RGB from here on
+    return Photo(np.array(upright.convert("RGB")), alpha, icc_profile, exif)
+
+
+def _kept_exif(image: Image.Image) -> bytes | None:
+    """The parts of a file's EXIF that stay true of a result."""
+    exif = image.getexif()
+    for tag in list(exif):
+        if tag not in EXIF_TEXTS_AND_CAMERA:
+            del exif[tag]
+    return exif.tobytes() if len(exif) else None
+
+
+def _to_8_bits(samples: Shaped[np.ndarray, "h w"]) -> UInt8[np.ndarray, "h w"]:
+    """Scale 16-bit gray, which Pillow's own conversion would clip."""
+    return ((samples.astype(np.int64).clip(0, 65535) * 255 + 32767) // 65535).astype(np.uint8)
+
+
+def save_photo(path: Path, photo: Photo) -> None:
+    """Write a photo in the format of the path's suffix, marked as synthetic.
+
+    The file appears complete or not at all: it is written under another name and then renamed.
+    JPEG has no transparency, so there the photo is laid on white.
+
+    Raises:
+        OutputError: The suffix is unknown, or the file cannot be written.
+    """
+    file_format = SUFFIXES.get(path.suffix.lower())
+    if file_format is None:
+        raise OutputError(f"{path} has none of the suffixes {', '.join(SUFFIXES)}; choose one")
+    if not path.parent.is_dir():
+        raise OutputError(f"the folder {path.parent} does not exist; create it first")
+    image, options = _encodable(photo, file_format)
+    temporary = path.with_name(f".faceshifter-{secrets.token_hex(8)}.tmp")
+    try:
+        with temporary.open("xb") as file:
+            image.save(file, format=file_format, **options)
+        temporary.replace(path)
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise OutputError(f"{path} cannot be written: {reason}") from error
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _encodable(photo: Photo, file_format: str) -> tuple[Image.Image, dict[str, Any]]:
+    """The image and the arguments of Pillow's ``save``."""
+    image = Image.fromarray(photo.pixels)
+    if photo.alpha is not None:
+        opacity = Image.fromarray(photo.alpha)
+        if file_format == "JPEG":
+            image = Image.composite(image, Image.new("RGB", image.size, "white"), opacity)
+        else:
+            image.putalpha(opacity)
+    options = dict(ENCODER_OPTIONS[file_format])
+    if photo.icc_profile is not None:
+        options["icc_profile"] = photo.icc_profile
+    if photo.exif is not None:
+        options["exif"] = photo.exif
+    if file_format == "PNG":
+        options["pnginfo"] = PngImagePlugin.PngInfo()
+        options["pnginfo"].add_itxt("XML:com.adobe.xmp", xmp_packet().decode())
+    elif file_format == "TIFF":
+        options["tiffinfo"] = TiffImagePlugin.ImageFileDirectory_v2()
+        options["tiffinfo"].tagtype[EXIF_XMP] = 1  # BYTE
+        options["tiffinfo"][EXIF_XMP] = xmp_packet()
+    else:
+        options["xmp"] = xmp_packet()
+    return image, options
+
+
+def to_tensor(images: UInt8[np.ndarray, "b h w 3"]) -> Float[Tensor, "b 3 h w"]:
+    """RGB images as a float32 tensor in [-1, 1]."""
+    return torch.from_numpy(images).permute(0, 3, 1, 2).float().div(127.5).sub(1).contiguous()
+
+
+def to_images(tensor: Float[Tensor, "b 3 h w"]) -> UInt8[np.ndarray, "b h w 3"]:
+    """RGB images from a tensor in [-1, 1], clamped and rounded; undoes ``to_tensor`` exactly."""
+    levels = tensor.detach().float().add(1).mul(127.5).round().clamp(0, 255)
+    return levels.to(torch.uint8).permute(0, 2, 3, 1).contiguous().cpu().numpy()
+
+
+def save_grid(path: Path, rows: Sequence[Float[Tensor, "b 3 h w"]]) -> None:
+    """Write a contact sheet, one row for each tensor of pictures in [-1, 1]."""
+    images = [np.concatenate(list(to_images(row)), axis=1) for row in rows]
+    save_photo(path, Photo(np.concatenate(images, axis=0)))

@@ -1,0 +1,94 @@
+"""Every loss of both stages, one pure function an equation.
+
+The paper writes squared norms in Eq. (7), (8) and (14); here they are means over channels and
+pixels, so that the weights do not depend on sizes. docs/decisions.md#norms
+"""
+
+from collections.abc import Sequence
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+from torch.nn import functional as F
+
+Scalar = Float[Tensor, ""]
+
+
+def identity_loss(z_id_Y: Float[Tensor, "b c_id"], z_id_s: Float[Tensor, "b c_id"]) -> Scalar:
+    """One minus the cosine to the source's identity, mean over pairs. Eq. (6) and Eq. (12)."""
+    return (1 - F.cosine_similarity(z_id_Y, z_id_s, dim=1)).mean()
+
+
+def attributes_loss(
+    z_att_Y: Sequence[Float[Tensor, "b _ _ _"]], z_att_t: Sequence[Float[Tensor, "b _ _ _"]]
+) -> Scalar:
+    """Half the squared distance, mean in each level, summed over levels. Eq. (7)."""
+    return (
+        0.5
+        * torch.stack(
+            [F.mse_loss(a.float(), b.float()) for a, b in zip(z_att_Y, z_att_t, strict=True)]
+        ).sum()
+    )
+
+
+def reconstruction_loss(
+    Y: Float[Tensor, "b c h w"], X_t: Float[Tensor, "b c h w"], same: Bool[Tensor, " b"]
+) -> Scalar:
+    """Half the squared error over the pairs with X_t = X_s; zero if there are none. Eq. (8), (14).
+
+    The mean is over those pairs alone: one such pair in four is not divided by four.
+    """
+    per_pair = 0.5 * (Y - X_t).square().mean(dim=(1, 2, 3))  # (b,)
+    return (per_pair * same).sum() / same.sum().clamp(min=1)
+
+
+def hinge_loss_d(
+    scores_real: Sequence[Float[Tensor, "b 1 _ _"]], scores_fake: Sequence[Float[Tensor, "b 1 _ _"]]
+) -> Scalar:
+    """The discriminator's hinge loss, mean over patches and over scales. Appendix B."""
+    return torch.stack(
+        [
+            F.relu(1 - real).mean() + F.relu(1 + fake).mean()
+            for real, fake in zip(scores_real, scores_fake, strict=True)
+        ]
+    ).mean()
+
+
+def hinge_loss_g(scores_fake: Sequence[Float[Tensor, "b 1 _ _"]]) -> Scalar:
+    """L_adv, the generator's side of the hinge loss: minus the mean score. Appendix B."""
+    return torch.stack([-fake.mean() for fake in scores_fake]).mean()
+
+
+def aei_loss(
+    loss_adv: Scalar,
+    loss_att: Scalar,
+    loss_id: Scalar,
+    loss_rec: Scalar,
+    *,
+    lambda_adv: float,
+    lambda_att: float,
+    lambda_id: float,
+    lambda_rec: float,
+) -> Scalar:
+    """The weighted sum that trains AEI-Net. Eq. (9), where lambda_adv is 1."""
+    return (
+        lambda_adv * loss_adv + lambda_att * loss_att + lambda_id * loss_id + lambda_rec * loss_rec
+    )
+
+
+def change_loss(Y_hat_st: Float[Tensor, "b c h w"], Y_st: Float[Tensor, "b c h w"]) -> Scalar:
+    """Mean absolute change from the first stage to the second. Eq. (13)."""
+    return (Y_hat_st - Y_st).abs().mean()
+
+
+def hear_loss(
+    loss_rec: Scalar,
+    loss_id: Scalar,
+    loss_chg: Scalar,
+    *,
+    lambda_rec: float,
+    lambda_id: float,
+    lambda_chg: float,
+) -> Scalar:
+    """The sum that trains HEAR-Net. Eq. (15), where every weight is 1."""
+    return lambda_rec * loss_rec + lambda_id * loss_id + lambda_chg * loss_chg

@@ -1,0 +1,72 @@
+"""AEI-Net, the first stage: an AAD generator over a multi-level attributes encoder. Fig. 3(a)."""
+
+from collections.abc import Sequence
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from faceshifter.config import AEIConfig
+from faceshifter.models.aad import AADResBlock
+from faceshifter.models.attributes import MultiLevelAttributesEncoder
+
+
+class AADGenerator(nn.Module):
+    """z_id grown to 2 x 2, then one AAD ResBlk a level with bilinear x2 between. Fig. 3(a)."""
+
+    def __init__(
+        self, channels: Sequence[int], z_att_channels: Sequence[int], c_id: int, att_kernel: int
+    ) -> None:
+        """Args: input channels of each block, channels of each z_att, of z_id, AAD's kernel."""
+        super().__init__()
+        self.from_z_id = nn.ConvTranspose2d(c_id, channels[0], 2, 1, 0)
+        self.blocks = nn.ModuleList(
+            AADResBlock(c_in, c_out, c_att, c_id, att_kernel)
+            for c_in, c_out, c_att in zip(channels, (*channels[1:], 3), z_att_channels, strict=True)
+        )
+
+    def forward(
+        self, z_att: Sequence[Float[Tensor, "b _ _ _"]], z_id: Float[Tensor, "b m c_id"]
+    ) -> Float[Tensor, "b m 3 s s"]:
+        """Give each of b targets m identities; the target's part is computed once for all m."""
+        b, m, _ = z_id.shape
+        z_id = z_id.flatten(0, 1)
+        h = self.from_z_id(z_id[:, :, None, None])  # (bm, c, 2, 2)
+        for k, (block, z_att_k) in enumerate(zip(self.blocks, z_att, strict=True)):
+            if k > 0:
+                h = F.interpolate(h, scale_factor=2, mode="bilinear")
+            h = block(h, z_att_k, z_id)
+        return torch.tanh(h).unflatten(0, (b, m))
+
+
+class AEINet(nn.Module):
+    """The trainable part of the first stage; z_id comes from an ``IdentityEncoder``.
+
+    Y_hat_st and Y_hat_tt of one target are one call with both identities (m = 2), so z_att and
+    every attribute modulation are shared, and z_id of a source is a value the caller keeps.
+    """
+
+    def __init__(self, config: AEIConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.attributes_encoder = MultiLevelAttributesEncoder(config.encoder_channels)
+        self.generator = AADGenerator(
+            config.generator_channels,
+            self.attributes_encoder.z_att_channels,
+            config.c_id,
+            config.att_kernel,
+        )
+
+    def forward(
+        self, X_t: Float[Tensor, "b 3 s s"], z_id: Float[Tensor, "b m c_id"]
+    ) -> Float[Tensor, "b m 3 s s"]:
+        """Swap: targets in [-1, 1] and m identities for each to m faces for each, in [-1, 1]."""
+        size = self.config.image_size
+        if X_t.shape[-2:] != (size, size):
+            raise ValueError(f"X_t must be {size} x {size}, got {tuple(X_t.shape[-2:])}")
+        if len(z_id) != len(X_t) or z_id.shape[-1] != self.config.c_id:
+            raise ValueError(
+                f"z_id must be ({len(X_t)}, m, {self.config.c_id}), got {tuple(z_id.shape)}"
+            )
+        return self.generator(self.attributes_encoder(X_t), z_id)

@@ -1,0 +1,156 @@
+"""dlib's face recognition ResNet in plain PyTorch, read from the file dlib itself reads.
+
+The file is in the package face-recognition-models and in the public domain (CC0).
+"""
+
+import importlib.util
+from pathlib import Path
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from faceshifter.errors import CheckpointError, DependencyError
+
+EMBEDDING_SIZE = 128
+INPUT_SIZE = 150
+
+PACKAGE = "face_recognition_models"
+FILE = "models/dlib_face_recognition_resnet_model_v1.dat"
+
+PIXEL_MEAN = (122.782, 117.001, 104.298)
+PIXEL_SCALE = 256
+
+STAGES = ((32, 3), (64, 4), (128, 3), (256, 3), (256, 1))
+"""Channels and residual blocks; all stages but the first halve the size."""
+
+
+class DlibBlock(nn.Module):
+    """Two convolutions and a shortcut without weights; a stride of 2 halves the size."""
+
+    def __init__(self, c_in: int, c_out: int, stride: int) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(c_in, c_out, 3, stride, padding=1 if stride == 1 else 0)
+        self.conv2 = nn.Conv2d(c_out, c_out, 3, padding=1)
+        self.stride = stride
+
+    def forward(self, x: Float[Tensor, "b c_in h w"]) -> Float[Tensor, "b c_out h2 w2"]:
+        """Add the shortcut as dlib does: the smaller map is padded with zeros, right and below."""
+        y = self.conv2(F.relu(self.conv1(x)))
+        if self.stride == 2:
+            x = F.avg_pool2d(x, 2)
+            height, width = max(x.shape[2], y.shape[2]), max(x.shape[3], y.shape[3])
+            x = F.pad(
+                x, (0, width - x.shape[3], 0, height - x.shape[2], 0, y.shape[1] - x.shape[1])
+            )
+            y = F.pad(y, (0, width - y.shape[3], 0, height - y.shape[2]))
+        return F.relu(x + y)
+
+
+class DlibResNet(nn.Module):
+    """dlib's 150-pixel face chip, RGB in [-1, 1], to its descriptor of 128 numbers.
+
+    Each of dlib's affine layers is folded into the convolution before it.
+    """
+
+    pixel_mean: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        c = STAGES[0][0]
+        self.stem = nn.Conv2d(3, c, 7, stride=2)
+        blocks = []
+        for stage, (channels, repetitions) in enumerate(STAGES):
+            for i in range(repetitions):
+                blocks.append(DlibBlock(c, channels, 2 if stage > 0 and i == 0 else 1))
+                c = channels
+        self.blocks = nn.Sequential(*blocks)
+        self.fc = nn.Linear(c, EMBEDDING_SIZE, bias=False)
+        mean = torch.tensor(PIXEL_MEAN)[:, None, None]
+        self.register_buffer("pixel_mean", mean, persistent=False)
+
+    def forward(self, X: Float[Tensor, "b 3 150 150"]) -> Float[Tensor, "b 128"]:
+        """Return dlib's descriptor."""
+        x = ((X + 1) * 127.5 - self.pixel_mean) / PIXEL_SCALE
+        x = F.max_pool2d(F.relu(self.stem(x)), 3, stride=2)
+        return self.fc(self.blocks(x).mean(dim=(2, 3)))
+
+
+class DlibReader:
+    """Reads dlib's serialisation from the beginning of the file to its end."""
+
+    def __init__(self, data: bytes) -> None:
+        self.data = data
+        self.position = 0
+
+    def skip_past(self, name: bytes) -> None:
+        """Go to the end of the next occurrence of a layer's name."""
+        found = self.data.find(name, self.position)
+        if found < 0:
+            raise ValueError(f"no further {name.decode()} layer")
+        self.position = found + len(name)
+
+    def integer(self) -> int:
+        """Read a byte with the count of bytes (low 4 bits) and the sign (high bit), then those."""
+        control = self.data[self.position]
+        end = self.position + 1 + (control & 0x0F)
+        magnitude = int.from_bytes(self.data[self.position + 1 : end], "little")
+        self.position = end
+        return -magnitude if control & 0x80 else magnitude
+
+    def tensor(self) -> Float[Tensor, " n"]:
+        """Read a tensor, flat: a version, four dimensions and its float32 numbers."""
+        version, *shape = (self.integer() for _ in range(5))
+        count = int(np.prod(shape))
+        if version != 2 or not 0 < count <= (len(self.data) - self.position) // 4:
+            raise ValueError(f"no tensor at byte {self.position}")
+        values = np.frombuffer(self.data, "<f4", count, self.position).copy()
+        self.position += values.nbytes
+        return torch.from_numpy(values)
+
+
+def load_dlib_resnet(path: Path) -> DlibResNet:
+    """Read the network from dlib's file.
+
+    Raises:
+        CheckpointError: The file is missing, damaged or holds another network.
+    """
+    network = DlibResNet()
+    try:
+        reader = DlibReader(path.read_bytes())
+        with torch.no_grad():
+            for conv in (m for m in network.modules() if isinstance(m, nn.Conv2d)):
+                assert conv.bias is not None
+                reader.skip_past(b"con_4")
+                weight, bias = reader.tensor().tensor_split([conv.weight.numel()])
+                reader.skip_past(b"affine_")
+                gamma, beta = reader.tensor().view(2, -1)
+                conv.weight.copy_(weight.view_as(conv.weight) * gamma[:, None, None, None])
+                conv.bias.copy_(bias * gamma + beta)
+            reader.skip_past(b"fc_2")
+            reader.integer()  # number of outputs
+            reader.integer()  # number of inputs
+            network.fc.weight.copy_(reader.tensor().view(-1, EMBEDDING_SIZE).T)
+    except (OSError, ValueError, IndexError, RuntimeError) as error:
+        raise CheckpointError(
+            f"{path} is not dlib's face recognition ResNet ({error}); "
+            "install face-recognition-models again"
+        ) from error
+    return network
+
+
+def dlib_resnet_path() -> Path:
+    """Find dlib's file in the installed package, without importing it: it needs pkg_resources.
+
+    Raises:
+        DependencyError: The package is not installed.
+    """
+    spec = importlib.util.find_spec(PACKAGE)
+    if spec is None or spec.origin is None:
+        raise DependencyError(
+            "the dlib identity encoder needs face-recognition-models; "
+            "run pip install face-recognition-models"
+        )
+    return Path(spec.origin).parent / FILE

@@ -1,0 +1,108 @@
+"""Named, complete configurations: a recipe is the unit of reproduction."""
+
+from faceshifter.config import (
+    AdamConfig,
+    AEIConfig,
+    AEITrainConfig,
+    AEIWeights,
+    DiscriminatorConfig,
+    HEARConfig,
+    HEARTrainConfig,
+    IdentityTrainConfig,
+)
+
+AEI_PRESETS: dict[str, AEIConfig] = {
+    "paper": AEIConfig(),
+    "small": AEIConfig(
+        encoder_channels=(16, 32, 64, 128, 256, 256, 256),
+        generator_channels=(256, 256, 256, 256, 192, 96, 48, 24),
+        att_kernel=1,
+    ),
+    "tiny": AEIConfig(
+        image_size=128,
+        encoder_channels=(16, 32, 64, 128, 256, 256),
+        generator_channels=(256, 256, 256, 192, 96, 48, 24),
+        att_kernel=1,
+        c_id=128,
+    ),
+    "smoke": AEIConfig(
+        image_size=32,
+        encoder_channels=(8, 8, 16, 16),
+        generator_channels=(16, 16, 16, 8, 8),
+        att_kernel=1,
+        c_id=128,
+    ),
+}
+HEAR_PRESETS: dict[str, HEARConfig] = {
+    "paper": HEARConfig(),
+    "small": HEARConfig(channels=(24, 48, 96, 160, 192), residual=True),
+    "tiny": HEARConfig(channels=(24, 48, 96, 128, 128), residual=True),
+    "smoke": HEARConfig(channels=(8, 8, 8, 8, 8), residual=True),
+}
+
+AEI_RECIPES: dict[str, tuple[str, AEITrainConfig]] = {
+    "paper": ("Section 4 and Appendix B of the paper.", AEITrainConfig()),
+    "small": (
+        "The paper's training of a network a thirtieth the size, at 256 x 256.",
+        AEITrainConfig(model=AEI_PRESETS["small"]),
+    ),
+    "tiny": (
+        "128 x 128 on a CPU, hours.",
+        AEITrainConfig(
+            model=AEI_PRESETS["tiny"],
+            discriminator=DiscriminatorConfig(channels=(32, 64, 128, 128)),
+            identity="dlib",
+            steps=6_000,
+            batch=16,
+            weights=(
+                AEIWeights(adv=0.0, att=3, id=20, rec=10),
+                AEIWeights(start=300, adv=0.3, att=3, id=20, rec=10),
+                AEIWeights(start=1500, adv=1.0, att=5, id=10, rec=10),
+            ),
+            ema=0.998,
+        ),
+    ),
+    "smoke": (
+        "Four steps at 32 x 32, in seconds, to see that everything runs.",
+        AEITrainConfig(
+            model=AEI_PRESETS["smoke"],
+            discriminator=DiscriminatorConfig(channels=(8, 8)),
+            identity="dlib",
+            steps=4,
+            batch=4,
+        ),
+    ),
+}
+HEAR_RECIPES: dict[str, tuple[str, HEARTrainConfig]] = {
+    "paper": ("Section 4 and Appendix B of the paper.", HEARTrainConfig()),
+    "small": (
+        "The paper's training of a network an eighth the size.",
+        HEARTrainConfig(model=HEAR_PRESETS["small"]),
+    ),
+    "tiny": (
+        "128 x 128 on a CPU, half an hour.",
+        HEARTrainConfig(
+            model=HEAR_PRESETS["tiny"],
+            steps=1_500,
+            batch=16,
+            lambda_rec=20,
+            adam=AdamConfig(lr=1e-3),
+            ema=0.995,
+        ),
+    ),
+    "smoke": (
+        "Four steps, in seconds, to see that everything runs.",
+        HEARTrainConfig(model=HEAR_PRESETS["smoke"], steps=4, batch=4, hardest=0.5),
+    ),
+}
+IDENTITY_RECIPES: dict[str, tuple[str, IdentityTrainConfig]] = {
+    "small": ("The encoder that ships, distilled on a GPU or overnight.", IdentityTrainConfig()),
+    "tiny": (
+        "A first encoder on a CPU, an hour.",
+        IdentityTrainConfig(image_size=112, steps=3_000, batch=32),
+    ),
+    "smoke": (
+        "Four steps, in seconds, to see that everything runs.",
+        IdentityTrainConfig(image_size=112, steps=4, batch=4),
+    ),
+}

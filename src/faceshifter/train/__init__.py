@@ -1,0 +1,1 @@
+"""Training of the identity encoder, AEI-Net and HEAR-Net."""

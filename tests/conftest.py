@@ -1,0 +1,116 @@
+"""Fixtures, options and the runtime check of every annotated shape of the package."""
+
+import os
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import beartype.typing  # noqa: F401  # for CHECKER, which imports beartype alone
+import numpy as np
+import pytest
+import torch
+from jaxtyping import UInt8, install_import_hook
+
+# An int is a float, as for mypy. jaxtyping checks a method without its class, where beartype
+# cannot know what Self is.
+CHECKER = (
+    "beartype.beartype(conf=beartype.BeartypeConf(is_pep484_tower=True, "
+    "hint_overrides=beartype.FrozenDict({beartype.typing.Self: object})))"
+)
+# Before anything imports the package, so the imports of it below are inside functions.
+install_import_hook("faceshifter", CHECKER)
+
+if TYPE_CHECKING:
+    from faceshifter.config import AEIConfig
+
+GOLDEN = Path(__file__).parent / "golden"
+SHARED = "FACESHIFTER_SHARED"
+
+torch.set_num_threads(1)  # the tensors are tiny: threads that wait for each other cost fourfold
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--slow", action="store_true", help="also run the tests that take minutes")
+    parser.addoption(
+        "--write-golden", action="store_true", help="rewrite tests/golden instead of comparing"
+    )
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    skips = {}
+    if not config.getoption("--slow") and "slow" not in config.getoption("markexpr"):
+        skips["slow"] = "takes minutes; run with --slow"
+    if not torch.cuda.is_available():
+        skips["gpu"] = "needs a CUDA device"
+    for item in items:
+        for marker, reason in skips.items():
+            if marker in item.keywords:
+                item.add_marker(pytest.mark.skip(reason=reason))
+
+
+@pytest.fixture(autouse=True)
+def seed() -> None:
+    """Give every test the same random numbers, whichever tests run before it."""
+    torch.manual_seed(0)
+
+
+@pytest.fixture
+def tiny_aei_config() -> "AEIConfig":
+    """Four levels of a 16 x 16 picture, with and without a change of channels in a block."""
+    from faceshifter.config import AEIConfig
+
+    return AEIConfig(
+        image_size=16, encoder_channels=(6, 8, 10), generator_channels=(8, 8, 6, 6), c_id=12
+    )
+
+
+@pytest.fixture
+def grace_hopper_path() -> Path:
+    """A portrait in the public domain, 512 wide and 600 high."""
+    from matplotlib.cbook import get_sample_data
+
+    return Path(get_sample_data("grace_hopper.jpg", asfileobj=False))
+
+
+@pytest.fixture
+def grace_hopper(grace_hopper_path: Path) -> UInt8[np.ndarray, "h w 3"]:
+    """That portrait, RGB."""
+    from PIL import Image
+
+    with Image.open(grace_hopper_path) as image:
+        return np.array(image.convert("RGB"))
+
+
+@pytest.fixture
+def astronaut() -> UInt8[np.ndarray, "h w 3"]:
+    """A portrait of Eileen Collins in the public domain, RGB, 512 x 512."""
+    from PIL import Image
+    from skimage.data import data_dir
+
+    with Image.open(Path(data_dir) / "astronaut.png") as image:
+        return np.array(image)
+
+
+@pytest.fixture
+def shared() -> Path:
+    """The folder of data and models that tests may use where a machine has one."""
+    if not os.environ.get(SHARED):
+        pytest.skip(f"{SHARED} is not set")
+    return Path(os.environ[SHARED])
+
+
+@pytest.fixture
+def compare_with_golden(request: pytest.FixtureRequest) -> Callable[[str, Iterable[str]], None]:
+    """Compare lines with ``tests/golden/NAME.txt``; ``pytest --write-golden`` rewrites the files.
+
+    The files pin formats that users' checkpoints depend on: rewrite one only with a converter.
+    """
+
+    def compare(name: str, lines: Iterable[str]) -> None:
+        path, text = GOLDEN / f"{name}.txt", "".join(f"{line}\n" for line in lines)
+        if request.config.getoption("--write-golden"):
+            path.write_text(text, encoding="utf-8")
+            pytest.skip(f"wrote {path.name}")
+        assert text == path.read_text(encoding="utf-8")
+
+    return compare

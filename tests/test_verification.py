@@ -1,0 +1,194 @@
+"""The checker against a pair-by-pair count, and on real faces."""
+
+import io
+import json
+import tarfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from faceshifter.config import CropGeometry
+from faceshifter.errors import DataError
+from faceshifter.evaluate.verification import (
+    labelled_photos,
+    verification,
+    verify_encoder,
+)
+from faceshifter.face.align import crop_face, crop_matrix
+from faceshifter.images import decode_photo, to_tensor
+from faceshifter.models.identity import IdentityCrop, IdentityEncoder, load_identity_encoder
+
+GEOMETRY = CropGeometry()
+PORTRAITS = {
+    "grace_hopper": [
+        [224.3, 197.3],
+        [306.8, 195.6],
+        [265.4, 238.9],
+        [229.8, 274.0],
+        [304.4, 272.3],
+    ],
+    "astronaut": [[203.4, 103.6], [247.5, 104.4], [224.1, 127.7], [204.0, 143.1], [242.9, 143.7]],
+}
+
+
+def unit_rows(rows: np.ndarray) -> np.ndarray:
+    return rows / np.linalg.norm(rows, axis=1, keepdims=True)
+
+
+def rows_without_ties(generator: np.random.Generator) -> np.ndarray:
+    return unit_rows(generator.normal(size=(40, 4)))
+
+
+def rows_with_exact_ties(generator: np.random.Generator) -> np.ndarray:
+    return generator.integers(-2, 3, size=(40, 4)).astype(np.float64)
+
+
+@pytest.mark.parametrize("make_rows", [rows_without_ties, rows_with_exact_ties])
+def test_result_equals_a_count_over_all_pairs(make_rows) -> None:
+    generator = np.random.default_rng(0)
+    identity = [f"person {i}" for i in generator.integers(6, size=40)]
+    z_id = make_rows(generator)
+    same, different = [], []
+    for i in range(40):
+        for j in range(i + 1, 40):
+            cosine = float(z_id[i] @ z_id[j])
+            (same if identity[i] == identity[j] else different).append(cosine)
+    wins = sum((s > d) + 0.5 * (s == d) for s in same for d in different)
+
+    result = verification(z_id, identity)
+    assert (result.num_faces, result.num_people) == (40, 6)
+    assert (result.num_same, result.num_different) == (len(same), len(different))
+    assert result.auc == pytest.approx(wins / len(same) / len(different))
+    # 0.1 % of so few pairs is none, so the limit is the most alike pair of two people.
+    assert len(different) < 1000
+    assert result.tar_at_far == pytest.approx(np.mean(np.array(same) > max(different)))
+
+
+def test_one_in_a_thousand_different_pairs_may_pass() -> None:
+    # 60 people with two faces each; two people have one face in common, and nobody else.
+    generator = np.random.default_rng(0)
+    faces = unit_rows(generator.normal(size=(60, 256)))
+    z_id = np.repeat(faces, 2, axis=0)
+    z_id[3] = z_id[0]
+    result = verification(z_id, [str(i // 2) for i in range(120)])
+    # Pairs of two that look identical: (0, 3) and (1, 3), of 7,080, of which 7 may pass.
+    assert result.num_different == 7080
+    assert result.tar_at_far == pytest.approx(59 / 60)
+
+
+def test_separated_people_score_one_and_random_descriptors_a_half() -> None:
+    generator = np.random.default_rng(0)
+    identity = [str(i) for i in range(50) for _ in range(4)]
+    centres = np.repeat(np.eye(50), 4, axis=0)
+    apart = verification(unit_rows(centres + 0.01 * generator.normal(size=(200, 50))), identity)
+    assert (apart.auc, apart.tar_at_far) == (1, 1)
+    chance = verification(unit_rows(generator.normal(size=(200, 50))), identity)
+    assert chance.auc == pytest.approx(0.5, abs=0.05)
+    assert chance.tar_at_far < 0.02
+
+
+@pytest.mark.parametrize("identity", [[], ["a", "a"], ["a", "b"]])
+def test_faces_without_both_kinds_of_pairs_are_refused(identity) -> None:
+    with pytest.raises(DataError, match="at least two people"):
+        verification(np.eye(2)[: len(identity)], identity)
+
+
+def variants(pixels: np.ndarray, landmarks: np.ndarray) -> Iterator[np.ndarray]:
+    """One face, cut out a little differently and in another light."""
+    generator = np.random.default_rng(0)
+    for gain in (0.7, 0.85, 1.0, 1.1):
+        moved = np.array(landmarks) + generator.normal(scale=1.5, size=(5, 2))
+        crop = crop_face(pixels, crop_matrix(moved, GEOMETRY, 128), 128)
+        yield np.clip(gain * crop.astype(np.float64), 0, 255).astype(np.uint8)
+
+
+def test_dlib_encoder_separates_the_variants_of_two_real_portraits(request) -> None:
+    crops = (
+        (crop, name)
+        for name, landmarks in PORTRAITS.items()
+        for crop in variants(request.getfixturevalue(name), landmarks)
+    )
+    result = verify_encoder(load_identity_encoder("dlib", GEOMETRY), crops, batch_size=3)
+    assert (result.num_faces, result.num_people, result.num_same) == (8, 2, 12)
+    assert (result.auc, result.tar_at_far) == (1, 1)
+
+
+def test_streaming_in_batches_changes_nothing() -> None:
+    backbone = nn.Sequential(nn.AvgPool2d(4), nn.Flatten())
+    crop = IdentityCrop.whole(GEOMETRY, 16)
+    encoder = IdentityEncoder(backbone, crop, GEOMETRY, c_id=48, name="tiny")
+    generator = np.random.default_rng(0)
+    crops = generator.integers(256, size=(11, 24, 24, 3), dtype=np.uint8)
+    identity = [str(i % 3) for i in range(11)]
+    with torch.no_grad():
+        z_id = encoder(to_tensor(crops)).numpy()
+    streamed = verify_encoder(encoder, iter(zip(crops, identity, strict=True)), batch_size=4)
+    whole = verification(z_id, identity)
+    assert streamed.num_same == whole.num_same
+    assert streamed.auc == pytest.approx(whole.auc, abs=1e-3)
+
+
+def test_no_faces_at_all_are_refused() -> None:
+    crop = IdentityCrop.whole(GEOMETRY, 16)
+    encoder = IdentityEncoder(nn.Flatten(), crop, GEOMETRY, c_id=768, name="tiny")
+    with pytest.raises(DataError, match="0 faces of 0 people"):
+        verify_encoder(encoder, iter(()))
+
+
+def make_folder(folder: Path, photos: list[str]) -> Path:
+    for photo in photos:
+        (folder / photo).parent.mkdir(parents=True, exist_ok=True)
+        (folder / photo).touch()
+    return folder
+
+
+def test_labelled_photos_are_listed_with_the_name_of_their_folder(tmp_path) -> None:
+    folder = make_folder(tmp_path, ["b/2.JPG", "b/1.png", "a/x.jpeg", "a/notes.txt", "stray.jpg"])
+    assert list(labelled_photos(folder)) == [
+        (folder / "a/x.jpeg", "a"),
+        (folder / "b/1.png", "b"),
+        (folder / "b/2.JPG", "b"),
+    ]
+
+
+@pytest.mark.parametrize("photos", [["a/1.jpg", "b/1.jpg"], ["a/1.jpg", "a/2.jpg"], ["1.jpg"]])
+def test_folder_without_two_people_or_two_photos_of_one_is_refused(tmp_path, photos) -> None:
+    with pytest.raises(DataError, match="one sub-folder for each"):
+        labelled_photos(make_folder(tmp_path, photos))
+
+
+def test_folder_that_is_none_is_refused(tmp_path) -> None:
+    with pytest.raises(DataError, match="absent cannot be listed"):
+        labelled_photos(tmp_path / "absent")
+
+
+def lfw_crops(shared: Path) -> Iterator[tuple[np.ndarray, str]]:
+    """Aligned crops of the validation set's faces with several photos a person."""
+    from faceshifter.face.detect import YuNetDetector
+
+    detector = YuNetDetector(shared / "models" / "yunet_n.onnx")
+    lines = (shared / "data" / "val" / "index.jsonl").read_text().splitlines()
+    identity = {row["file"]: row["identity"] for row in map(json.loads, lines)}
+    for path in sorted((shared / "data" / "val").glob("lfw-*.tar")):
+        with tarfile.open(path) as archive:
+            for member in archive:
+                data = archive.extractfile(member)
+                assert data is not None
+                pixels = decode_photo(io.BytesIO(data.read()), member.name).pixels
+                matrix = crop_matrix(detector.detect(pixels)[0].landmarks, GEOMETRY, 128)
+                yield crop_face(pixels, matrix, 128), identity[member.name]
+
+
+@pytest.mark.parametrize(
+    ("encoder", "auc", "tar"), [("models/edgeface_xs.ts", 0.9995, 0.98), ("dlib", 0.998, 0.89)]
+)
+def test_encoder_tells_people_apart_on_real_photos(shared, encoder, auc, tar) -> None:
+    spec = encoder if encoder == "dlib" else str(shared / encoder)
+    result = verify_encoder(load_identity_encoder(spec, GEOMETRY), lfw_crops(shared))
+    assert result.num_people == 124
+    assert result.auc > auc
+    assert result.tar_at_far > tar
