@@ -275,7 +275,7 @@ def test_damaged_checkpoint_is_never_anything_but_a_checkpoint_error(tmp_path) -
     for i in range(60):
         damaged = np.frombuffer(whole, np.uint8)[: len(whole) // (1 + i % 3)].copy()
         damaged[generator.integers(len(damaged), size=40)] ^= 0xFF
-        path = tmp_path / f"{i}.pth"
+        path = tmp_path / (f"{i}.pth" if i % 4 < 2 else f"{i}.pt")
         path.write_bytes(damaged.tobytes() if i % 2 else generator.bytes(3 * i))
         with pytest.raises(CheckpointError):
             identity.load_identity_encoder(str(path), GEOMETRY)

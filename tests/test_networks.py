@@ -90,6 +90,18 @@ def test_the_papers_generator_has_the_channels_of_fig_12(paper_aei: AEINet) -> N
     assert tuple(b.aad1.to_gamma_beta_att.in_channels for b in blocks) == Z_ATT_CHANNELS
 
 
+def test_the_papers_encoders_halve_and_double_by_the_layers_of_fig_12(paper_aei: AEINet) -> None:
+    networks: list[Any] = [paper_aei.attributes_encoder, on_meta(HEARNet, HEARConfig())]
+    for network in networks:
+        blocks = [*network.down, *network.up]
+        for conv, norm, activation in blocks:
+            assert (conv.kernel_size, conv.stride, conv.padding) == ((4, 4), (2, 2), (1, 1))
+            assert isinstance(norm, nn.BatchNorm2d)
+            assert activation.negative_slope == 0.1
+        assert {type(conv) for conv, *_ in network.down} == {nn.Conv2d}
+        assert {type(conv) for conv, *_ in network.up} == {nn.ConvTranspose2d}
+
+
 def test_the_papers_networks_have_their_known_numbers_of_parameters(paper_aei: AEINet) -> None:
     networks = {
         "encoder": paper_aei.attributes_encoder,

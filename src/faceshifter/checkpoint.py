@@ -65,7 +65,7 @@ def save_checkpoint(
 
 def find_checkpoints(folder: Path) -> list[Path]:
     """Checkpoints of a run, oldest first."""
-    return sorted(folder.glob("step-????????.safetensors"))
+    return sorted(folder.glob(f"step-{'[0-9]' * 8}.safetensors"))
 
 
 def load_checkpoint(path: Path, state: Mapping[str, Stateful]) -> dict[str, Any]:
@@ -134,9 +134,14 @@ def _tensors_of(part: Stateful) -> dict[str, Tensor]:
 
 def _restore_optimizer(optimizer: Optimizer, tensors: Mapping[str, Tensor]) -> None:
     """Moments from the checkpoint; rates and groups from the recipe."""
+    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     state: dict[int, dict[str, Tensor]] = {}
     for key, tensor in tensors.items():
         idx, name = key.split("/")
+        parameter = parameters[int(idx)]
+        if tensor.shape == parameter.shape:
+            # In the parameter's layout: fused Adam walks through the memory of both side by side.
+            tensor = torch.empty_like(parameter, dtype=tensor.dtype).copy_(tensor)
         state.setdefault(int(idx), {})[name] = tensor
     groups = optimizer.state_dict()["param_groups"]
     optimizer.load_state_dict({"state": state, "param_groups": groups})

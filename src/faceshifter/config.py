@@ -146,7 +146,8 @@ class AEITrainConfig:
     identity: str = "mobilefacenet"
     """The encoder of z_id: dlib, mobilefacenet, or a file (docs/training.md)."""
     teachers: tuple[str, ...] = ()
-    """Ours: encoders that join the identity loss, so that fooling one alone does not pay."""
+    """Ours: encoders that take turns with it in the identity loss, one a step, so that the
+    generator cannot fool one alone."""
     steps: int = 500_000
     batch: int = 32
     different: float = 0.8

@@ -10,13 +10,14 @@ import warnings
 import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
+from io import BytesIO
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
 import torch
 from jaxtyping import Float, Shaped, UInt8
-from PIL import Image, ImageOps, PngImagePlugin, TiffImagePlugin, UnidentifiedImageError
+from PIL import Image, ImageOps, PngImagePlugin, UnidentifiedImageError
 from torch import Tensor
 
 from faceshifter.errors import ImageError, OutputError
@@ -38,13 +39,12 @@ ENCODER_OPTIONS: dict[str, dict[str, Any]] = {
     "JPEG": {"quality": 95, "subsampling": "4:4:4"},
     "PNG": {},
     "WEBP": {"quality": 95, "exact": True},  # exact: keep the colours of transparent pixels
-    "TIFF": {"compression": "tiff_deflate"},
+    "TIFF": {},  # uncompressed: the library that compresses cannot write EXIF's directories
 }
 
 DECODE_ERRORS = (OSError, SyntaxError, ValueError, EOFError, struct.error, zlib.error)
 """What Pillow's decoders raise on damaged files."""
 
-EXIF_ORIENTATION = 0x0112
 EXIF_XMP = 0x02BC
 EXIF_TEXTS_AND_CAMERA = frozenset(
     {0x010E, 0x010F, 0x0110, 0x011A, 0x011B, 0x0128, 0x0131, 0x0132, 0x013B, 0x8298, 0x8769, 0x8825}
@@ -78,12 +78,12 @@ def load_photo(path: Path) -> Photo:
     return decode_photo(path, str(path))
 
 
-def decode_photo(file: Path | BinaryIO, name: str) -> Photo:
+def decode_photo(file: Path | BytesIO, name: str) -> Photo:
     """``load_photo`` for a file that may be in memory; ``name`` is for messages."""
     try:
         with warnings.catch_warnings():
-            # Phones make photos above Pillow's warning; its error, at twice the size, stays.
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+            # About damaged metadata, which is left out then, and about sizes that phones make.
+            warnings.simplefilter("ignore")
             with Image.open(file) as image:
                 return _decode(image)
     except FileNotFoundError as error:
@@ -101,8 +101,8 @@ def decode_photo(file: Path | BinaryIO, name: str) -> Photo:
 
 def _decode(image: Image.Image) -> Photo:
     """Pixels and metadata of an opened file."""
-    exif = _kept_exif(image)
     upright = ImageOps.exif_transpose(image)
+    exif = _kept_exif(image)
     if upright.mode.startswith("I"):
         upright = Image.fromarray(_to_8_bits(np.asarray(upright)))
     elif upright.mode == "F":
@@ -170,15 +170,16 @@ def _encodable(photo: Photo, file_format: str) -> tuple[Image.Image, dict[str, A
     options = dict(ENCODER_OPTIONS[file_format])
     if photo.icc_profile is not None:
         options["icc_profile"] = photo.icc_profile
+    if file_format == "TIFF":  # where XMP is one of the EXIF tags
+        options["exif"] = Image.Exif()
+        options["exif"].load(photo.exif or b"")
+        options["exif"][EXIF_XMP] = xmp_packet()
+        return image, options
     if photo.exif is not None:
         options["exif"] = photo.exif
     if file_format == "PNG":
         options["pnginfo"] = PngImagePlugin.PngInfo()
         options["pnginfo"].add_itxt("XML:com.adobe.xmp", xmp_packet().decode())
-    elif file_format == "TIFF":
-        options["tiffinfo"] = TiffImagePlugin.ImageFileDirectory_v2()
-        options["tiffinfo"].tagtype[EXIF_XMP] = 1  # BYTE
-        options["tiffinfo"][EXIF_XMP] = xmp_packet()
     else:
         options["xmp"] = xmp_packet()
     return image, options

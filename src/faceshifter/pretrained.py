@@ -68,7 +68,8 @@ def load_encoder_of(
     geometry = AEIConfig.from_dict(info["config"]).geometry
     if identity is None and name not in BUILT_IN_ENCODERS:
         raise CheckpointError(
-            f"{aei_weights} was trained with the identity encoder {name}; give its file as --identity"
+            f"{aei_weights} was trained with the identity encoder {name}; "
+            "give its file as --identity"
         )
     encoder = load_identity_encoder(str(identity or name), geometry)
     if fingerprint(encoder) != info["identity"]["fingerprint"]:

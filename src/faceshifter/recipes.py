@@ -21,7 +21,7 @@ AEI_PRESETS: dict[str, AEIConfig] = {
     "tiny": AEIConfig(
         image_size=128,
         encoder_channels=(16, 32, 64, 128, 256, 256),
-        generator_channels=(256, 256, 256, 192, 96, 48, 24),
+        generator_channels=(256, 256, 256, 128, 64, 32, 16),
         att_kernel=1,
         c_id=128,
     ),
@@ -56,10 +56,11 @@ AEI_RECIPES: dict[str, tuple[str, AEITrainConfig]] = {
             batch=16,
             weights=(
                 AEIWeights(adv=0.0, att=3, id=20, rec=10),
-                AEIWeights(start=300, adv=0.3, att=3, id=20, rec=10),
-                AEIWeights(start=1500, adv=1.0, att=5, id=10, rec=10),
+                AEIWeights(start=60, adv=0.3, att=3, id=20, rec=10),
+                AEIWeights(start=900, adv=0.6, att=4, id=12, rec=10),
+                AEIWeights(start=1600, adv=1.0, att=6, id=8, rec=15),
             ),
-            ema=0.998,
+            ema=0.995,
         ),
     ),
     "smoke": (

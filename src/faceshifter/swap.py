@@ -133,9 +133,7 @@ class FaceSwapper:
         return F.normalize(self.encoder(X_s).mean(dim=0, keepdim=True))
 
     @torch.inference_mode()
-    def swap(
-        self, image: Pixels, identity: Identity, *, face: FaceChoice = "largest"
-    ) -> Swapped:
+    def swap(self, image: Pixels, identity: Identity, *, face: FaceChoice = "largest") -> Swapped:
         """Give faces of a photo another identity.
 
         Args:
@@ -166,7 +164,14 @@ class FaceSwapper:
         delta_Y_t = heuristic_error(X_t, Y_hat_tt)
         Y_st = Y_hat_st if self.hear is None else self.hear(Y_hat_st, delta_Y_t)
         pictures = to_images(torch.cat([Y_hat_st, Y_hat_tt, delta_Y_t / 2, Y_st]))
-        return SwapSteps(crop, *pictures, matrix)
+        return SwapSteps(
+            X_t=crop,
+            Y_hat_st=pictures[0],
+            Y_hat_tt=pictures[1],
+            delta_Y_t=pictures[2],
+            result=pictures[3],
+            matrix=matrix,
+        )
 
     def find_faces(self, pixels: Pixels, choice: FaceChoice, where: str) -> list[Face]:
         """The chosen faces, from left to right where there are several.

@@ -1,12 +1,11 @@
 """Synthetic occlusions for stage two, Section 3.2: hands and objects blended onto a face.
 
-Cut-outs and layers are RGBA, their colours premultiplied by alpha, so that resampling and blurring
-leave no fringe. What no file provides is drawn, on a canvas of _CANVAS x _CANVAS pixels.
+Cut-outs and layers are RGBA with colours premultiplied by alpha, so that blurring leaves no fringe.
 """
 
 import io
 import tarfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePath
 from typing import Self, TypeVar
@@ -19,21 +18,14 @@ from PIL import Image
 from faceshifter.config import CropGeometry
 from faceshifter.errors import DataError
 
-Picture = UInt8[np.ndarray, "h w c"]  # an RGB surface or an RGBA cut-out
+Picture = UInt8[np.ndarray, "_ _ _"]  # an RGB surface or an RGBA cut-out
 Face = UInt8[np.ndarray, "s s 3"]
 Layer = Float32[np.ndarray, "s s 4"]  # RGBA in [0, 255], as large as the face
-
-Drawing = Callable[[np.random.Generator, Picture], None]
 T = TypeVar("T")
-
-_LONGEST = 160  # pixels of a stored picture's longer side, which bounds the memory
-_CANVAS = 160
-_MIN_SOLID = 16  # a cut-out with fewer opaque pixels counts as empty
-_P_DRAWN = 0.5  # share of objects that are drawn although there are cut-outs
-_P_UPRIGHT = 0.5  # share of occluders about upright; the others are at any angle
-_P_CAST = 0.6  # share of occluders that cast a shadow on the face
-_LENGTH = (0.35, 1.0)  # an occluder's longer side over the picture's, which a face fills
-_SKIN = (0.25, 0.85, 0.25, 0.75)  # top, bottom, left and right of the skin, likewise
+_CANVAS = 160  # pixels; side of drawings, and at most the longer side of stored pictures
+_TILTS = (15, 180)  # degrees; standard deviations: half of the occluders are about upright
+_P_CUTOUT, _P_CAST = 0.5, 0.6  # objects that are no drawings, occluders that cast a shadow
+_LENGTH = (0.4, 1.0)  # an occluder's longer side over the picture's, which a face fills
 _MATCH_HAND, _MATCH_OBJECT = (0.5, 1.0), (0.0, 0.5)  # how far colours move to the skin's
 _WHITE, _SKIN_COLOUR = (255, 255, 255, 255), (205, 150, 120)
 
@@ -60,17 +52,13 @@ class Occluders:
         kinds: dict[str, list[Picture]] = {"hand": [], "texture": [], "object": []}
         skipped = 0
         for path in paths:
-            num_used = 0
-            for name, png in sorted(_iter_pngs(path)):
-                kind = name.partition("_")[0]
-                picture = _decode(png, opaque=kind == "texture")
-                if picture is None:
-                    skipped += 1
-                else:
-                    num_used += 1
-                    kinds.get(kind, kinds["object"]).append(picture)
-            if not num_used:
+            pictures = [(name, _decode(name, png)) for name, png in _read_pngs(path)]
+            used = [(name, picture) for name, picture in pictures if picture is not None]
+            if not used:
                 raise DataError(f"{path} holds no cut-outs; give PNG files with transparency")
+            for name, picture in used:
+                kinds.get(name.partition("_")[0], kinds["object"]).append(picture)
+            skipped += len(pictures) - len(used)
         return cls(kinds["hand"], kinds["object"], kinds["texture"], skipped)
 
 
@@ -85,8 +73,8 @@ def occlude(image: Face, rng: np.random.Generator, occluders: Occluders) -> Face
         layer = _object_layer(len(image), rng, occluders)
         result = _blend(result, match_colours(layer, image, rng.uniform(*_MATCH_OBJECT)), rng)
     if with_hand:
-        hand = _pick(rng, occluders.hands) if occluders.hands else _draw(rng, _draw_hand)
-        layer = _place(hand, len(image), rng, reach=0.35)
+        hand = _pick(rng, occluders.hands or [_draw(rng, _draw_hand)])
+        layer = _place(hand, len(image), rng, reach=0.25)
         result = _blend(result, match_colours(layer, image, rng.uniform(*_MATCH_HAND)), rng)
     return result
 
@@ -97,63 +85,54 @@ def match_colours(layer: Layer, image: Face, amount: float) -> Layer:
     visible = layer[layer[:, :, 3] > 25]
     if not len(visible):
         return layer
-    top, bottom, left, right = (round(fraction * len(image)) for fraction in _SKIN)
-    skin = image[top:bottom, left:right].reshape(-1, 3)
+    quarter = len(image) // 4
+    skin = image[quarter:-quarter, quarter:-quarter].reshape(-1, 3)  # between eyes and mouth
     straight = visible[:, :3] * (255 / visible[:, 3:])
-    # Bounded, because a flat drawing's contrast would be blown up.
-    contrast = np.clip(skin.std(axis=0) / (straight.std(axis=0) + 1), 0.5, 1.6)
-    gain = 1 + amount * (contrast - 1)
+    contrast = skin.std(axis=0) / (straight.std(axis=0) + 1)
+    gain = 1 + amount * (contrast.clip(0.5, 1.6) - 1)  # a flat drawing stays rather flat
     mean = straight.mean(axis=0)
     shift = mean + amount * (skin.mean(axis=0) - mean) - gain * mean
     rgb = layer[:, :, :3] * gain.astype(np.float32) + alpha * (shift / 255).astype(np.float32)
     return np.dstack([np.clip(rgb, 0, alpha), alpha])
 
 
-def _iter_pngs(path: Path) -> Iterator[tuple[str, bytes]]:
-    """File names and contents of a folder or tar."""
+def _read_pngs(path: Path) -> list[tuple[str, bytes]]:
+    """File names and contents of a folder or tar, sorted."""
     try:
         if path.is_dir():
-            yield from ((file.name, file.read_bytes()) for file in path.rglob("*.png"))
-            return
+            return sorted((file.name, file.read_bytes()) for file in path.rglob("*.png"))
         with tarfile.open(path, "r:") as tar:
-            for member in tar:
-                file = tar.extractfile(member) if member.name.endswith(".png") else None
-                if file is not None:
-                    yield PurePath(member.name).name, file.read()
-    except FileNotFoundError:
-        raise DataError(f"{path} does not exist; give a folder or tar of PNG cut-outs") from None
+            files = [(file.name, tar.extractfile(file)) for file in tar if file.isfile()]
+            pngs = [(name, file) for name, file in files if file and name.endswith(".png")]
+            return sorted((PurePath(name).name, file.read()) for name, file in pngs)
     except (OSError, tarfile.TarError) as error:
-        raise DataError(f"{path} is not a readable folder or tar of cut-outs ({error})") from None
+        raise DataError(f"give a folder or tar of PNG cut-outs, not {path} ({error})") from None
 
 
-def _decode(png: bytes, *, opaque: bool) -> Picture | None:
+def _decode(name: str, png: bytes) -> Picture | None:
     """A texture, or a premultiplied cut-out without its empty border; None if it is of no use."""
     try:
         with Image.open(io.BytesIO(png)) as file:
-            picture = file.convert("RGB" if opaque else "RGBA")
+            picture = file.convert("RGB" if name.startswith("texture_") else "RGBA")
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):
         return None
-    if not opaque:
+    if picture.mode == "RGBA":
         alpha = np.asarray(picture)[:, :, 3]
-        if alpha.min() == 255 or np.count_nonzero(alpha > 127) < _MIN_SOLID:
+        if alpha.min() == 255 or np.count_nonzero(alpha > 127) < 16:  # next to empty
             return None
         picture = picture.convert("RGBa").crop(picture.getchannel("A").getbbox())
-    picture.thumbnail((_LONGEST, _LONGEST), Image.Resampling.BOX)
+    picture.thumbnail((_CANVAS, _CANVAS), Image.Resampling.BOX)
     return np.array(picture)
 
 
 def _object_layer(size: int, rng: np.random.Generator, occluders: Occluders) -> Layer:
     """A cut-out or a drawing in its place."""
-    if occluders.objects and rng.random() >= _P_DRAWN:
+    if occluders.objects and rng.random() < _P_CUTOUT:
         return _place(_pick(rng, occluders.objects), size, rng)
     if rng.random() < 0.5:
         return _place(_draw(rng, _draw_hair, _draw_glasses), size, rng, worn=True)
-    if occluders.textures and rng.random() < 0.5:
-        surface = _pick(rng, occluders.textures)
-    else:  # a colour with blotches
-        colour, num = rng.uniform(20, 250, 3), int(rng.integers(2, 24))
-        surface = colour + rng.normal(0, rng.uniform(2, 25), (num, num, 1))
-        surface = surface.clip(0, 255).astype(np.uint8)
+    blotches = (rng.uniform(25, 230, 3) + rng.uniform(-25, 25, (9, 9, 1))).astype(np.uint8)
+    surface = _pick(rng, (blotches, _pick(rng, occluders.textures or [blotches])))
     white = _draw(rng, _draw_shape, _draw_text, _draw_stick)
     surface = np.insert(cv2.resize(surface, white.shape[:2]), 3, 255, axis=2)
     return _place(cv2.multiply(white, surface, scale=1 / 255), size, rng)
@@ -164,22 +143,20 @@ def _place(
 ) -> Layer:
     """Mirror, scale, turn, move and soften a cut-out, as a layer of a face of ``size`` pixels.
 
-    ``worn`` is drawn where it belongs on the face and only jittered; ``reach`` is how far it may
-    move towards its lower end, over its length, as an arm comes in from outside.
+    What is ``worn`` is in place already, but for some jitter. It moves by up to ``reach`` of the
+    face's side in the direction of its lower end, as an arm comes in from outside.
     """
     cutout = np.ascontiguousarray(cutout[:, :: _pick(rng, (1, -1))])
-    length = size * rng.uniform(*((1.0, 1.15) if worn else _LENGTH))
-    factor = length / max(cutout.shape[:2])
+    factor = size * rng.uniform(*((1.0, 1.15) if worn else _LENGTH)) / max(cutout.shape[:2])
     if factor < 1:  # warping alone would alias
         smaller = [max(1, round(side * factor)) for side in cutout.shape[1::-1]]
         cutout = cv2.resize(cutout, smaller, interpolation=cv2.INTER_AREA)
-    upright = worn or rng.random() < _P_UPRIGHT
-    angle = np.radians(rng.normal(0, 8 if worn else 15) if upright else rng.uniform(-180, 180))
-    centre = size * (rng.normal(0.5, 0.02, 2) if worn else rng.uniform(0.25, 0.75, 2))
-    centre += reach * length * rng.random() * np.array((np.sin(angle), np.cos(angle)))
+    angle = np.radians(rng.normal(0, 8 if worn else _pick(rng, _TILTS)))
+    down = reach * rng.random() * np.array((np.sin(angle), np.cos(angle)))
+    centre = size * ((rng.normal(0.5, 0.02, 2) if worn else rng.uniform(0.25, 0.75, 2)) + down)
     middle = (np.array(cutout.shape[1::-1]) - 1) / 2
     matrix = cv2.getRotationMatrix2D(middle.tolist(), np.degrees(angle), max(factor, 1.0))
-    matrix[:, 2] += centre - middle
+    matrix[:, 2] = matrix[:, 2] + centre - middle
     layer = cv2.warpAffine(cutout, matrix, (size, size))
     return cv2.GaussianBlur(layer, (0, 0), size / 128 * rng.uniform(0.4, 0.9)).astype(np.float32)
 
@@ -200,7 +177,7 @@ def _pick(rng: np.random.Generator, items: Sequence[T]) -> T:
     return items[int(rng.integers(len(items)))]
 
 
-def _draw(rng: np.random.Generator, *drawings: Drawing) -> Picture:
+def _draw(rng: np.random.Generator, *drawings: Callable[..., None]) -> Picture:
     """One of the drawings on an empty canvas, where antialiasing also premultiplies."""
     canvas = np.zeros((_CANVAS, _CANVAS, 4), np.uint8)
     _pick(rng, drawings)(rng, canvas)
@@ -209,29 +186,24 @@ def _draw(rng: np.random.Generator, *drawings: Drawing) -> Picture:
 
 def _draw_shape(rng: np.random.Generator, canvas: Picture) -> None:
     """A polygon, an ellipse, or the soft shadow of one."""
-    points = rng.integers(25, 135, (int(rng.integers(4, 12)), 2)).astype(np.int32)
-    if rng.random() < 0.5:
-        cv2.fillConvexPoly(canvas, cv2.convexHull(points), _WHITE, cv2.LINE_AA)
-    else:
-        axes = rng.integers(20, 55, 2).tolist()
-        cv2.ellipse(canvas, (80, 80), axes, 0, 0, 360, _WHITE, cv2.FILLED, cv2.LINE_AA)
+    axes, step = rng.integers(25, 55, 2).tolist(), _pick(rng, (5, 5, 60, 90, 120))
+    points = np.array(cv2.ellipse2Poly((80, 80), axes, 0, 0, 360, step))
+    points += rng.integers(-step // 6, step // 6 + 1, points.shape, np.int32)
+    cv2.fillPoly(canvas, [points], _WHITE, cv2.LINE_AA)
     if rng.random() < 0.3:
-        blurred = cv2.GaussianBlur(canvas, (0, 0), rng.uniform(2, 6))
-        canvas[:] = blurred * (0.1, 0.1, 0.1, 1) * rng.uniform(0.3, 0.6)
+        canvas[:] = cv2.GaussianBlur(canvas, (0, 0), 4) * (0.04, 0.04, 0.04, rng.uniform(0.3, 0.6))
 
 
 def _draw_text(rng: np.random.Generator, canvas: Picture) -> None:
-    """One to four lines of letters and digits."""
-    scale, weight, font = rng.uniform(0.8, 1.6), int(rng.integers(3, 6)), cv2.FONT_HERSHEY_DUPLEX
-    for y in range(30, int(rng.integers(35, 150)), int(36 * scale)):
-        letters = "".join(map(chr, rng.integers(48, 91, 8)))
-        cv2.putText(canvas, letters, (4, y), font, scale, _WHITE, weight, cv2.LINE_AA)
+    """Eight letters, digits and signs."""
+    letters = "".join(map(chr, rng.integers(48, 91, 8)))
+    place, font, weight = (4, 92), cv2.FONT_HERSHEY_DUPLEX, int(rng.integers(3, 6))
+    cv2.putText(canvas, letters, place, font, 1.0, _WHITE, weight, cv2.LINE_AA)
 
 
 def _draw_stick(rng: np.random.Generator, canvas: Picture) -> None:
     """A bar with a ball on it: microphones, lollipops, pens."""
-    grey = rng.uniform(80, 255)
-    _draw_limb(canvas, (80, 38, 80, 140), int(rng.integers(5, 28)), (grey, grey, grey))
+    _draw_limb(canvas, (80, 38, 80, 140), int(rng.integers(5, 28)), [rng.uniform(80, 255)] * 3)
     _draw_limb(canvas, (80, 38, 80, 38), int(rng.integers(5, 72)), _WHITE[:3])
 
 
@@ -257,12 +229,11 @@ def _draw_hair(rng: np.random.Generator, canvas: Picture) -> None:
     colour = np.array([110, 80, 55]) * rng.uniform(0.15, 1.9) + rng.uniform(0, 30)
     t = np.linspace(0, 1, 12)[:, None]
     for _ in range(int(rng.integers(1, 5))):
-        lock = rng.uniform([(0, -20), (10, 20), (10, 50)], [(160, 10), (150, 100), (150, 150)])
-        width = rng.uniform(2, 9)
+        ends = rng.uniform([(0, -20), (10, 50)], [(160, 10), (150, 150)])
+        bend, width = rng.normal(0, 15, 2), rng.uniform(2, 9)
         for _ in range(int(rng.integers(8, 24))):
-            a, b, c = lock + rng.normal(0, width, (3, 2))
-            curve = (1 - t) ** 2 * a + 2 * t * (1 - t) * b + t**2 * c
-            curve = np.rint(8 * curve).astype(np.int32)
+            root, tip = ends + rng.normal(0, width, (2, 2))
+            curve = (8 * (root + (tip - root) * t + 4 * bend * t * (1 - t))).astype(np.int32)
             shade = (*(colour * rng.uniform(0.6, 1.5)).clip(0, 255), 255)
             for thickness, end in enumerate(np.sort(rng.integers(2, 13, 3))[::-1], start=1):
                 cv2.polylines(canvas, [curve[:end]], False, shade, thickness, cv2.LINE_AA, shift=3)
@@ -270,15 +241,10 @@ def _draw_hair(rng: np.random.Generator, canvas: Picture) -> None:
 
 def _draw_glasses(rng: np.random.Generator, canvas: Picture) -> None:
     """A frame on the eyes, with lenses from clear to dark."""
-    geometry = CropGeometry()
-    eyes = np.array([geometry.left_eye, geometry.right_eye]) * _CANVAS
-    turns = np.linspace(0, 2 * np.pi, 48, endpoint=False)
-    ring = np.column_stack([np.cos(turns), np.sin(turns)])
-    ring = np.sign(ring) * np.abs(ring) ** rng.uniform(0.4, 1)  # between a box and an ellipse
-    ring *= rng.uniform((20, 14), (28, 24))
-    rings = np.rint(eyes[:, None] + ring).astype(np.int32)
-    frame, weight = (*rng.uniform(0, 150, 3), 255), int(rng.integers(2, 7))
-    left, right = eyes.astype(int).tolist()
-    cv2.line(canvas, (0, left[1]), (_CANVAS, right[1]), frame, weight, cv2.LINE_AA)
+    eyes = (np.array(CropGeometry().points[:2]) * _CANVAS).astype(np.int32)
+    axes, step = rng.integers((19, 14), (28, 24)).tolist(), _pick(rng, (5, 45))
+    rings = eyes[:, None] + cv2.ellipse2Poly((0, 0), axes, 0, step // 2, step // 2 + 360, step)
+    frame, weight, y = (*rng.uniform(0, 150, 3), 255), int(rng.integers(2, 7)), int(eyes[0, 1])
+    cv2.line(canvas, (0, y), (_CANVAS, y), frame, weight, cv2.LINE_AA)
     cv2.fillPoly(canvas, [*rings], (0, 0, 0, _pick(rng, (0, 40, 120, 200, 245))), cv2.LINE_AA)
     cv2.polylines(canvas, [*rings], True, frame, weight, cv2.LINE_AA)

@@ -103,14 +103,20 @@ def prepare(
         geometry: Where the landmarks lie in the crop.
 
     Raises:
-        DataError: There are no photos, or ``out`` holds another preparation.
+        DataError: There are no photos, or ``out`` lies among them or holds another preparation.
         OutputError: ``out`` cannot be written.
     """
+    if photos.is_dir() and out.resolve().is_relative_to(photos.resolve()):
+        raise DataError(
+            f"{out} lies in {photos}, whose photos its crops would join; choose another"
+        )
     load_detector(yunet)  # a wrong file is told now, not by every worker
     geometry = geometry or CropGeometry()
     files = list(find_photos(photos))
     if not files:
-        raise DataError(f"{photos} holds no photos ({', '.join(sorted(SUFFIXES))}) and no .tar")
+        raise DataError(
+            f"{photos} holds no photos; give a folder with {', '.join(sorted(SUFFIXES))} or .tar"
+        )
     plan = {
         "size": size,
         "geometry": asdict(geometry),
@@ -122,9 +128,9 @@ def prepare(
         Job(f"shard-{idx:05d}.tar", files[start : start + SHARD_SIZE], out, size, geometry, yunet)
         for idx, start in enumerate(range(0, len(files), SHARD_SIZE))
     ]
-    done = [job for job in shards if _lines_path(job).exists()]
-    todo = [job for job in shards if not _lines_path(job).exists()]
-    with tqdm(total=len(files), initial=sum(len(job.photos) for job in done), unit="photo") as bar:
+    todo = [job for job in shards if not (_lines_path(job).exists() and (out / job.shard).exists())]
+    done = len(files) - sum(len(job.photos) for job in todo)
+    with tqdm(total=len(files), initial=done, unit="photo") as bar:
         for num_photos in _map(todo, workers):
             bar.update(num_photos)
     return _finish(out, shards, len(files))
@@ -137,9 +143,9 @@ def find_photos(photos: Path) -> Iterator[PhotoFile]:
     root = photos if photos.is_dir() else photos.parent
     paths = sorted(photos.rglob("*")) if photos.is_dir() else [photos]
     for path in paths:
-        if path.suffix == ".tar":
+        if path.suffix == ".tar" and path.is_file():
             yield from _photos_in_tar(path, root)
-        elif path.suffix.lower() in SUFFIXES:
+        elif path.suffix.lower() in SUFFIXES and path.is_file():
             name = path.relative_to(root).as_posix()
             folder = path.parent.name if path.parent != root else name
             yield PhotoFile(name, _identities(path.parent).get(path.name, folder), path)
@@ -176,6 +182,7 @@ def _identities(folder: Path) -> dict[str, str]:
 def _claim(out: Path, plan: dict[str, object]) -> None:
     """Write the plan, or make sure that the folder's own plan is the same."""
     path = out / "prepared.json"
+    plan = json.loads(json.dumps(plan))  # as it is read again: with lists for tuples
     if path.exists():
         saved = json.loads(path.read_text())
         differing = [key for key in plan if saved.get(key) != plan[key]]

@@ -23,7 +23,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from faceshifter.config import CropGeometry
-from faceshifter.errors import DataError
+from faceshifter.errors import DataError, OutputError
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,10 +57,20 @@ class Faces:
 
 
 def write_atomically(path: Path, data: bytes) -> None:
-    """Write a file that is either whole or not there."""
+    """Write a file that is either whole or not there.
+
+    Raises:
+        OutputError: It cannot be written.
+    """
     temporary = path.with_name(f".{path.name}.partial")
-    temporary.write_bytes(data)
-    temporary.replace(path)
+    try:
+        temporary.write_bytes(data)
+        temporary.replace(path)
+    except OSError as error:
+        temporary.unlink(missing_ok=True)
+        raise OutputError(
+            f"{path} cannot be written ({error.strerror}); free disk space there"
+        ) from None
 
 
 def write_lines(path: Path, lines: Iterable[dict[str, object]]) -> None:
@@ -98,13 +108,15 @@ def write_shard(path: Path, jpegs: Iterable[tuple[str, bytes]]) -> None:
 def iter_shard(path: Path) -> Iterator[tuple[str, bytes]]:
     """Names and contents of a shard's files, in order."""
     try:
-        with tarfile.open(path) as tar:
+        with tarfile.open(path, "r:") as tar:
             for member in tar:
                 file = tar.extractfile(member)
                 if file is not None:
                     yield member.name, file.read()
     except (OSError, tarfile.TarError) as error:
-        raise DataError(f"{path} cannot be read ({error}); run prepare again") from None
+        raise DataError(
+            f"{path} cannot be read ({error}); delete it and run prepare again"
+        ) from None
 
 
 def read_geometry(data: Path) -> CropGeometry:
@@ -126,20 +138,28 @@ def load_faces(data: Path, size: int, progress: bool = True) -> Faces:
         data: The folder that ``prepare`` wrote.
         size: Side in pixels; the crops are reduced by area averages.
         progress: Show a bar.
+
+    Raises:
+        DataError: The set is missing, damaged or of fewer than two faces.
     """
     geometry = read_geometry(data)
     crops = [Crop(**line) for line in read_lines(data / "index.jsonl")]  # type: ignore[arg-type]
+    if len(crops) < 2:
+        raise DataError(f"{data} holds fewer than two faces; prepare more photos to make pairs of")
     images = torch.empty(len(crops), 3, size, size, dtype=torch.uint8)
     idx_of = {(crop.shard, crop.file): idx for idx, crop in enumerate(crops)}
 
-    def decode(item: tuple[int, bytes]) -> None:
+    def decode(item: tuple[int, bytes]) -> int:
         idx, jpeg = item
         bgr = cv2.imdecode(np.frombuffer(jpeg, np.uint8), cv2.IMREAD_COLOR)
         if bgr is None:
-            raise DataError(f"{data}/{crops[idx].shard} is damaged; delete it, run prepare again")
+            raise DataError(
+                f"{data}/{crops[idx].shard} is damaged; delete it and run prepare again"
+            )
         if bgr.shape[0] != size:
             bgr = cv2.resize(bgr, (size, size), interpolation=cv2.INTER_AREA)
         images[idx] = torch.from_numpy(np.ascontiguousarray(bgr[:, :, ::-1])).permute(2, 0, 1)
+        return idx
 
     stored = (
         (idx_of[shard, name], jpeg)
@@ -151,11 +171,10 @@ def load_faces(data: Path, size: int, progress: bool = True) -> Faces:
         decoded = pool.map(
             decode, tqdm(stored, f"reading {data.name}", len(crops), disable=not progress)
         )
-        num_decoded = sum(1 for _ in decoded)
-    if num_decoded != len(crops):
+        lacking = {crops[idx].shard for idx in set(range(len(crops))).difference(decoded)}
+    if lacking:
         raise DataError(
-            f"{data} lacks {len(crops) - num_decoded} of the {len(crops)} faces in its index; "
-            "delete index.jsonl and run prepare again"
+            f"{data} lacks faces of {', '.join(sorted(lacking))}; delete that and run prepare again"
         )
     return Faces(images, crops, geometry)
 

@@ -1,5 +1,6 @@
 """How well an identity encoder tells people apart: every pair of faces, same person or not."""
 
+import io
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -10,8 +11,12 @@ import numpy as np
 import torch
 from jaxtyping import Float, UInt8
 
-from faceshifter.errors import DataError
-from faceshifter.images import SUFFIXES, to_tensor
+from faceshifter.config import CropGeometry
+from faceshifter.data.prepare import find_photos
+from faceshifter.errors import DataError, ImageError
+from faceshifter.face.align import crop_face, crop_matrix
+from faceshifter.face.detect import FaceDetector
+from faceshifter.images import decode_photo, to_tensor
 from faceshifter.models.identity import IdentityEncoder
 
 FALSE_ACCEPTS = 1e-3
@@ -105,26 +110,23 @@ def verify_encoder(
     return verification(np.concatenate([np.zeros((0, encoder.c_id)), *z_id]), identity)
 
 
-def labelled_photos(folder: Path) -> Iterator[tuple[Path, str]]:
-    """List the photos of a folder with one sub-folder a person, and the person's name with each.
+def labelled_crops(
+    photos: Path, detector: FaceDetector, geometry: CropGeometry, size: int = 256
+) -> Iterator[tuple[UInt8[np.ndarray, "s s 3"], str]]:
+    """Aligned crop and person of every photo with a face; the others are left out.
 
-    Raises:
-        DataError: Fewer than two people have photos, or none has two.
+    Args:
+        photos: Folder with one sub-folder a person, or with an index.jsonl that names people, or a
+            tar with such an index beside it.
+        detector: Finds the faces.
+        geometry: Where the landmarks lie in the crops.
+        size: Side of the crops in pixels.
     """
-    try:
-        photos = [
-            (photo, person.name)
-            for person in sorted(folder.iterdir())
-            if person.is_dir()
-            for photo in sorted(person.iterdir())
-            if photo.suffix.lower() in SUFFIXES
-        ]
-    except OSError as error:
-        raise DataError(f"{folder} cannot be listed ({error.strerror}); give a folder") from error
-    counts = Counter(person for _, person in photos)
-    if len(counts) < 2 or max(counts.values()) < 2:
-        raise DataError(
-            f"{folder} has {len(photos)} photos of {len(counts)} people; it needs one sub-folder "
-            "for each of at least two people, and two photos in one of them"
-        )
-    return iter(photos)
+    for photo in find_photos(photos):
+        try:
+            pixels = decode_photo(io.BytesIO(photo.read()), photo.name).pixels
+        except ImageError:
+            continue
+        for face in detector.detect(pixels)[:1]:
+            matrix = crop_matrix(face.landmarks, geometry, size)
+            yield crop_face(pixels, matrix, size), photo.identity

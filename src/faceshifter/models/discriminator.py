@@ -1,5 +1,7 @@
 """SPADE's multi-scale discriminator, which Appendix B names: spectral and instance norm."""
 
+from itertools import pairwise
+
 from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -11,7 +13,7 @@ from faceshifter.config import DiscriminatorConfig
 def patch_discriminator(channels: tuple[int, ...]) -> nn.Sequential:
     """Convolutions of side 4, all halving the size but the last two; one score a patch."""
     layers: list[nn.Module] = [nn.Conv2d(3, channels[0], 4, 2, 2), nn.LeakyReLU(0.2)]
-    for idx, (c_in, c_out) in enumerate(zip(channels, channels[1:], strict=False), start=1):
+    for idx, (c_in, c_out) in enumerate(pairwise(channels), start=1):
         stride = 1 if idx == len(channels) - 1 else 2
         layers += [
             spectral_norm(nn.Conv2d(c_in, c_out, 4, stride, 2, bias=False)),

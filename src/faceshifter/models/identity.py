@@ -6,7 +6,6 @@ colour order and the normalisation.
 
 import math
 import warnings
-import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib import resources
@@ -26,6 +25,7 @@ from faceshifter.errors import CheckpointError
 from faceshifter.face.align import crop_matrix, transform_points
 from faceshifter.models import dlib_resnet, iresnet, mobilefacenet
 
+TORCHSCRIPT_SUFFIXES = (".pt", ".ts")
 MOBILEFACENET_WEIGHTS = "weights/identity.safetensors"
 
 DLIB_MEAN = "weights/dlib_mean.safetensors"
@@ -108,7 +108,8 @@ class IdentityEncoder(nn.Module):
         mean: Float[Tensor, " d"] | None = None,
     ) -> None:
         super().__init__()
-        self.backbone = backbone.eval()
+        # Channels last makes convolutions a quarter faster.
+        self.backbone: nn.Module = backbone.eval().to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.crop = crop
         self.c_id = c_id
         self.name = name
@@ -153,8 +154,8 @@ def load_identity_encoder(spec: str, geometry: CropGeometry) -> IdentityEncoder:
 
     Args:
         spec: ``mobilefacenet`` (ours), ``dlib`` (from its own package), or a file: our weights
-            (.safetensors), any TorchScript recogniser on the ArcFace template, or a state dict of
-            arcface_torch.
+            (.safetensors), any TorchScript recogniser on the ArcFace template (.ts, .pt), or a
+            state dict of arcface_torch (any other name, such as .pth).
         geometry: Where the landmarks lie in the faces to encode.
 
     Raises:
@@ -173,7 +174,7 @@ def load_identity_encoder(spec: str, geometry: CropGeometry) -> IdentityEncoder:
         )
     if path.suffix == ".safetensors":
         return mobilefacenet_from(_load_safetensors(path), geometry, spec)
-    if _is_torchscript(path):
+    if path.suffix in TORCHSCRIPT_SUFFIXES:
         return torchscript_encoder(path, geometry)
     return arcface_encoder(path, geometry)
 
@@ -195,6 +196,7 @@ def mobilefacenet_from(
     """
     backbone = mobilefacenet.MobileFaceNet()
     iresnet.load_strictly(backbone, state_dict, source, "the weights of a MobileFaceNet")
+    backbone.eval().fold()
     crop = IdentityCrop.whole(CropGeometry(), mobilefacenet.INPUT_SIZE)
     c_id = mobilefacenet.EMBEDDING_SIZE
     return IdentityEncoder(backbone, crop, geometry, c_id=c_id, name="mobilefacenet")
@@ -241,22 +243,13 @@ def torchscript_encoder(path: Path, geometry: CropGeometry) -> IdentityEncoder:
             descriptor = backbone(torch.zeros(1, 3, side, side))
         if not (isinstance(descriptor, Tensor) and descriptor.ndim == 2):
             raise TypeError("the output is not a descriptor")
-    except (RuntimeError, TypeError) as error:
+    except iresnet.LOAD_ERRORS as error:
         raise CheckpointError(
             f"{path} is not a TorchScript recogniser; it must map RGB faces (b, 3, {side}, {side}) "
-            "to descriptors (b, d)"
+            "to descriptors (b, d), and the name of a state dict must end in .pth"
         ) from error
     c_id = descriptor.shape[1]
     return IdentityEncoder(backbone, ARCFACE_CROP, geometry, c_id=c_id, name=path.stem)
-
-
-def _is_torchscript(path: Path) -> bool:
-    """TorchScript and a state dict are both zip files; only TorchScript holds code."""
-    try:
-        with zipfile.ZipFile(path) as archive:
-            return any("/code/" in name for name in archive.namelist())
-    except zipfile.BadZipFile:
-        return False
 
 
 def _load_safetensors(path: Path) -> dict[str, Tensor]:

@@ -29,7 +29,7 @@ LOAD_ERRORS = (
     *(pickle.UnpicklingError, RuntimeError, EOFError, OSError),
     *(AttributeError, LookupError, TypeError, ValueError),
 )
-"""What torch.load raises on damaged files, and the search for layers on other contents."""
+"""What loading raises on damaged files, and a first use on files of other contents."""
 
 
 class IBasicBlock(nn.Module):

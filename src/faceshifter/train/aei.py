@@ -46,22 +46,29 @@ NUM_SAMPLES = 16
 def generator_loss(
     aei: AEINet,
     discriminator: MultiScaleDiscriminator,
-    encoders: Sequence[IdentityEncoder],
+    encoder: IdentityEncoder,
+    judge: IdentityEncoder,
     pairs: Pairs,
     weights: AEIWeights,
 ) -> tuple[Scalar, dict[str, Tensor], Float[Tensor, "b 3 s s"]]:
-    """Eq. (9), its terms and the swaps; the first encoder is the one that makes z_id."""
+    """Eq. (9), its terms and the swaps.
+
+    Args:
+        aei: In training.
+        discriminator: Held.
+        encoder: Makes z_id.
+        judge: The encoder in the identity loss; in the paper the same.
+        pairs: A batch.
+        weights: Of the terms.
+    """
     with torch.no_grad():
-        z_id_s = [encoder(pairs.X_s) for encoder in encoders]
+        z_id_s = encoder(pairs.X_s)
+        judged_s = z_id_s if judge is encoder else judge(pairs.X_s)
     z_att = aei.attributes_encoder(pairs.X_t)
-    Y = aei.generator(z_att, z_id_s[0][:, None])[:, 0]
-    z_att_Y = aei.attributes_encoder(Y)
-    cosines = [
-        1 - identity_loss(encoder(Y), z_id) for encoder, z_id in zip(encoders, z_id_s, strict=True)
-    ]
-    loss_id = 1 - torch.stack(cosines).mean()
+    Y = aei.generator(z_att, z_id_s[:, None])[:, 0]
+    loss_id = identity_loss(judge(Y.float()), judged_s)
     # z_att(X_t) is held: else both sides would move. docs/decisions.md#attributes-loss
-    loss_att = attributes_loss(z_att_Y, [z_att_k.detach() for z_att_k in z_att])
+    loss_att = attributes_loss(aei.attributes_encoder(Y), [z_att_k.detach() for z_att_k in z_att])
     loss_rec = reconstruction_loss(Y.float(), pairs.X_t, pairs.same)
     loss_adv = hinge_loss_g(discriminator(Y))
     loss = aei_loss(
@@ -74,8 +81,7 @@ def generator_loss(
         lambda_id=weights.id,
         lambda_rec=weights.rec,
     )
-    terms = {"loss/adv": loss_adv, "loss/att": loss_att, "loss/rec": loss_rec}
-    terms |= {f"cos/{e.name}": cosine for e, cosine in zip(encoders, cosines, strict=True)}
+    terms = {"loss/adv": loss_adv, "loss/att": loss_att, "loss/rec": loss_rec, "loss/id": loss_id}
     return loss, terms, Y
 
 
@@ -155,7 +161,12 @@ def train(
         discriminator.requires_grad_(False)
         with autocast(device):
             loss, terms, Y = generator_loss(
-                aei, discriminator, encoders, pairs, config.weights_at(position)
+                aei,
+                discriminator,
+                encoders[0],
+                encoders[position % len(encoders)],
+                pairs,
+                config.weights_at(position),
             )
         loss.backward()
         adam_g.step()

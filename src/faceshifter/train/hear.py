@@ -97,10 +97,12 @@ def occluded_pairs(
     X_s, X_t = [], []
     for idx, draw in enumerate(draws):
         rng = np.random.default_rng((seed, position + idx, 1))
-        target = _picture(faces, int(hardest[draw.target % len(hardest)]), draw.flip_t)
-        target = occlude(target, rng, occluders)
+        target_idx = int(hardest[draw.target % len(hardest)])
+        # The target's place among the hardest may be the source's; draw.target then is another.
+        source_idx = draw.source if draw.source != target_idx else draw.target
+        target = occlude(_picture(faces, target_idx, draw.flip_t), rng, occluders)
         X_t.append(target)
-        X_s.append(target if draw.same else _picture(faces, draw.source, draw.flip_s))
+        X_s.append(target if draw.same else _picture(faces, source_idx, draw.flip_s))
     same = torch.tensor([draw.same for draw in draws])
     return Pairs(X_s=to_tensor(np.stack(X_s)), X_t=to_tensor(np.stack(X_t)), same=same)
 

@@ -1,0 +1,214 @@
+"""The documents are true: their commands parse, and what they name exists."""
+
+import ast
+import functools
+import importlib
+import re
+import shlex
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+ROOT = Path(__file__).parents[1]
+PACKAGE = ROOT / "src" / "faceshifter"
+DOCUMENTS = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")])
+
+FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+NAME = re.compile(r"`(faceshifter(?:\.\w+)+)`")
+LINK = re.compile(r"\]\((?!https?:)([^)#]*)(#[^)]*)?\)")
+ANCHOR = re.compile(r"docs/(\w+)\.md#([\w-]+)")
+HEADING = re.compile(r"^#+ (.+)$", re.MULTILINE)
+MACHINE_PATH = re.compile(r"(?<![\w.:/}-])/(?:home|root|Users|mnt|work|workspace)/\w")
+
+
+def shell_lines(document: Path) -> Iterator[str]:
+    """Command lines in fenced blocks without a language, continued lines joined."""
+    for language, block in FENCE.findall(document.read_text()):
+        if not language:
+            yield from block.replace("\\\n", " ").splitlines()
+
+
+def commands(program: str) -> list[str]:
+    return [
+        line
+        for document in DOCUMENTS
+        for line in shell_lines(document)
+        if line.startswith(f"{program} ")
+    ]
+
+
+def anchors(document: Path) -> set[str]:
+    """The anchors that GitHub gives a document's headings."""
+    headings = HEADING.findall(document.read_text())
+    return {re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+def resolve(name: str) -> Any:
+    """The object of a dotted name."""
+    *parts, last = name.split(".")
+    try:
+        return importlib.import_module(name)
+    except ModuleNotFoundError:
+        return getattr(resolve(".".join(parts)), last)
+
+
+def package_files() -> set[str]:
+    files = {str(path.relative_to(PACKAGE)) for path in PACKAGE.rglob("*.py")}
+    # A sub-package's __init__.py is its docstring alone.
+    files -= {f"{path.parent.name}/__init__.py" for path in PACKAGE.glob("*/__init__.py")}
+    return files | {"py.typed", "weights"}
+
+
+def readme_tree() -> Iterator[str]:
+    """Paths of the tree in README.md below ``src/faceshifter``; folders with files are left out."""
+    blocks = [block for _, block in FENCE.findall((ROOT / "README.md").read_text())]
+    (tree,) = (block for block in blocks if block.startswith("src/faceshifter/\n"))
+    folder = ""
+    for line in tree.splitlines()[1:]:
+        name, indent = line.split()[0], len(line) - len(line.lstrip())
+        if indent == 0:
+            return
+        if name.endswith("/") and len(line.split()) == 1:
+            folder = name
+        else:
+            yield (folder if indent == 4 else "") + name.rstrip("/")
+
+
+@pytest.fixture
+def parse(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], list[str]]:
+    """Give a command line to the real parser, with commands that only say their name."""
+    from faceshifter import cli
+
+    called: list[str] = []
+
+    def stub(name: str, command: Callable[..., None]) -> Callable[..., None]:
+        @functools.wraps(command)
+        def record(*_: Any, **__: Any) -> None:
+            called.append(name)
+
+        return record
+
+    stubs = {name: stub(name, command) for name, command in cli.COMMANDS.items()}
+    monkeypatch.setattr(cli, "COMMANDS", stubs)
+
+    def run(line: str) -> list[str]:
+        called.clear()
+        monkeypatch.setattr(sys, "argv", shlex.split(line, comments=True))
+        try:
+            cli.main()
+        except SystemExit as stop:
+            if stop.code != 0:  # --help stops too
+                pytest.fail(f"the command line refuses: {line}")
+            called.append("help")
+        return called
+
+    return run
+
+
+def test_every_command_line_in_the_documents_parses(parse: Callable[[str], list[str]]) -> None:
+    lines = commands("faceshifter")
+    assert len(lines) > 10
+    for line in lines:
+        assert len(parse(line)) == 1, line
+
+
+def test_a_command_line_with_a_wrong_flag_is_refused(parse: Callable[[str], list[str]]) -> None:
+    with pytest.raises(pytest.fail.Exception):
+        parse("faceshifter demo --fps 25")
+
+
+def test_the_readme_shows_every_command() -> None:
+    from faceshifter import cli
+
+    assert {shlex.split(line)[1] for line in commands("faceshifter")} == set(cli.COMMANDS)
+
+
+def test_every_make_target_in_the_documents_exists() -> None:
+    targets = set(re.findall(r"^([\w-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+    lines = commands("make")
+    assert lines
+    assert {line.split()[1] for line in lines} <= targets
+
+
+def test_everything_that_the_documents_name_in_the_package_exists() -> None:
+    names = {name for document in DOCUMENTS for name in NAME.findall(document.read_text())}
+    assert len(names) > 20
+    for name in sorted(names):
+        assert resolve(name) is not None, name
+
+
+def test_every_equation_of_the_paper_is_in_its_table() -> None:
+    table = (ROOT / "docs" / "paper.md").read_text()
+    spans = re.findall(r"^\| \((\d+)\)(?:-\((\d+)\))?", table, re.MULTILINE)
+    numbers = [n for a, b in spans for n in range(int(a), int(b or a) + 1)]
+    assert numbers == list(range(1, 16))
+
+
+def test_every_link_between_documents_leads_somewhere() -> None:
+    for document in DOCUMENTS:
+        for path, anchor in LINK.findall(document.read_text()):
+            target = (document.parent / path) if path else document
+            assert target.exists(), f"{document.name}: {path}"
+            assert not anchor or anchor[1:] in anchors(target), f"{document.name}: {path}{anchor}"
+
+
+def test_every_document_that_the_code_points_to_has_that_paragraph() -> None:
+    found = [match for path in PACKAGE.rglob("*.py") for match in ANCHOR.findall(path.read_text())]
+    assert found
+    for name, anchor in found:
+        assert anchor in anchors(ROOT / "docs" / f"{name}.md"), f"docs/{name}.md#{anchor}"
+
+
+def test_every_dependency_has_a_reason() -> None:
+    project = (ROOT / "pyproject.toml").read_text()
+    names = set(re.findall(r'^ +"([\w-]+)>=[\d.]+",?$', project, re.MULTILINE))
+    names |= set(re.findall(r'"([\w-]+)>=[\d.]+"', project.split("optional-dependencies")[1]))
+    reasons = (ROOT / "docs" / "decisions.md").read_text()
+    assert len(names) > 10
+    assert not {name for name in names if f"| `{name}` |" not in reasons}
+
+
+def test_the_tree_in_the_readme_is_the_package() -> None:
+    listed = list(readme_tree())
+    assert len(listed) == len(set(listed))
+    assert set(listed) == package_files()
+
+
+def test_the_python_example_of_the_readme_swaps_a_face(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    astronaut: np.ndarray,
+    grace_hopper: np.ndarray,
+) -> None:
+    (example,) = (
+        block
+        for language, block in FENCE.findall((ROOT / "README.md").read_text())
+        if language == "python"
+    )
+    Image.fromarray(astronaut).save(tmp_path / "source.jpg")
+    Image.fromarray(grace_hopper).save(tmp_path / "target.jpg")
+    monkeypatch.chdir(tmp_path)
+    exec(compile(ast.parse(example), "README.md", "exec"), {})
+    with Image.open("target.jpg") as target, Image.open("result.png") as result:
+        assert result.size == target.size
+        difference = np.asarray(result, np.int16) - np.asarray(target.convert("RGB"), np.int16)
+    assert 0 < (difference != 0).any(axis=2).mean() < 0.6  # the face, not the photo around it
+
+
+def test_no_file_names_a_folder_of_one_machine() -> None:
+    if not (ROOT / ".git").exists():
+        pytest.skip("not a git checkout")
+    listing = ["git", "ls-files", "--cached", "--others", "--exclude-standard", "-z"]
+    names = subprocess.run(listing, cwd=ROOT, capture_output=True, check=True, text=True).stdout
+    for name in filter(None, names.split("\0")):
+        path = ROOT / name
+        if path.suffix == ".safetensors" or not path.is_file():
+            continue
+        found = MACHINE_PATH.search(path.read_text(errors="replace"))
+        assert found is None, f"{name}: {found and found.group()}"

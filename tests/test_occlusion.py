@@ -1,0 +1,194 @@
+"""Occlusions: who is covered how often, what is left alone, colours, and files of no use."""
+
+import io
+import tarfile
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+from PIL import Image
+from skimage.data import astronaut
+
+from faceshifter.data import occlusion
+from faceshifter.data.occlusion import Occluders, match_colours, occlude
+from faceshifter.errors import DataError
+
+SIZE = 128
+DRAWN = Occluders()
+TOLERANCE = 4 * np.sqrt(400 * 0.25 * 0.75)  # four standard deviations of a quarter of 400 draws
+
+
+@pytest.fixture(scope="module")
+def face():
+    return np.ascontiguousarray(astronaut()[60 : 60 + SIZE, 160 : 160 + SIZE])
+
+
+def draw_disc(path, colour=(40, 90, 200)):
+    rgba = np.full((60, 80, 4), (0, 255, 0, 0), np.uint8)  # green where nothing may be seen
+    cv2.circle(rgba, (40, 30), 20, (*colour, 255), -1)
+    Image.fromarray(rgba).save(path)
+
+
+@pytest.fixture
+def folder(tmp_path):
+    folder = tmp_path / "cutouts"
+    folder.mkdir()
+    draw_disc(folder / "hand_one.png", (200, 150, 120))
+    draw_disc(folder / "object_one.png")
+    draw_disc(folder / "mask_two.png")
+    Image.new("RGB", (30, 20), (10, 200, 30)).save(folder / "texture_green.png")
+    return folder
+
+
+def disc_layer(colour, radius=30):
+    layer = np.zeros((SIZE, SIZE, 4), np.float32)
+    cv2.circle(layer, (64, 64), radius, (*map(float, colour), 255.0), -1)
+    return layer
+
+
+def test_the_same_generator_state_gives_the_same_picture(face, folder):
+    for occluders in (DRAWN, Occluders.load([folder])):
+        for seed in range(30):
+            first = occlude(face, np.random.default_rng(seed), occluders)
+            again = occlude(face, np.random.default_rng(seed), occluders)
+            assert np.array_equal(first, again)
+
+
+def test_a_quarter_of_the_faces_is_the_face_itself_and_the_others_all_differ(face):
+    rng = np.random.default_rng(1)
+    results = [occlude(face, rng, DRAWN) for _ in range(400)]
+    unchanged = sum(np.array_equal(face, result) for result in results)
+    assert abs(unchanged - 100) < TOLERANCE
+    assert len({result.tobytes() for result in results}) == 400 - unchanged + 1
+
+
+def test_hands_objects_and_both_are_a_quarter_each(face, folder, monkeypatch):
+    placed = []
+    place = occlusion._place
+
+    def record(cutout, size, rng, **how):
+        placed[-1].append("hand" if "reach" in how else "object")
+        return place(cutout, size, rng, **how)
+
+    monkeypatch.setattr(occlusion, "_place", record)
+    rng, occluders = np.random.default_rng(2), Occluders.load([folder])
+    for _ in range(400):
+        placed.append([])
+        result = occlude(face, rng, occluders)
+        assert np.array_equal(result, face) == (not placed[-1])
+    for combination in ([], ["hand"], ["object"], ["object", "hand"]):
+        assert abs(placed.count(combination) - 100) < TOLERANCE
+
+
+@pytest.mark.parametrize("size", [64, 256])
+def test_an_occlusion_covers_a_part_of_the_face_at_any_size(size):
+    image = np.random.default_rng(0).integers(0, 256, (size, size, 3), np.uint8)
+    rng = np.random.default_rng(3)
+    changed = [(occlude(image, rng, DRAWN) != image).any(axis=2).mean() for _ in range(100)]
+    covered = [share for share in changed if share > 0]
+    assert min(covered) > 0.005
+    assert 0.1 < np.mean(covered) < 0.6
+
+
+def test_what_lies_outside_the_layer_and_its_shadow_keeps_its_exact_values(face):
+    for seed in range(10):
+        result = occlusion._blend(face, disc_layer((200, 20, 20), 15), np.random.default_rng(seed))
+        outside = np.hypot(*(np.indices((SIZE, SIZE)) - 64)) > 15 + 45
+        assert np.array_equal(result[outside], face[outside])
+        assert not np.array_equal(result, face)
+
+
+def test_the_original_is_not_modified(face):
+    before = face.copy()
+    for seed in range(20):
+        result = occlude(face, np.random.default_rng(seed), DRAWN)
+        assert not np.shares_memory(result, face)
+    assert np.array_equal(face, before)
+
+
+def test_matching_moves_the_mean_the_given_share_of_the_way_to_the_skin(face):
+    colour = np.array([90, 110, 130])
+    layer = disc_layer(colour)
+    skin = face[32:96, 32:96].mean(axis=(0, 1))
+    for amount in (0.0, 0.4, 1.0):
+        matched = match_colours(layer, face, amount)
+        mean = matched[64, 64, :3]
+        np.testing.assert_allclose(mean, colour + amount * (skin - colour), atol=0.1)
+        assert np.array_equal(matched[:, :, 3], layer[:, :, 3])
+
+
+def test_matching_moves_the_spread_towards_that_of_the_skin():
+    rng = np.random.default_rng(0)
+    face = rng.normal(128, 20, (SIZE, SIZE, 3)).astype(np.uint8)
+    layer = disc_layer((0, 0, 0))
+    inside = layer[:, :, 3] > 0
+    for spread in (15, 30):
+        layer[inside, :3] = rng.normal(100, spread, (inside.sum(), 3)).clip(0, 255)
+        assert match_colours(layer, face, 1.0)[inside, :3].std() == pytest.approx(20, rel=0.1)
+
+
+def test_matching_keeps_a_translucent_layer_premultiplied_and_an_empty_one_empty(face):
+    translucent = match_colours(disc_layer((10, 200, 90)) * np.float32(0.4), face, 0.8)
+    opaque = match_colours(disc_layer((10, 200, 90)), face, 0.8)
+    np.testing.assert_allclose(translucent, opaque * 0.4, atol=0.1)
+    empty = np.zeros_like(opaque)
+    assert np.array_equal(match_colours(empty, face, 0.8), empty)
+
+
+def test_edges_are_soft_and_show_nothing_of_what_transparent_pixels_hide(folder):
+    disc = Occluders.load([folder]).objects[0]
+    assert disc.shape == (41, 41, 4)  # without its empty border
+    for seed in range(20):
+        layer = occlusion._place(disc, SIZE, np.random.default_rng(seed))
+        alpha = layer[:, :, 3]
+        assert ((alpha > 40) & (alpha < 215)).sum() > 20
+        edge = alpha > 100
+        straight = layer[edge, :3] * 255 / alpha[edge, None]
+        assert np.abs(straight - (40, 90, 200)).max() < 6
+
+
+def test_a_folder_and_a_tar_give_the_same_cutouts_by_kind(folder, tmp_path):
+    with tarfile.open(tmp_path / "cutouts.tar", "w") as tar:
+        for path in sorted(folder.iterdir(), reverse=True):
+            tar.add(path, f"deep/{path.name}")
+    from_folder, from_tar = Occluders.load([folder]), Occluders.load([tmp_path / "cutouts.tar"])
+    for kind, count in (("hands", 1), ("objects", 2), ("textures", 1)):
+        pictures = getattr(from_folder, kind)
+        assert len(pictures) == count
+        for a, b in zip(pictures, getattr(from_tar, kind), strict=True):
+            assert np.array_equal(a, b)
+    assert len(Occluders.load([folder, tmp_path / "cutouts.tar"]).objects) == 4
+
+
+def test_large_cutouts_are_stored_small(tmp_path):
+    rgba = np.zeros((900, 500, 4), np.uint8)
+    rgba[100:800, 100:400] = 255
+    Image.fromarray(rgba).save(tmp_path / "object_big.png")
+    assert max(Occluders.load([tmp_path]).objects[0].shape) == 160
+
+
+def test_files_of_no_use_are_skipped_and_counted(folder):
+    (folder / "hand_broken.png").write_bytes(b"not a picture")
+    whole = io.BytesIO()
+    noise = np.random.default_rng(0).integers(0, 256, (50, 50, 4), np.uint8)
+    Image.fromarray(noise).save(whole, "png")
+    (folder / "object_cut_short.png").write_bytes(whole.getvalue()[:3000])
+    Image.new("RGB", (30, 30)).save(folder / "object_opaque.png")
+    Image.new("RGBA", (30, 30)).save(folder / "object_empty.png")
+    (folder / "README.md").write_text("no picture, not counted")
+    occluders = Occluders.load([folder])
+    assert occluders.skipped == 4
+    assert [len(occluders.hands), len(occluders.objects)] == [1, 2]
+
+
+def test_paths_that_give_nothing_are_refused_by_name(tmp_path):
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "text.tar").write_text("no tar")
+    for name in ("absent", "empty", "text.tar"):
+        with pytest.raises(DataError, match=name):
+            Occluders.load([Path(tmp_path / name)])
+
+
+def test_no_paths_mean_that_everything_is_drawn():
+    assert Occluders.load([]) == Occluders()

@@ -1,0 +1,366 @@
+"""Photos to shards of aligned crops and back: what is found, what is skipped, and every resume."""
+
+import io
+import json
+import shutil
+import tarfile
+from collections.abc import Iterator
+from dataclasses import asdict
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from faceshifter.config import CropGeometry
+from faceshifter.data import prepare as preparation
+from faceshifter.data.prepare import PrepareReport, prepare
+from faceshifter.data.shards import (
+    Crop,
+    crop_line,
+    iter_shard,
+    load_faces,
+    read_geometry,
+    read_lines,
+    write_atomically,
+    write_lines,
+    write_shard,
+)
+from faceshifter.errors import DataError, FaceShifterError, OutputError
+
+SIZE = 96
+PHOTOS_A_SHARD = 3
+ORIENTATION = 0x0112  # EXIF's tag
+TURN_RIGHT = 6  # EXIF: shown upright after a quarter turn clockwise
+
+
+def portraits() -> tuple[Image.Image, Image.Image]:
+    """The parts of two public portraits with the face, which are found faster than the whole."""
+    from matplotlib.cbook import get_sample_data
+    from skimage.data import data_dir
+
+    with Image.open(get_sample_data("grace_hopper.jpg", asfileobj=False)) as image:
+        grace = image.convert("RGB").crop((110, 60, 420, 380))
+    with Image.open(Path(data_dir) / "astronaut.png") as image:
+        eileen = image.convert("RGB").crop((120, 0, 330, 230))
+    return grace, eileen
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Six photos of faces in folders and a tar, one of a wall, and two files that are no photos."""
+    folder = tmp_path_factory.mktemp("photos")
+    grace, eileen = portraits()
+    (folder / "navy" / "grace").mkdir(parents=True)
+    grace.save(folder / "navy" / "grace" / "upright.jpg", quality=95)
+    turned = grace.transpose(Image.Transpose.ROTATE_90)
+    exif = Image.Exif()
+    exif[ORIENTATION] = TURN_RIGHT
+    turned.save(folder / "navy" / "grace" / "turned.JPG", quality=95, exif=exif)
+    eileen.save(folder / "alone.png")
+    eileen.save(folder / "listed.jpg")
+    (folder / "index.jsonl").write_text('{"file": "listed.jpg", "identity": "eileen"}\n')
+    cut = (folder / "listed.jpg").read_bytes()
+    (folder / "cut.jpg").write_bytes(cut[: len(cut) // 2])
+    (folder / "note.jpg").write_text("not a photo")
+    (folder / "notes.txt").write_text("not a photo either")
+    (folder / "folder.jpg").mkdir()
+    Image.linear_gradient("L").resize((64, 64)).save(folder / "wall.png")
+    with tarfile.open(folder / "people.tar", "w") as tar:
+        tar.add(folder / "navy" / "grace" / "upright.jpg", "people/grace/again.jpg")
+        tar.add(folder / "notes.txt", "people/notes.txt")
+        tar.add(folder / "alone.png", "top.png")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def prepared(
+    photos: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[tuple[Path, PrepareReport]]:
+    """Those photos prepared in one go, and three photos a shard from here on."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(preparation, "SHARD_SIZE", PHOTOS_A_SHARD)
+        out = tmp_path_factory.mktemp("prepared") / "out"
+        yield out, prepare(photos, out, size=SIZE)
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+def count_aligned(monkeypatch: pytest.MonkeyPatch, kill_at: int = -1) -> list[str]:
+    """Names of the photos worked on from now on; the work is interrupted at one of them."""
+    aligned: list[str] = []
+    align = preparation._align
+
+    def counted(photo, detector, job):
+        if len(aligned) == kill_at:
+            raise KeyboardInterrupt
+        aligned.append(photo.name)
+        return align(photo, detector, job)
+
+    monkeypatch.setattr(preparation, "_align", counted)
+    return aligned
+
+
+def assert_is_one_sentence(error: FaceShifterError) -> None:
+    assert "\n" not in str(error)
+    assert 20 < len(str(error)) < 500
+    assert "; " in str(error)  # what to do follows what is wrong
+
+
+def test_the_report_counts_photos_crops_people_and_reasons(prepared) -> None:
+    _, report = prepared
+    assert report == PrepareReport(
+        num_photos=9,
+        num_crops=6,
+        num_people=4,
+        skipped={"unreadable": 2, "no face found": 1},
+    )
+
+
+def test_every_photo_skipped_is_named_with_its_reason(prepared) -> None:
+    out, _ = prepared
+    assert {line["photo"]: line["skipped"] for line in read_lines(out / "skipped.jsonl")} == {
+        "cut.jpg": "unreadable",
+        "note.jpg": "unreadable",
+        "wall.png": "no face found",
+    }
+
+
+def test_identities_come_from_the_index_else_the_folder_else_the_photo_itself(prepared) -> None:
+    out, _ = prepared
+    assert {line["photo"]: line["identity"] for line in read_lines(out / "index.jsonl")} == {
+        "alone.png": "alone.png",
+        "listed.jpg": "eileen",
+        "navy/grace/turned.JPG": "grace",
+        "navy/grace/upright.jpg": "grace",
+        "people.tar/people/grace/again.jpg": "grace",
+        "people.tar/top.png": "people.tar/top.png",
+    }
+
+
+def test_every_crop_of_the_index_is_in_its_shard_and_has_the_size(prepared) -> None:
+    out, report = prepared
+    crops = [Crop(**line) for line in read_lines(out / "index.jsonl")]
+    stored = {
+        (shard.name, name): jpeg for shard in out.glob("*.tar") for name, jpeg in iter_shard(shard)
+    }
+    assert len(crops) == report.num_crops
+    assert set(stored) == {(crop.shard, crop.file) for crop in crops}
+    for jpeg in stored.values():
+        assert cv2.imdecode(np.frombuffer(jpeg, np.uint8), cv2.IMREAD_COLOR).shape == (
+            SIZE,
+            SIZE,
+            3,
+        )
+    assert len(list(out.glob("*.tar"))) == 3
+
+
+def test_the_eyes_lie_as_far_apart_as_in_the_photo(prepared) -> None:
+    out, _ = prepared
+    found = {line["photo"]: line["eye_distance"] for line in read_lines(out / "index.jsonl")}
+    assert found["navy/grace/upright.jpg"] == pytest.approx(82.5, rel=0.1)  # by hand
+    assert found["alone.png"] == pytest.approx(44, rel=0.1)
+
+
+def test_a_photo_turned_by_its_exif_is_the_upright_photo(prepared) -> None:
+    out, _ = prepared
+    faces = load_faces(out, SIZE, progress=False)
+    of = {crop.photo: image.float() for crop, image in zip(faces.crops, faces.images, strict=True)}
+    upright, turned = of["navy/grace/upright.jpg"], of["navy/grace/turned.JPG"]
+    different = (upright - upright.flip(2)).abs().mean()
+    assert (upright - turned).abs().mean() < different / 3, different
+    torch.testing.assert_close(upright, of["people.tar/people/grace/again.jpg"])
+
+
+def test_a_second_run_does_nothing_and_reports_the_same(photos, prepared, monkeypatch) -> None:
+    out, report = prepared
+    before = contents(out)
+    aligned = count_aligned(monkeypatch)
+    assert prepare(photos, out, size=SIZE) == report
+    assert not aligned
+    assert contents(out) == before
+
+
+def test_a_killed_run_goes_on_where_it_was_and_equals_one_in_one_go(
+    photos, prepared, monkeypatch, tmp_path
+) -> None:
+    done, report = prepared
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        count_aligned(patch, kill_at=4)  # in the second shard
+        prepare(photos, tmp_path / "out", size=SIZE)
+    assert not (tmp_path / "out" / "index.jsonl").exists()
+    aligned = count_aligned(monkeypatch)
+    assert prepare(photos, tmp_path / "out", size=SIZE) == report
+    assert len(aligned) == report.num_photos - PHOTOS_A_SHARD
+    assert contents(tmp_path / "out") == contents(done)
+
+
+def test_a_shard_that_was_deleted_is_prepared_again(photos, prepared, monkeypatch, tmp_path) -> None:
+    done, _ = prepared
+    shutil.copytree(done, tmp_path / "out")
+    (tmp_path / "out" / "shard-00001.tar").unlink()
+    aligned = count_aligned(monkeypatch)
+    prepare(photos, tmp_path / "out", size=SIZE)
+    assert len(aligned) == PHOTOS_A_SHARD
+    assert contents(tmp_path / "out") == contents(done)
+
+
+@pytest.mark.slow
+def test_two_workers_write_the_same_bytes_as_one(photos, prepared, tmp_path) -> None:
+    done, report = prepared
+    assert prepare(photos, tmp_path / "out", size=SIZE, workers=2) == report
+    assert contents(tmp_path / "out") == contents(done)
+
+
+def test_a_face_too_small_to_teach_anything_is_skipped(prepared, monkeypatch, tmp_path) -> None:
+    (tmp_path / "photos").mkdir()
+    portraits()[1].save(tmp_path / "photos" / "small.png")
+    monkeypatch.setattr(preparation, "MIN_EYE_DISTANCE", 60.0)
+    report = prepare(tmp_path / "photos", tmp_path / "out")
+    assert report.skipped == {"eyes less than 60 pixels apart": 1}
+    with pytest.raises(DataError, match="fewer than two faces"):
+        load_faces(tmp_path / "out", SIZE)
+
+
+def test_the_faces_of_one_tar_are_prepared_without_a_folder(photos, prepared, tmp_path) -> None:
+    report = prepare(photos / "people.tar", tmp_path / "out", size=SIZE)
+    assert (report.num_photos, report.num_crops, report.num_people) == (2, 2, 2)
+
+
+@pytest.mark.parametrize(
+    ("changes", "named"),
+    [
+        ({"size": SIZE + 1}, "other size;"),
+        ({"geometry": CropGeometry(nose=(0.5, 0.5))}, "other geometry;"),
+    ],
+)
+def test_another_preparation_is_refused_by_the_key_that_differs(
+    photos, prepared, changes, named
+) -> None:
+    out, _ = prepared
+    before = contents(out)
+    with pytest.raises(DataError, match=named) as error:
+        prepare(photos, out, **({"size": SIZE} | changes))
+    assert_is_one_sentence(error.value)
+    assert contents(out) == before
+
+
+def test_photos_that_came_since_are_refused_by_name(photos, prepared, tmp_path) -> None:
+    portraits()[0].save(tmp_path / "new.jpg")
+    with pytest.raises(DataError, match="other photos;"):
+        prepare(tmp_path, prepared[0], size=SIZE)
+
+
+def test_a_missing_or_empty_folder_and_a_compressed_tar_are_refused(tmp_path) -> None:
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "zipped").mkdir()
+    with tarfile.open(tmp_path / "zipped" / "photos.tar", "w:gz") as tar:
+        tar.addfile(tarfile.TarInfo("a.jpg"), io.BytesIO(b""))
+    for name, problem in [
+        ("missing", "does not exist"),
+        ("empty", "holds no photos"),
+        ("zipped", "uncompressed tar"),
+    ]:
+        with pytest.raises(DataError, match=problem) as error:
+            prepare(tmp_path / name, tmp_path / "out")
+        assert_is_one_sentence(error.value)
+    assert not (tmp_path / "out").exists()
+
+
+def test_an_out_folder_that_cannot_be_or_lies_among_the_photos_is_refused(photos, tmp_path) -> None:
+    (tmp_path / "file").write_text("in the way")
+    for out in (tmp_path / "file", tmp_path / "file" / "out"):
+        with pytest.raises(OutputError, match="cannot be written") as error:
+            prepare(photos, out)
+        assert_is_one_sentence(error.value)
+    with pytest.raises(DataError, match="choose another") as refused:
+        prepare(photos, photos / "out")
+    assert_is_one_sentence(refused.value)
+    assert not (photos / "out").exists()
+
+
+def test_a_file_that_cannot_be_replaced_stays_and_leaves_no_remains(tmp_path) -> None:
+    (tmp_path / "shard.tar").mkdir()
+    with pytest.raises(OutputError, match="cannot be written") as error:
+        write_atomically(tmp_path / "shard.tar", b"new")
+    assert_is_one_sentence(error.value)
+    assert [path.name for path in tmp_path.iterdir()] == ["shard.tar"]
+
+
+@pytest.fixture
+def pictures() -> np.ndarray:
+    return np.random.default_rng(0).integers(0, 256, (5, 16, 16, 3), dtype=np.uint8)
+
+
+@pytest.fixture
+def shards(tmp_path: Path, pictures: np.ndarray) -> Path:
+    """Five pictures in two shards, without loss; the second shard comes first in the index."""
+    lines = []
+    for shard, idxs in (("shard-00001.tar", (3, 4)), ("shard-00000.tar", (0, 1, 2))):
+        named = []
+        for idx in idxs:
+            _, png = cv2.imencode(".png", np.ascontiguousarray(pictures[idx, :, :, ::-1]))
+            named.append((f"{idx}.jpg", png.tobytes()))
+            crop = Crop(
+                shard=shard,
+                file=f"{idx}.jpg",
+                photo=f"{idx}.jpg",
+                identity=str(idx),
+                eye_distance=20.0,
+                sharpness=1.0,
+            )
+            lines.append(crop_line(crop))
+        write_shard(tmp_path / shard, named)
+    write_lines(tmp_path / "index.jsonl", lines)
+    geometry = asdict(CropGeometry(nose=(0.5, 0.6)))
+    (tmp_path / "prepared.json").write_text(json.dumps({"geometry": geometry}))
+    return tmp_path
+
+
+def test_faces_are_loaded_in_the_order_of_the_index_and_in_rgb(shards, pictures) -> None:
+    faces = load_faces(shards, 16, progress=False)
+    assert [crop.identity for crop in faces.crops] == ["3", "4", "0", "1", "2"]
+    expected = torch.from_numpy(pictures[[3, 4, 0, 1, 2]]).permute(0, 3, 1, 2)
+    assert torch.equal(faces.images, expected)
+
+
+def test_faces_are_reduced_by_area_averages(shards, pictures) -> None:
+    faces = load_faces(shards, 8, progress=False)
+    means = pictures[[3, 4, 0, 1, 2]].reshape(5, 8, 2, 8, 2, 3).mean(axis=(2, 4))
+    error = faces.images.permute(0, 2, 3, 1).numpy() - means
+    assert np.abs(error).max() <= 0.5
+
+
+def test_the_geometry_survives_the_files(shards) -> None:
+    assert load_faces(shards, 8, progress=False).geometry == CropGeometry(nose=(0.5, 0.6))
+    assert read_geometry(shards) == CropGeometry(nose=(0.5, 0.6))
+
+
+def test_damaged_sets_are_refused(shards) -> None:
+    def refused(problem: str) -> None:
+        with pytest.raises(DataError, match=problem) as error:
+            load_faces(shards, 8, progress=False)
+        assert_is_one_sentence(error.value)
+
+    shard = shards / "shard-00000.tar"
+    whole = shard.read_bytes()
+    shard.write_bytes(whole[:700])  # within the first picture
+    refused("cannot be read")
+    shard.write_bytes(whole[:1536])  # between two pictures
+    refused("lacks faces of shard-00000.tar;")
+    shard.write_bytes(b"\0" * 100)
+    refused("cannot be read")
+    write_shard(shard, [(f"{idx}.jpg", b"not a picture") for idx in range(3)])
+    refused("shard-00000.tar is damaged")
+    shard.unlink()
+    refused("cannot be read")
+    (shards / "index.jsonl").write_text("{")
+    refused("index.jsonl is damaged")
+    (shards / "index.jsonl").unlink()
+    refused("index.jsonl does not exist")
+    (shards / "prepared.json").unlink()
+    refused("not a prepared set")

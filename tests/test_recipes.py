@@ -1,0 +1,114 @@
+"""Every recipe builds, costs what it may, and the paper's is the paper's."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from faceshifter.config import (
+    AdamConfig,
+    AEIConfig,
+    AEITrainConfig,
+    AEIWeights,
+    HEARConfig,
+    Intervals,
+)
+from faceshifter.models.aei import AEINet
+from faceshifter.models.discriminator import MultiScaleDiscriminator
+from faceshifter.models.hear import HEARNet
+from faceshifter.recipes import (
+    AEI_PRESETS,
+    AEI_RECIPES,
+    HEAR_PRESETS,
+    HEAR_RECIPES,
+    IDENTITY_RECIPES,
+)
+
+ENCODER_SIZES = {"dlib": 128, "mobilefacenet": 512}
+
+
+def num_parameters(network: nn.Module) -> int:
+    return sum(parameter.numel() for parameter in network.parameters())
+
+
+@pytest.mark.parametrize("name", AEI_RECIPES)
+def test_every_aei_recipe_builds_networks_that_fit_together(name) -> None:
+    config = AEI_RECIPES[name][1]
+    size = config.model.image_size
+    with torch.device("meta"):
+        aei = AEINet(config.model)
+        discriminator = MultiScaleDiscriminator(config.discriminator)
+        Y = aei(torch.empty(2, 3, size, size), torch.empty(2, 1, config.model.c_id))
+        assert Y.shape == (2, 1, 3, size, size)
+        assert len(discriminator(Y[:, 0])) == config.discriminator.num_scales
+    assert config.model.c_id == ENCODER_SIZES[config.identity]
+
+
+@pytest.mark.parametrize("name", HEAR_RECIPES)
+def test_every_hear_recipe_refines_the_pictures_of_its_first_stage(name) -> None:
+    size = AEI_PRESETS[name].image_size
+    with torch.device("meta"):
+        X = torch.empty(2, 3, size, size)
+        assert HEARNet(HEAR_RECIPES[name][1].model)(X, X).shape == X.shape
+
+
+def test_a_recipe_says_what_it_is_and_has_the_preset_of_its_name() -> None:
+    for recipes in (AEI_RECIPES, HEAR_RECIPES, IDENTITY_RECIPES):
+        assert all(description.endswith(".") for description, _ in recipes.values())
+    assert {name: config.model for name, (_, config) in AEI_RECIPES.items()} == AEI_PRESETS
+    assert {name: config.model for name, (_, config) in HEAR_RECIPES.items()} == HEAR_PRESETS
+
+
+def test_the_small_networks_keep_their_budget_at_256_pixels() -> None:
+    config = AEI_PRESETS["small"]
+    with torch.device("meta"):
+        aei, hear = AEINet(config).eval(), HEARNet(HEAR_PRESETS["small"])
+        counter = FlopCounterMode(display=False)
+        with counter:
+            aei(torch.empty(1, 3, 256, 256), torch.empty(1, 1, config.c_id))
+    assert config.image_size == 256
+    assert num_parameters(aei) <= 12e6
+    assert num_parameters(hear) <= 2e6
+    assert counter.get_total_flops() / 2 <= 8e9  # multiply-accumulates
+
+
+def test_the_paper_recipes_have_the_papers_numbers() -> None:
+    aei, hear = AEI_RECIPES["paper"][1], HEAR_RECIPES["paper"][1]
+    assert aei == AEITrainConfig()
+    assert aei.model == AEIConfig()
+    assert hear.model == HEARConfig()
+    assert aei.model.image_size == 256
+    assert aei.model.num_levels == 8
+    assert (aei.batch, aei.steps, aei.different) == (32, 500_000, 0.8)
+    assert (hear.batch, hear.steps, hear.different) == (32, 50_000, 0.5)
+    assert aei.weights == (AEIWeights(start=0, adv=1, att=10, id=5, rec=10),)
+    assert hear.hardest == 0.1
+    assert (hear.lambda_rec, hear.lambda_id, hear.lambda_chg) == (1, 1, 1)
+    assert aei.adam_g == aei.adam_d == hear.adam == AdamConfig(lr=4e-4, betas=(0, 0.999))
+    assert not hear.model.residual
+
+
+@pytest.mark.parametrize("starts", [(), (5,), (0, 10, 10), (0, 20, 10)])
+def test_weights_that_leave_steps_without_them_are_refused_by_name(starts) -> None:
+    weights = tuple(AEIWeights(start=start) for start in starts)
+    with pytest.raises(ValueError, match=r"weights must start at step 0 and ascend, got starts \["):
+        AEITrainConfig(weights=weights)
+
+
+def test_weights_hold_from_their_first_step_to_the_next_ones() -> None:
+    early, late = AEIWeights(adv=0.0), AEIWeights(start=10, adv=1.0)
+    config = AEITrainConfig(weights=(early, late))
+    assert [config.weights_at(step) for step in (0, 9, 10, 10**6)] == [early, early, late, late]
+
+
+def test_a_recipe_can_be_changed_in_one_value_and_keeps_its_checks() -> None:
+    config = AEI_RECIPES["tiny"][1]
+    assert replace(config, batch=8).weights == config.weights
+    with pytest.raises(ValueError, match="weights"):
+        replace(config, weights=())
+
+
+def test_checkpoints_fall_on_reports() -> None:
+    assert Intervals().checkpoint % Intervals().report == 0
