@@ -237,7 +237,7 @@ def torchscript_encoder(path: Path, geometry: CropGeometry) -> IdentityEncoder:
         with warnings.catch_warnings():
             # TorchScript is deprecated, but the one form that needs no code of its author.
             warnings.simplefilter("ignore", DeprecationWarning)
-            backbone = torch.jit.load(str(path), map_location="cpu")  # type: ignore[no-untyped-call]
+            backbone = torch.jit.load(str(path), map_location="cpu")
         backbone.eval()
         with torch.no_grad():
             descriptor = backbone(torch.zeros(1, 3, side, side))
