@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from faceshifter import dlib_files
 from faceshifter.config import CropGeometry
 from faceshifter.errors import DependencyError, NoFaceError
 from faceshifter.face import detect
@@ -153,9 +154,9 @@ def test_a_missing_or_foreign_model_file_is_named(tmp_path):
 
 
 def test_a_missing_package_of_models_is_named(monkeypatch):
-    monkeypatch.setattr(detect.importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(DependencyError, match="install the package face-recognition-models"):
-        detect._model_file("any.dat")
+    monkeypatch.setattr(dlib_files.importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(DependencyError, match="run pip install face-recognition-models"):
+        dlib_files.dlib_file("any.dat")
 
 
 def test_dlibs_landmarks_follow_similarities_and_mirroring():

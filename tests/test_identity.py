@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from faceshifter.config import CropGeometry
+from faceshifter.dlib_files import dlib_file
 from faceshifter.errors import CheckpointError, FaceShifterError
 from faceshifter.face.align import crop_face, crop_matrix
 from faceshifter.images import to_tensor
@@ -64,7 +65,7 @@ def dlib_chip(pixels: np.ndarray) -> np.ndarray:
     """The picture dlib's own network would see."""
     import dlib
 
-    predictor = dlib_resnet.dlib_resnet_path().with_name("shape_predictor_5_face_landmarks.dat")
+    predictor = dlib_file("shape_predictor_5_face_landmarks.dat")
     box = dlib.get_frontal_face_detector()(pixels, 0)[0]
     return dlib.get_face_chip(pixels, dlib.shape_predictor(str(predictor))(pixels, box), 150, 0.25)
 
@@ -77,7 +78,7 @@ def aligned(request: pytest.FixtureRequest, name: str, size: int) -> Tensor:
 def test_dlib_network_equals_dlibs_own_descriptor(portrait, dlib_encoder) -> None:
     import dlib
 
-    path = dlib_resnet.dlib_resnet_path()
+    path = dlib_file(dlib_resnet.FILE)
     chip = dlib_chip(portrait)
     expected = dlib.face_recognition_model_v1(str(path)).compute_face_descriptor(chip)
     actual = dlib_encoder.backbone(to_tensor(chip[None]))[0]
@@ -282,7 +283,7 @@ def test_damaged_checkpoint_is_never_anything_but_a_checkpoint_error(tmp_path) -
 
 
 def test_damaged_dlib_file_is_refused(tmp_path) -> None:
-    data = dlib_resnet.dlib_resnet_path().read_bytes()
+    data = dlib_file(dlib_resnet.FILE).read_bytes()
     for content in (b"", data[:100_000], data[:-30_000], b"con_4" + bytes(100)):
         (tmp_path / "dlib.dat").write_bytes(content)
         with pytest.raises(CheckpointError, match="dlib's face recognition ResNet"):

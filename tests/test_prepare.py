@@ -199,7 +199,9 @@ def test_a_killed_run_goes_on_where_it_was_and_equals_one_in_one_go(
     assert contents(tmp_path / "out") == contents(done)
 
 
-def test_a_shard_that_was_deleted_is_prepared_again(photos, prepared, monkeypatch, tmp_path) -> None:
+def test_a_shard_that_was_deleted_is_prepared_again(
+    photos, prepared, monkeypatch, tmp_path
+) -> None:
     done, _ = prepared
     shutil.copytree(done, tmp_path / "out")
     (tmp_path / "out" / "shard-00001.tar").unlink()

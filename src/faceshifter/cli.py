@@ -53,13 +53,13 @@ def swap(
     from faceshifter.images import load_photo, save_photo
 
     source_photo, target_photo = load_photo(source), load_photo(target)
-    if save_steps is not None:
-        _make_folder(save_steps)
     swapper = swapping.FaceSwapper.from_pretrained(
         weights, hear=hear, identity=identity, yunet=yunet, device=device
     )
     z_id = swapper.identity([source_photo.pixels])
     swapped = swapper.swap(target_photo.pixels, z_id, face=face)
+    if save_steps is not None:
+        _make_folder(save_steps)
     save_photo(out, replace(target_photo, pixels=swapped.pixels))
     if save_steps is not None:
         swapping.save_steps(save_steps, target_photo, swapped)
@@ -246,7 +246,7 @@ def evaluate(
         device: Where to compute.
     """
     if sheet is not None:
-        _check_output(sheet)
+        _check_output(sheet, "--sheet")
     from faceshifter.evaluate.swaps import Recogniser, evaluate_swaps, table
     from faceshifter.swap import FaceSwapper
 
@@ -256,7 +256,7 @@ def evaluate(
     )
     print(f"{evaluation.num_pairs} pairs, mean cosine +- standard error\n")
     print("\n".join(table(evaluation)))
-    for line in evaluation.without_face:
+    for line in evaluation.not_measured:
         print(f"not measured: {line}")
 
 
@@ -276,8 +276,6 @@ def check_identity(
         yunet: YuNet's model file, to detect faces with it instead of dlib.
         device: Where to compute.
     """
-    from tqdm import tqdm
-
     from faceshifter.config import CropGeometry
     from faceshifter.evaluate.verification import labelled_crops, verify_encoder
     from faceshifter.face.detect import load_detector
@@ -286,8 +284,7 @@ def check_identity(
 
     geometry = CropGeometry()
     network = load_identity_encoder(encoder, geometry).to(choose_device(device))
-    crops = labelled_crops(faces, load_detector(yunet), geometry)
-    result = verify_encoder(network, tqdm(crops, unit="face"))
+    result = verify_encoder(network, labelled_crops(faces, load_detector(yunet), geometry))
     print(f"{result.num_faces} faces of {result.num_people} people")
     print(f"{result.num_same} same and {result.num_different} different pairs")
     print(f"AUC {result.auc:.5f}, true accepts at 0.1 % false accepts {result.tar_at_far:.4f}")
@@ -333,16 +330,17 @@ def main() -> None:
         sys.exit(2)
 
 
-def _check_output(out: Path) -> None:
+def _check_output(out: Path, option: str = "--out") -> None:
     """Say now, not after the work, that a result cannot be written."""
     from faceshifter.images import SUFFIXES
 
     if out.suffix.lower() not in SUFFIXES:
-        raise OutputError(f"--out {out} has none of the suffixes {', '.join(SUFFIXES)}; choose one")
+        known = ", ".join(SUFFIXES)
+        raise OutputError(f"{option} {out} has none of the suffixes {known}; choose one")
     if not out.parent.is_dir():
-        raise OutputError(f"the folder {out.parent} of --out does not exist; create it first")
+        raise OutputError(f"the folder {out.parent} of {option} does not exist; create it first")
     if not os.access(out.parent, os.W_OK):
-        raise OutputError(f"the folder {out.parent} of --out cannot be written; choose another")
+        raise OutputError(f"the folder {out.parent} of {option} cannot be written; choose another")
 
 
 def _make_folder(folder: Path) -> None:

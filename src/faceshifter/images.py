@@ -86,7 +86,7 @@ def decode_photo(file: Path | BytesIO, name: str) -> Photo:
             warnings.simplefilter("ignore")
             with Image.open(file) as image:
                 return _decode(image)
-    except FileNotFoundError as error:
+    except (FileNotFoundError, NotADirectoryError) as error:
         raise ImageError(f"{name} does not exist; check the path") from error
     except IsADirectoryError as error:
         raise ImageError(f"{name} is a folder; give the path of one image") from error

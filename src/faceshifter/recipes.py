@@ -14,8 +14,8 @@ from faceshifter.config import (
 AEI_PRESETS: dict[str, AEIConfig] = {
     "paper": AEIConfig(),
     "small": AEIConfig(
-        encoder_channels=(16, 32, 64, 128, 256, 256, 256),
-        generator_channels=(256, 256, 256, 256, 192, 96, 48, 24),
+        encoder_channels=(16, 32, 64, 96, 160, 192, 192),
+        generator_channels=(192, 192, 192, 192, 192, 96, 48, 24),
         att_kernel=1,
     ),
     "tiny": AEIConfig(
@@ -35,7 +35,7 @@ AEI_PRESETS: dict[str, AEIConfig] = {
 }
 HEAR_PRESETS: dict[str, HEARConfig] = {
     "paper": HEARConfig(),
-    "small": HEARConfig(channels=(24, 48, 96, 160, 192), residual=True),
+    "small": HEARConfig(channels=(24, 48, 96, 160, 160), residual=True),
     "tiny": HEARConfig(channels=(24, 48, 96, 128, 128), residual=True),
     "smoke": HEARConfig(channels=(8, 8, 8, 8, 8), residual=True),
 }
@@ -55,9 +55,9 @@ AEI_RECIPES: dict[str, tuple[str, AEITrainConfig]] = {
             steps=6_000,
             batch=16,
             weights=(
-                AEIWeights(adv=0.0, att=3, id=20, rec=10),
-                AEIWeights(start=60, adv=0.3, att=3, id=20, rec=10),
-                AEIWeights(start=900, adv=0.6, att=4, id=12, rec=10),
+                AEIWeights(adv=0.1, att=2, id=30, rec=10),
+                AEIWeights(start=500, adv=0.3, att=3, id=20, rec=10),
+                AEIWeights(start=1000, adv=0.6, att=4, id=12, rec=10),
                 AEIWeights(start=1600, adv=1.0, att=6, id=8, rec=15),
             ),
             ema=0.995,
@@ -77,7 +77,7 @@ AEI_RECIPES: dict[str, tuple[str, AEITrainConfig]] = {
 HEAR_RECIPES: dict[str, tuple[str, HEARTrainConfig]] = {
     "paper": ("Section 4 and Appendix B of the paper.", HEARTrainConfig()),
     "small": (
-        "The paper's training of a network an eighth the size.",
+        "The paper's training of a network a ninth the size.",
         HEARTrainConfig(model=HEAR_PRESETS["small"]),
     ),
     "tiny": (

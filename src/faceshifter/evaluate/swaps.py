@@ -14,7 +14,13 @@ from jaxtyping import Float, UInt8
 from tqdm import tqdm
 
 from faceshifter.data.prepare import PhotoFile, find_photos
-from faceshifter.errors import CheckpointError, DataError, DependencyError, NoFaceError
+from faceshifter.errors import (
+    CheckpointError,
+    DataError,
+    DependencyError,
+    ImageError,
+    NoFaceError,
+)
 from faceshifter.face.align import crop_face, crop_matrix, fit_similarity, warp
 from faceshifter.face.blend import paste_face
 from faceshifter.images import Photo, Pixels, decode_photo, save_photo, to_tensor
@@ -27,7 +33,7 @@ SHEET_PAIRS = 16
 
 @dataclass(frozen=True)
 class Cosines:
-    """Mean cosines over the pairs, and their standard errors."""
+    """Mean cosines over the pairs, and their standard errors, NaN for one pair."""
 
     to_source: float
     to_target: float
@@ -41,7 +47,8 @@ class SwapEvaluation:
 
     cosines: dict[str, Cosines]
     num_pairs: int
-    without_face: list[str]
+    not_measured: list[str]
+    """Their photos, and why."""
 
 
 class Recogniser:
@@ -63,22 +70,30 @@ class Recogniser:
             ) from None
         if not path.is_file():
             raise CheckpointError(f"{path} does not exist; give a recogniser's .onnx file")
+        size = ARCFACE_CROP.size
         try:
             self.session = onnxruntime.InferenceSession(
                 str(path), providers=["CPUExecutionProvider"]
             )
+            shape = self._run(np.zeros((1, 3, size, size), np.float32)).shape
+            if len(shape) != 2:
+                raise TypeError("the output is not a descriptor")
         except Exception as error:  # noqa: BLE001 its exceptions have no common public base
             raise CheckpointError(
-                f"{path} is not an ONNX network ({error}); get it again"
-            ) from None
+                f"{path} is not a recogniser; give an ONNX network that maps RGB faces "
+                f"(1, 3, {size}, {size}) to descriptors (1, d)"
+            ) from error
 
     def embed(self, pixels: Pixels, landmarks: Float[np.ndarray, "5 2"]) -> Float[np.ndarray, " d"]:
         """Unit embedding of the face of an RGB photo with these landmarks."""
         size = ARCFACE_CROP.size
         matrix = fit_similarity(landmarks, np.array(ARCFACE_CROP.points))
         X = to_tensor(warp(pixels, matrix, width=size, height=size)[None]).numpy()
-        (embedding,) = self.session.run(None, {self.session.get_inputs()[0].name: X})[0]
+        (embedding,) = self._run(X)
         return embedding / np.linalg.norm(embedding)
+
+    def _run(self, X: Float[np.ndarray, "1 3 n n"]) -> np.ndarray:
+        return self.session.run(None, {self.session.get_inputs()[0].name: X})[0]
 
 
 def fixed_pairs(
@@ -119,25 +134,31 @@ def evaluate_swaps(
         recogniser: One that was not used in training.
         num_pairs: How many.
         sheet: Where to draw the first pairs: source, target, one stage, two stages.
+
+    Raises:
+        DataError: There are no two people, or no pair could be measured.
+        OutputError: The sheet cannot be written.
     """
     pairs = fixed_pairs(list(find_photos(photos)), num_pairs)
     cosines: dict[str, list[tuple[float, float]]] = {method: [] for method in METHODS}
-    without_face, drawn = [], []
+    not_measured, drawn = [], []
     for source, target in tqdm(pairs, unit="pair"):
         try:
             results, z_s, z_t, pictures = _measure(source, target, swapper, recogniser)
-        except NoFaceError as error:
-            without_face.append(f"{source.name} -> {target.name}: {error}")
+        except (ImageError, NoFaceError) as error:
+            not_measured.append(f"{source.name} -> {target.name}: {error}")
             continue
         for method, z in results:
             cosines[method].append((float(z @ z_s), float(z @ z_t)))
         drawn.append(pictures)
+    if not drawn:
+        raise DataError(f"no pair of photos in {photos} could be measured; give photos of faces")
     if sheet is not None:
         save_photo(sheet, Photo(np.concatenate(drawn[:SHEET_PAIRS], axis=1)))
     return SwapEvaluation(
         {method: _summary(np.array(values)) for method, values in cosines.items()},
         len(drawn),
-        without_face,
+        not_measured,
     )
 
 
@@ -171,8 +192,9 @@ def _measure(
 
 
 def _summary(values: Float[np.ndarray, "n 2"]) -> Cosines:
-    mean = values.mean(axis=0)
-    error = values.std(axis=0, ddof=1) / np.sqrt(len(values))
+    mean, error = values.mean(axis=0), np.full(2, np.nan)
+    if len(values) > 1:
+        error = values.std(axis=0, ddof=1) / np.sqrt(len(values))
     return Cosines(float(mean[0]), float(mean[1]), float(error[0]), float(error[1]))
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from jaxtyping import Float, UInt8
+from tqdm import tqdm
 
 from faceshifter.config import CropGeometry
 from faceshifter.data.prepare import find_photos
@@ -122,7 +123,7 @@ def labelled_crops(
         geometry: Where the landmarks lie in the crops.
         size: Side of the crops in pixels.
     """
-    for photo in find_photos(photos):
+    for photo in tqdm(list(find_photos(photos)), unit="photo"):
         try:
             pixels = decode_photo(io.BytesIO(photo.read()), photo.name).pixels
         except ImageError:

@@ -1,6 +1,5 @@
 """Face detection with five landmarks, by dlib (always there) or YuNet (where its file is given)."""
 
-import importlib.util
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -13,8 +12,10 @@ import dlib
 import numpy as np
 from jaxtyping import Float, UInt8
 
+from faceshifter.dlib_files import dlib_file
 from faceshifter.errors import DependencyError, NoFaceError
-from faceshifter.face.align import Matrix, fit_similarity, invert_matrix, transform_points, warp
+from faceshifter.face.align import fit_similarity, invert_matrix, transform_points
+from faceshifter.face.landmarks import PATCH_BOX, PATCH_LANDMARKS, refine_landmarks
 
 Pixels = UInt8[np.ndarray, "h w 3"]
 Box = tuple[float, float, float, float]
@@ -42,36 +43,6 @@ YUNET_SURE = 0.9
 TURNS = (45, -45, 90, -90, 135, -135, 180)
 """Degrees by which a photo is turned where no upright face is found; HOG stands 30 degrees."""
 
-PATCH_SIDE = 400
-"""Side in pixels of the patch in which dlib's five points are predicted; eyes are 100 px apart."""
-PATCH_BOX = np.array([[86.0, 92.0], [314.0, 92.0], [314.0, 320.0], [86.0, 320.0]])
-"""Where the patch has the box that the predictor was trained with, clockwise."""
-PATCH_POINTS = np.array([[270, 150.5], [229.5, 153], [130, 150.5], [170.5, 153], [200, 227]]) - 0.5
-"""dlib's mean points in the patch: outer and inner corner of the right eye, of the left, nose."""
-MIRROR = [2, 3, 0, 1, 4]
-"""Order of dlib's points in a mirrored picture."""
-REFINEMENTS = 3
-"""Predictions of dlib's points, each in a patch aligned by the one before."""
-DLIB_TO_LANDMARKS = np.array(
-    [
-        [-0.081 - 0.016j, 0.084 - 0.175j, 0.460 + 0.159j, 0.342 - 0.045j, 0.195 + 0.077j],
-        [0.460 - 0.159j, 0.342 + 0.045j, -0.081 + 0.016j, 0.084 + 0.175j, 0.195 - 0.077j],
-        [-0.035 - 0.059j, 0.113 + 0.019j, -0.035 + 0.059j, 0.113 - 0.019j, 0.844],
-        [0.192 + 0.547j, -0.250 + 0.005j, 0.666 - 0.412j, -0.007 - 0.192j, 0.399 + 0.052j],
-        [0.666 + 0.412j, -0.007 + 0.192j, 0.192 - 0.547j, -0.250 - 0.005j, 0.399 - 0.052j],
-    ]
-)
-"""Our landmarks from dlib's points, both as complex numbers x + iy.
-
-Rows add up to one, so the map follows every similarity transform; left and right mirror each other.
-Fitted by ridge regression (3 squared eye distances, worst tenth left out) to YuNet's landmarks,
-each a mean of six views, of 3015 training photos and their mirror images. YuNet's own crops stay
-0.053 eye distances away in the mean, as dlib's points do not see the mouth; so all share this map.
-"""
-PATCH_LANDMARKS = np.array(
-    [[148.7, 149.9], [250.3, 149.9], [199.5, 208], [155.6, 252.8], [243.4, 252.8]]
-)
-"""Our landmarks in the patch: dlib's mean points, mapped."""
 MAX_MOVE = 20.0
 """Mean distance of the refined from YuNet's landmarks, in patch pixels, above which dlib failed.
 
@@ -107,7 +78,7 @@ class DlibDetector:
         """Find faces by HOG; only where it finds none, enlarged, turned, and then by the CNN."""
         faces = []
         for corners, score in _find_boxes(pixels):
-            landmarks = _refine(pixels, fit_similarity(corners, PATCH_BOX))
+            landmarks = refine_landmarks(pixels, fit_similarity(corners, PATCH_BOX))
             faces.append(Face(_bounds(corners), landmarks, score))
         return _largest_first(faces)
 
@@ -148,7 +119,7 @@ class YuNetDetector:
                 to_patch = fit_similarity(rough, PATCH_LANDMARKS)
             except NoFaceError:
                 continue  # the detector was wrong
-            landmarks = _refine(pixels, to_patch)
+            landmarks = refine_landmarks(pixels, to_patch)
             moved = transform_points(to_patch, landmarks) - transform_points(to_patch, rough)
             if np.linalg.norm(moved, axis=1).mean() > MAX_MOVE:
                 landmarks = rough
@@ -217,36 +188,6 @@ def _find_turned(find: Callable[[Pixels], list[Found]], pixels: Pixels, sure: fl
     return best
 
 
-def _refine(pixels: Pixels, matrix: Matrix) -> Float[np.ndarray, "5 2"]:
-    """Our five landmarks from dlib's, predicted in an upright patch of constant scale.
-
-    A detector's own box or landmarks only start it: the patch is aligned by the points just found,
-    and the points are predicted again. So every detector ends with the same landmarks.
-
-    Args:
-        pixels: RGB photo.
-        matrix: From the photo to a roughly aligned patch.
-    """
-    for _ in range(REFINEMENTS):
-        points = transform_points(invert_matrix(matrix), _predict(pixels, matrix))
-        matrix = fit_similarity(points, PATCH_POINTS)
-    landmarks = DLIB_TO_LANDMARKS @ (points @ (1, 1j))
-    return np.column_stack([landmarks.real, landmarks.imag])
-
-
-def _predict(pixels: Pixels, matrix: Matrix) -> Float[np.ndarray, "5 2"]:
-    """The predictor's five points in the patch, the mean of the patch and its mirror image."""
-    patch = warp(pixels, matrix, width=PATCH_SIDE, height=PATCH_SIDE)
-    (left, top), (right, bottom) = PATCH_BOX[[0, 2]].round().astype(int).tolist()
-    box = dlib.rectangle(left, top, right, bottom)
-    points, mirrored = (
-        np.array([(point.x, point.y) for point in _predictor()(picture, box).parts()], float)
-        for picture in (patch, np.ascontiguousarray(patch[:, ::-1]))
-    )
-    mirrored[:, 0] = PATCH_SIDE - 1 - mirrored[:, 0]
-    return (points + mirrored[MIRROR]) / 2
-
-
 def _corners(box: Any) -> Float[np.ndarray, "4 2"]:
     x0, y0, x1, y1 = box.left(), box.top(), box.right(), box.bottom()
     return np.array([[x0, y0], [x1, y0], [x1, y1], [x0, y1]], float)
@@ -298,17 +239,6 @@ def _largest_first(faces: list[Face]) -> list[Face]:
     return sorted(faces, key=area, reverse=True)
 
 
-def _model_file(name: str) -> str:
-    # Found without importing the package, whose import needs setuptools' old pkg_resources.
-    spec = importlib.util.find_spec("face_recognition_models")
-    folders = (spec and spec.submodule_search_locations) or []
-    for folder in folders:
-        path = Path(folder) / "models" / name
-        if path.is_file():
-            return str(path)
-    raise DependencyError(f"{name} is missing; install the package face-recognition-models")
-
-
 @cache
 def _hog_detector() -> Any:
     return dlib.get_frontal_face_detector()
@@ -316,9 +246,4 @@ def _hog_detector() -> Any:
 
 @cache
 def _cnn_detector() -> Any:
-    return dlib.cnn_face_detection_model_v1(_model_file("mmod_human_face_detector.dat"))
-
-
-@cache
-def _predictor() -> Any:
-    return dlib.shape_predictor(_model_file("shape_predictor_5_face_landmarks.dat"))
+    return dlib.cnn_face_detection_model_v1(str(dlib_file("mmod_human_face_detector.dat")))

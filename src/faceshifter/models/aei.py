@@ -1,5 +1,6 @@
 """AEI-Net, the first stage: an AAD generator over a multi-level attributes encoder. Fig. 3(a)."""
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -30,8 +31,9 @@ class AADGenerator(nn.Module):
         self, z_att: Sequence[Float[Tensor, "b _ _ _"]], z_id: Float[Tensor, "b m c_id"]
     ) -> Float[Tensor, "b m 3 s s"]:
         """Give each of b targets m identities; the target's part is computed once for all m."""
-        b, m, _ = z_id.shape
-        z_id = z_id.flatten(0, 1)
+        b, m, c_id = z_id.shape
+        # From unit length to unit variance, else it is lost beside the attributes for long.
+        z_id = math.sqrt(c_id) * z_id.flatten(0, 1)
         h = self.from_z_id(z_id[:, :, None, None])  # (bm, c, 2, 2)
         for k, (block, z_att_k) in enumerate(zip(self.blocks, z_att, strict=True)):
             if k > 0:

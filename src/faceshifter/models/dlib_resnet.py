@@ -3,7 +3,6 @@
 The file is in the package face-recognition-models and in the public domain (CC0).
 """
 
-import importlib.util
 from pathlib import Path
 
 import numpy as np
@@ -12,13 +11,12 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from faceshifter.errors import CheckpointError, DependencyError
+from faceshifter.errors import CheckpointError
 
 EMBEDDING_SIZE = 128
 INPUT_SIZE = 150
 
-PACKAGE = "face_recognition_models"
-FILE = "models/dlib_face_recognition_resnet_model_v1.dat"
+FILE = "dlib_face_recognition_resnet_model_v1.dat"
 
 PIXEL_MEAN = (122.782, 117.001, 104.298)
 PIXEL_SCALE = 256
@@ -139,18 +137,3 @@ def load_dlib_resnet(path: Path) -> DlibResNet:
             "install face-recognition-models again"
         ) from error
     return network
-
-
-def dlib_resnet_path() -> Path:
-    """Find dlib's file in the installed package, without importing it: it needs pkg_resources.
-
-    Raises:
-        DependencyError: The package is not installed.
-    """
-    spec = importlib.util.find_spec(PACKAGE)
-    if spec is None or spec.origin is None:
-        raise DependencyError(
-            "the dlib identity encoder needs face-recognition-models; "
-            "run pip install face-recognition-models"
-        )
-    return Path(spec.origin).parent / FILE

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from faceshifter.config import CropGeometry, Point
+from faceshifter.dlib_files import dlib_file
 from faceshifter.errors import CheckpointError
 from faceshifter.face.align import crop_matrix, transform_points
 from faceshifter.models import dlib_resnet, iresnet, mobilefacenet
@@ -209,7 +210,7 @@ def dlib_encoder(geometry: CropGeometry) -> IdentityEncoder:
         CheckpointError: Its file is damaged.
         DependencyError: The package is not installed.
     """
-    backbone = dlib_resnet.load_dlib_resnet(dlib_resnet.dlib_resnet_path())
+    backbone = dlib_resnet.load_dlib_resnet(dlib_file(dlib_resnet.FILE))
     with resources.as_file(resources.files("faceshifter") / DLIB_MEAN) as path:
         mean = DLIB_MEAN_SHARE * _load_safetensors(path)["mean"]
     c_id = dlib_resnet.EMBEDDING_SIZE

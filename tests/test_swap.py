@@ -1,0 +1,268 @@
+"""The swapper as a library: identities are values, photos are not touched, results repeat."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from jaxtyping import Float, UInt8
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from faceshifter import __version__
+from faceshifter.checkpoint import export_weights, fingerprint
+from faceshifter.errors import CheckpointError, FaceShifterError, NoFaceError
+from faceshifter.face.align import crop_face, crop_matrix
+from faceshifter.face.detect import DlibDetector
+from faceshifter.images import to_tensor
+from faceshifter.models.aei import AEINet
+from faceshifter.models.hear import HEARNet
+from faceshifter.models.identity import load_identity_encoder
+from faceshifter.pretrained import load_aei
+from faceshifter.recipes import AEI_PRESETS, HEAR_PRESETS
+from faceshifter.swap import FaceSwapper, Swapped
+
+AEI = AEI_PRESETS["smoke"]
+HEAR = HEAR_PRESETS["smoke"]
+WALL = np.full((64, 64, 3), 128, np.uint8)
+
+Photo = UInt8[np.ndarray, "h w 3"]
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Tiny random networks, in the files that the trainings write."""
+    folder = tmp_path_factory.mktemp("weights")
+    torch.manual_seed(0)
+    encoder = load_identity_encoder("dlib", AEI.geometry)
+    info: dict[str, Any] = {"kind": "aei", "version": __version__, "config": asdict(AEI)}
+    info["identity"] = {"name": encoder.name, "fingerprint": fingerprint(encoder)}
+    export_weights(folder / "aei.safetensors", AEINet(AEI), info)
+    aei, _ = load_aei(folder / "aei.safetensors")
+    hear = HEARNet(HEAR)
+    for parameter in hear.parameters():  # it starts as the identity
+        nn.init.normal_(parameter, std=0.05)
+    info = {"kind": "hear", "version": __version__, "config": asdict(HEAR)}
+    export_weights(folder / "hear.safetensors", hear, info | {"aei": fingerprint(aei)})
+    return folder
+
+
+@pytest.fixture(scope="module")
+def swapper(weights: Path) -> FaceSwapper:
+    return FaceSwapper.from_pretrained(weights, device="cpu")
+
+
+@pytest.fixture
+def grace(grace_hopper: Photo) -> Photo:
+    """The part with the face, in which it is found faster."""
+    return grace_hopper[60:380, 110:420].copy()
+
+
+@pytest.fixture
+def eileen(astronaut: Photo) -> Photo:
+    return astronaut[:230, 120:330].copy()
+
+
+@pytest.fixture
+def two(grace: Photo, eileen: Photo) -> Photo:
+    """Both portraits side by side, the larger face on the left."""
+    picture = np.full((grace.shape[0], grace.shape[1] + eileen.shape[1], 3), 128, np.uint8)
+    picture[:, : grace.shape[1]] = grace
+    picture[: eileen.shape[0], grace.shape[1] :] = eileen
+    return picture
+
+
+@pytest.fixture
+def encoded(swapper: FaceSwapper, request: pytest.FixtureRequest) -> list[Tensor]:
+    """The faces that the identity encoder was given."""
+    faces: list[Tensor] = []
+    hook = swapper.encoder.register_forward_pre_hook(lambda _, args: faces.append(args[0].clone()))
+    request.addfinalizer(hook.remove)
+    return faces
+
+
+def aligned(swapper: FaceSwapper, photo: Photo) -> Float[Tensor, "1 3 s s"]:
+    """The crop of the largest face, as the networks see it."""
+    matrix = crop_matrix(DlibDetector().detect(photo)[0].landmarks, AEI.geometry, AEI.image_size)
+    return to_tensor(crop_face(photo, matrix, AEI.image_size)[None])
+
+
+def assert_same(a: Swapped, b: Swapped) -> None:
+    np.testing.assert_array_equal(a.pixels, b.pixels)
+    for steps_a, steps_b in zip(a.steps, b.steps, strict=True):
+        for value_a, value_b in zip(vars(steps_a).values(), vars(steps_b).values(), strict=True):
+            np.testing.assert_array_equal(value_a, value_b)
+
+
+def test_an_identity_is_the_encoder_s_z_id_of_the_aligned_face(
+    swapper: FaceSwapper, grace: Photo
+) -> None:
+    z_id = swapper.identity([grace])
+    assert z_id.shape == (1, AEI.c_id)
+    assert z_id.norm().item() == pytest.approx(1, abs=1e-6)
+    torch.testing.assert_close(z_id, swapper.encoder(aligned(swapper, grace)))
+
+
+def test_an_identity_of_several_photos_is_their_normalised_mean(
+    swapper: FaceSwapper, grace: Photo, eileen: Photo
+) -> None:
+    a, b = swapper.identity([grace]), swapper.identity([eileen])
+    torch.testing.assert_close(swapper.identity([grace, eileen]), F.normalize(a + b))
+    torch.testing.assert_close(swapper.identity([eileen, grace]), F.normalize(a + b))
+    assert F.cosine_similarity(a, b).item() < 0.9  # else the mean would tell nothing
+
+
+def test_an_identity_is_that_of_the_largest_face(
+    swapper: FaceSwapper, grace: Photo, two: Photo
+) -> None:
+    cosine = F.cosine_similarity(swapper.identity([two]), swapper.identity([grace]))
+    assert cosine.item() > 0.99
+
+
+@pytest.mark.parametrize(
+    ("images", "message"),
+    [([], "needs at least one photo"), ([WALL], "no face was found in source photo 1;")],
+)
+def test_an_identity_of_nobody_is_refused(
+    swapper: FaceSwapper, images: Sequence[Photo], message: str
+) -> None:
+    with pytest.raises(NoFaceError, match=message):
+        swapper.identity(images)
+
+
+def test_a_photo_without_a_face_is_named_by_its_number(swapper: FaceSwapper, grace: Photo) -> None:
+    with pytest.raises(NoFaceError, match="no face was found in source photo 2;"):
+        swapper.identity([grace, WALL])
+
+
+def test_a_swap_of_a_photo_without_a_face_is_refused(swapper: FaceSwapper) -> None:
+    z_id = F.normalize(torch.ones(1, AEI.c_id))
+    with pytest.raises(NoFaceError, match="no face was found in the target photo;"):
+        swapper.swap(WALL, z_id)
+
+
+@pytest.mark.parametrize("number", [2, -1])
+def test_a_face_that_does_not_exist_is_refused_with_how_many_there_are(
+    swapper: FaceSwapper, two: Photo, number: int
+) -> None:
+    message = f"face {number} does not exist in the target photo, which has 2; .* 0 to 1"
+    with pytest.raises(NoFaceError, match=message):
+        swapper.swap(two, F.normalize(torch.ones(1, AEI.c_id)), face=number)
+
+
+def test_a_swap_changes_neither_its_photo_nor_its_identity_and_repeats(
+    swapper: FaceSwapper, grace: Photo, two: Photo
+) -> None:
+    z_id = swapper.identity([grace])
+    photo, z_id_before = two.copy(), z_id.clone()
+    first = swapper.swap(two, z_id, face="all")
+    np.testing.assert_array_equal(two, photo)
+    assert torch.equal(z_id, z_id_before)
+    assert not np.shares_memory(first.pixels, two)
+    assert_same(first, swapper.swap(two, z_id, face="all"))
+
+
+def test_a_second_swapper_from_the_same_files_gives_the_same_result(
+    swapper: FaceSwapper, weights: Path, grace: Photo, eileen: Photo
+) -> None:
+    again = FaceSwapper.from_pretrained(weights, device="cpu")
+    one, other = (s.swap(grace, s.identity([eileen])) for s in (swapper, again))
+    assert_same(one, other)
+
+
+def test_z_id_of_a_source_is_computed_once_for_any_number_of_targets(
+    swapper: FaceSwapper, encoded: list[Tensor], grace: Photo, eileen: Photo, two: Photo
+) -> None:
+    z_id = swapper.identity([eileen])
+    assert [X.shape[0] for X in encoded] == [1]
+    source = encoded[0]
+    torch.testing.assert_close(source, aligned(swapper, eileen))
+    swapper.swap(grace, z_id)
+    swapper.swap(two, z_id, face=0)
+    # The rest are the targets, for Y_hat_tt.
+    assert len(encoded) == 3
+    assert not any(torch.equal(X, source) for X in encoded[1:])
+
+
+def test_the_steps_are_the_two_stages_run_by_hand(
+    swapper: FaceSwapper, grace: Photo, eileen: Photo
+) -> None:
+    (steps,) = swapper.swap(grace, swapper.identity([eileen])).steps
+    X_s, X_t = aligned(swapper, eileen), aligned(swapper, grace)
+    with torch.no_grad():
+        z_id_s, z_id_t = swapper.encoder(X_s), swapper.encoder(X_t)
+        Y_hat_st = swapper.aei(X_t, z_id_s[:, None])[:, 0]
+        Y_hat_tt = swapper.aei(X_t, z_id_t[:, None])[:, 0]
+        assert swapper.hear is not None
+        Y_st = swapper.hear(Y_hat_st, X_t - Y_hat_tt)
+    expected = {
+        "X_t": X_t,
+        "Y_hat_st": Y_hat_st,
+        "Y_hat_tt": Y_hat_tt,
+        "delta_Y_t": (X_t - Y_hat_tt) / 2,
+        "result": Y_st,
+    }
+    for name, tensor in expected.items():
+        levels = (tensor[0].permute(1, 2, 0).numpy() + 1) * 127.5
+        np.testing.assert_allclose(getattr(steps, name), levels.clip(0, 255), atol=0.51)
+    assert np.abs(steps.result.astype(int) - steps.Y_hat_st).mean() > 1
+
+
+def test_without_the_second_stage_the_result_is_the_first_one_s(
+    weights: Path, grace: Photo, eileen: Photo
+) -> None:
+    one_stage = FaceSwapper.from_pretrained(weights, hear=False, device="cpu")
+    (steps,) = one_stage.swap(grace, one_stage.identity([eileen])).steps
+    np.testing.assert_array_equal(steps.result, steps.Y_hat_st)
+
+
+def test_another_identity_gives_another_face(
+    swapper: FaceSwapper, grace: Photo, eileen: Photo
+) -> None:
+    results = [
+        swapper.swap(grace, swapper.identity([source])).steps[0] for source in (grace, eileen)
+    ]
+    assert (results[0].Y_hat_st != results[1].Y_hat_st).any()
+    np.testing.assert_array_equal(results[0].Y_hat_tt, results[1].Y_hat_tt)
+    # The target's own identity is the one that Y_hat_tt is made with.
+    np.testing.assert_allclose(results[0].Y_hat_st, results[0].Y_hat_tt, atol=1)
+
+
+def test_faces_are_numbered_from_the_left_and_found_one_by_one(
+    swapper: FaceSwapper, grace: Photo, two: Photo
+) -> None:
+    z_id = swapper.identity([grace])
+    largest, left, right, both = (
+        swapper.swap(two, z_id, face=face) for face in ("largest", 0, 1, "all")
+    )
+    assert_same(largest, left)
+    edge = grace.shape[1]
+    np.testing.assert_array_equal(both.pixels[:, :edge], left.pixels[:, :edge])
+    np.testing.assert_array_equal(both.pixels[:, edge:], right.pixels[:, edge:])
+    np.testing.assert_array_equal(right.pixels[:, :edge], two[:, :edge])
+    np.testing.assert_array_equal(left.pixels[:, edge:], two[:, edge:])
+    assert (right.pixels[:, edge:] != two[:, edge:]).any()
+
+
+def test_networks_of_another_encoder_ask_for_it(weights: Path, tmp_path: Path) -> None:
+    aei, info = load_aei(weights / "aei.safetensors")
+
+    def load_with(name: str, digits: str) -> Callable[[], FaceSwapper]:
+        identity = {"name": name, "fingerprint": digits}
+        export_weights(tmp_path / "aei.safetensors", aei, info | {"identity": identity})
+        return lambda: FaceSwapper.from_pretrained(tmp_path, hear=False, device="cpu")
+
+    with pytest.raises(CheckpointError, match="trained with the identity encoder arcface_r100; "):
+        load_with("arcface_r100", "0" * 12)()
+    with pytest.raises(CheckpointError, match="another dlib than the built-in one; give"):
+        load_with("dlib", "0" * 12)()
+
+
+def test_everything_the_swapper_refuses_is_a_user_s_error(tmp_path: Path) -> None:
+    with pytest.raises(FaceShifterError, match="aei.safetensors does not exist"):
+        FaceSwapper.from_pretrained(tmp_path, device="cpu")
+    with pytest.raises(FaceShifterError, match="--device abacus is not known"):
+        FaceSwapper.from_pretrained(tmp_path, device="abacus")

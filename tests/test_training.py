@@ -1,0 +1,399 @@
+"""The three trainings: bitwise resume, refusals, bad losses, signals, and that they learn."""
+
+import json
+import os
+import signal
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from faceshifter.checkpoint import find_checkpoints, fingerprint, load_tensors
+from faceshifter.config import AdamConfig, AEIWeights, CropGeometry, Intervals
+from faceshifter.data.pairs import draw_pairs, load_pairs
+from faceshifter.data.shards import (
+    Crop,
+    crop_line,
+    load_faces,
+    read_lines,
+    write_lines,
+    write_shard,
+)
+from faceshifter.errors import DataError, DeviceError, FaceShifterError, TrainingError
+from faceshifter.models.aei import AEINet
+from faceshifter.models.discriminator import MultiScaleDiscriminator
+from faceshifter.models.identity import load_identity_encoder
+from faceshifter.recipes import AEI_RECIPES, HEAR_RECIPES, IDENTITY_RECIPES
+from faceshifter.train import aei, hear, identity
+from faceshifter.train.loop import choose_device, update_ema
+
+EVERY_STEP = Intervals(report=1, checkpoint=2)
+SMOKE = {"aei": AEI_RECIPES, "hear": HEAR_RECIPES, "identity": IDENTITY_RECIPES}
+FACES = {"grace": (150, 100, 230), "astronaut": (160, 50, 130)}  # left, top and side in pixels
+STORED_SIZE = 48
+VARIANTS = 6
+
+
+class Killed(Exception):
+    """Stands for a power cut."""
+
+
+@dataclass(frozen=True)
+class Training:
+    """One of the three, over tiny networks and a dozen faces."""
+
+    name: str
+    module: ModuleType
+    config: Any
+    data: Path
+    files: dict[str, Any]
+
+    def __call__(self, run: Path, intervals: Intervals = EVERY_STEP, **changes: Any) -> None:
+        config = replace(self.config, **changes)
+        self.module.train(
+            config, self.data, run, **self.files, device_name="cpu", intervals=intervals
+        )
+
+
+def recogniser(path: Path, c_id: int) -> Path:
+    """A tiny face recognition network as TorchScript."""
+    with torch.random.fork_rng(), warnings.catch_warnings():
+        torch.manual_seed(1)
+        layers = nn.Sequential(
+            nn.Conv2d(3, 8, 4, 4), nn.ReLU(), nn.AdaptiveAvgPool2d(4), nn.Flatten()
+        ).append(nn.Linear(128, c_id))
+        warnings.simplefilter("ignore", DeprecationWarning)
+        torch.jit.save(torch.jit.trace(layers, torch.zeros(1, 3, 112, 112)), path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Twelve aligned crops: two portraits, flipped, brightened and with noise."""
+    from matplotlib.cbook import get_sample_data
+    from skimage.data import data_dir
+
+    folder = tmp_path_factory.mktemp("data")
+    paths = {
+        "grace": get_sample_data("grace_hopper.jpg", asfileobj=False),
+        "astronaut": f"{data_dir}/astronaut.png",
+    }
+    rng = np.random.default_rng(0)
+    pngs, lines = [], []
+    for name, (left, top, side) in FACES.items():
+        face = cv2.imread(paths[name])[top : top + side, left : left + side]
+        face = cv2.resize(face, (STORED_SIZE, STORED_SIZE), interpolation=cv2.INTER_AREA)
+        for idx in range(VARIANTS):
+            gains = 1 + rng.uniform(-0.3, 0.3, 3)
+            variant = face[:, :: 1 if idx % 2 else -1] * gains + rng.normal(0, 4, face.shape)
+            _, png = cv2.imencode(".png", variant.clip(0, 255).astype(np.uint8))
+            file = f"{name}-{idx}.jpg"
+            pngs.append((file, png.tobytes()))
+            crop = Crop(
+                shard="shard-00000.tar",
+                file=file,
+                photo=file,
+                identity=name,
+                eye_distance=40.0,
+                sharpness=100.0,
+            )
+            lines.append(crop_line(crop))
+    write_shard(folder / "shard-00000.tar", pngs)
+    write_prepared(folder, CropGeometry())
+    write_lines(folder / "index.jsonl", lines)
+    return folder
+
+
+def write_prepared(folder: Path, geometry: CropGeometry) -> None:
+    text = json.dumps({"geometry": geometry.__dict__})
+    (folder / "prepared.json").write_text(text)
+
+
+@pytest.fixture(scope="module")
+def trainings(data: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Training]:
+    """All three; the second stage is over a first stage of two steps."""
+    folder = tmp_path_factory.mktemp("models")
+    encoder = recogniser(folder / "encoder.pt", 128)
+    teacher = recogniser(folder / "teacher.pt", 512)
+    config = replace(AEI_RECIPES["smoke"][1], identity=str(encoder))
+    first = Training("aei", aei, config, data, {})
+    first(folder / "aei", steps=2)
+    over_first = {"aei_weights": folder / "aei" / "weights.safetensors", "identity": encoder}
+    config = IDENTITY_RECIPES["smoke"][1]
+    return {
+        "aei": first,
+        "hear": Training("hear", hear, HEAR_RECIPES["smoke"][1], data, over_first),
+        "identity": Training("identity", identity, config, data, {"teacher_spec": str(teacher)}),
+    }
+
+
+@pytest.fixture(params=SMOKE)
+def training(request: pytest.FixtureRequest, trainings: dict[str, Training]) -> Training:
+    return trainings[request.param]
+
+
+def at_step(
+    monkeypatch: pytest.MonkeyPatch, module: ModuleType, step: int, do: Callable[[nn.Module], None]
+) -> None:
+    """Do something in the middle of one step: the network has moved, its average has not."""
+
+    def update(ema: nn.Module, network: nn.Module, decay: float, position: int) -> None:
+        if position == step:
+            do(network)
+        update_ema(ema, network, decay, position)
+
+    monkeypatch.setattr(module, "update_ema", update)
+
+
+def kill(_: nn.Module) -> None:
+    raise Killed
+
+
+def spoil(network: nn.Module) -> None:
+    with torch.no_grad():
+        next(network.parameters()).fill_(float("nan"))
+
+
+def terminate(_: nn.Module) -> None:
+    os.kill(os.getpid(), signal.SIGTERM)
+
+
+def reports(run: Path) -> list[dict[str, Any]]:
+    """The lines of losses, without what depends on the clock."""
+    lines = [line for line in read_lines(run / "stats.jsonl") if "samples_per_second" in line]
+    return [{key: line[key] for key in line if key != "samples_per_second"} for line in lines]
+
+
+def assert_same_result(run: Path, reference: Path) -> None:
+    names = [path.name for path in find_checkpoints(reference / "checkpoints")]
+    assert [path.name for path in find_checkpoints(run / "checkpoints")] == names
+    expected, info = load_tensors(reference / "checkpoints" / names[-1])
+    own, own_info = load_tensors(run / "checkpoints" / names[-1])
+    assert info == own_info
+    assert own.keys() == expected.keys()
+    differing = [key for key in expected if not torch.equal(own[key], expected[key])]
+    assert not differing
+    for name in ("weights.safetensors", "config.json"):
+        assert (run / name).read_bytes() == (reference / name).read_bytes()
+
+
+def assert_is_one_sentence(error: FaceShifterError) -> None:
+    assert "\n" not in str(error)
+    assert 20 < len(str(error)) < 500
+
+
+def test_four_steps_are_two_a_kill_and_two_more_bitwise(training, monkeypatch, tmp_path) -> None:
+    training(tmp_path / "whole")
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        at_step(patch, training.module, 3, kill)
+        training(tmp_path / "killed")
+    assert len(reports(tmp_path / "killed")) == 3  # one of a step that is lost
+    training(tmp_path / "killed")
+    assert_same_result(tmp_path / "killed", tmp_path / "whole")
+    assert reports(tmp_path / "killed") == reports(tmp_path / "whole")
+    assert [line["step"] for line in reports(tmp_path / "killed")] == [1, 2, 3, 4]
+    samples = {path.name: path.read_bytes() for path in (tmp_path / "whole/samples").iterdir()}
+    for name, picture in samples.items():
+        assert (tmp_path / "killed/samples" / name).read_bytes() == picture
+    assert set(samples) == ({"step-00000002.png", "step-00000004.png"} if samples else set())
+    assert bool(samples) == (training.name != "identity")
+
+    before = (tmp_path / "whole" / "stats.jsonl").read_bytes()
+    training(tmp_path / "whole")  # it is done
+    assert (tmp_path / "whole" / "stats.jsonl").read_bytes() == before
+
+
+def test_sigterm_ends_a_run_after_its_step_with_a_checkpoint(
+    training, monkeypatch, tmp_path
+) -> None:
+    handler = signal.getsignal(signal.SIGTERM)
+    with monkeypatch.context() as patch:
+        at_step(patch, training.module, 0, terminate)
+        training(tmp_path, Intervals(report=100, checkpoint=100))
+    assert signal.getsignal(signal.SIGTERM) is handler
+    checkpoints = find_checkpoints(tmp_path / "checkpoints")
+    assert [path.name for path in checkpoints] == ["step-00000001.safetensors"]
+    assert [line["step"] for line in reports(tmp_path)] == [1]
+    assert (tmp_path / "weights.safetensors").exists()
+
+
+def test_a_loss_that_is_not_finite_stops_the_run_and_is_never_saved(
+    training, monkeypatch, tmp_path
+) -> None:
+    intervals = Intervals(report=100, checkpoint=2)
+    with monkeypatch.context() as patch:
+        at_step(patch, training.module, 2, spoil)
+        with pytest.raises(TrainingError, match="became not finite before step 4") as error:
+            training(tmp_path, intervals)
+    assert_is_one_sentence(error.value)
+    checkpoints = find_checkpoints(tmp_path / "checkpoints")
+    assert [path.name for path in checkpoints] == ["step-00000002.safetensors"]
+    tensors, _ = load_tensors(checkpoints[0])
+    assert all(tensor.isfinite().all() for tensor in tensors.values())
+    weights, info = load_tensors(tmp_path / "weights.safetensors")
+    assert info["step"] == 2
+    assert all(tensor.isfinite().all() for tensor in weights.values())
+
+
+def test_a_run_of_another_recipe_is_refused_by_the_keys_that_differ(training, tmp_path) -> None:
+    training(tmp_path, steps=1)
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    with pytest.raises(TrainingError) as error:
+        training(tmp_path, steps=2, seed=3)
+    assert_is_one_sentence(error.value)
+    assert f"other {training.name}.seed, {training.name}.steps;" in str(error.value)
+    assert before == {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+
+
+def test_a_run_says_what_made_it(training, tmp_path) -> None:
+    training(tmp_path, steps=1)
+    assert json.loads((tmp_path / "config.json").read_text())[training.name]["steps"] == 1
+    assert json.loads((tmp_path / "env.json").read_text())["torch"] == torch.__version__
+    assert (tmp_path / "command.txt").read_text().strip()
+    _, info = load_tensors(tmp_path / "weights.safetensors")
+    assert (info["kind"], info["step"]) == (training.name, 1)
+
+
+def test_an_unprepared_set_is_refused_and_makes_no_run(training, tmp_path) -> None:
+    with pytest.raises(DataError, match="not a prepared set"):
+        replace(training, data=tmp_path)(tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_run_that_cannot_be_written_is_refused(training, tmp_path) -> None:
+    (tmp_path / "file").write_text("in the way")
+    with pytest.raises(TrainingError, match="cannot be written") as error:
+        training(tmp_path / "file")
+    assert_is_one_sentence(error.value)
+
+
+def test_without_same_pairs_the_reconstruction_loss_is_zero(trainings, tmp_path) -> None:
+    for name in ("aei", "hear"):
+        trainings[name](tmp_path / name, steps=2, different=1.0)
+        assert [line["loss/rec"] for line in reports(tmp_path / name)] == [0, 0]
+
+
+def test_the_generators_loss_moves_all_of_aei_net_and_nothing_else(trainings, data) -> None:
+    config = trainings["aei"].config
+    encoder = load_identity_encoder(config.identity, CropGeometry())
+    judge = load_identity_encoder("dlib", CropGeometry())
+    network, discriminator = AEINet(config.model), MultiScaleDiscriminator(config.discriminator)
+    discriminator.requires_grad_(False)
+    before = [fingerprint(module) for module in (encoder, judge)]
+    images = load_faces(data, config.model.image_size, progress=False).images
+    draws = draw_pairs(len(images), seed=0, position=0, batch=4, different=0.5)
+    loss, terms, Y = aei.generator_loss(
+        network, discriminator, encoder, judge, load_pairs(images, draws), AEIWeights()
+    )
+    loss.backward()
+    assert Y.shape == (4, 3, 32, 32)
+    total = terms["loss/adv"] + 10 * terms["loss/att"] + 5 * terms["loss/id"]
+    torch.testing.assert_close(loss, total + 10 * terms["loss/rec"])
+    assert all(parameter.grad is not None for parameter in network.parameters())
+    for frozen in (encoder, judge, discriminator):
+        assert all(parameter.grad is None for parameter in frozen.parameters())
+    assert [fingerprint(module) for module in (encoder, judge)] == before
+
+
+def test_teachers_take_turns_and_are_measured_by_name(trainings, tmp_path) -> None:
+    second = recogniser(tmp_path / "second.pt", 64)
+    trainings["aei"](tmp_path / "run", steps=2, teachers=(str(second),))
+    lines = read_lines(tmp_path / "run" / "stats.jsonl")
+    figures = next(line for line in lines if "samples/rec" in line)
+    assert {"samples/cos_source/encoder", "samples/cos_source/second"} <= figures.keys()
+
+
+def test_a_run_can_start_from_the_networks_of_another(trainings, tmp_path) -> None:
+    trainings["aei"](tmp_path / "first", steps=2)
+    init = find_checkpoints(tmp_path / "first" / "checkpoints")[-1]
+    still = AdamConfig(lr=0.0)
+    second = replace(trainings["aei"], files={"init": init})
+    second(tmp_path / "second", steps=1, adam_g=still, adam_d=still)
+    start, _ = load_tensors(init)
+    end, info = load_tensors(find_checkpoints(tmp_path / "second" / "checkpoints")[-1])
+    assert info["step"] == 1
+    trained = [key for key in start if key.startswith(("aei/", "discriminator/")) and "conv" in key]
+    assert trained
+    assert all(torch.equal(start[key], end[key]) for key in trained if "weight" in key[-6:])
+
+
+def test_sets_and_encoders_that_do_not_fit_the_recipe_are_refused(
+    trainings, data, tmp_path
+) -> None:
+    other = tmp_path / "other"
+    other.mkdir()
+    for name in ("index.jsonl", "shard-00000.tar"):
+        (other / name).symlink_to(data / name)
+    write_prepared(other, CropGeometry(nose=(0.5, 0.5)))
+    for name in ("aei", "hear"):
+        with pytest.raises(TrainingError, match="another geometry"):
+            replace(trainings[name], data=other)(tmp_path / name)
+    short = recogniser(tmp_path / "short.pt", 64)
+    with pytest.raises(TrainingError, match="makes z_id of 64 numbers") as error:
+        trainings["aei"](tmp_path / "c_id", identity=str(short))
+    assert_is_one_sentence(error.value)
+    teacher = {"teacher_spec": str(short)}
+    with pytest.raises(TrainingError, match="makes descriptors of 64 numbers") as error:
+        replace(trainings["identity"], files=teacher)(tmp_path / "teacher")
+    assert_is_one_sentence(error.value)
+
+
+def test_unknown_and_absent_devices_are_refused(monkeypatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert choose_device("auto") == torch.device("cpu")
+    for name, problem in [("gpu0", "not known"), ("cuda", "no CUDA device")]:
+        with pytest.raises(DeviceError, match=problem) as error:
+            choose_device(name)
+        assert_is_one_sentence(error.value)
+
+
+def test_the_average_follows_fast_at_first_and_slowly_later() -> None:
+    network, ema = nn.BatchNorm1d(2), nn.BatchNorm1d(2)
+    nn.init.zeros_(ema.weight)
+    network.running_mean.fill_(3.0)
+    update_ema(ema, network, 0.999, 0)
+    torch.testing.assert_close(ema.weight.detach(), torch.full((2,), 0.9))
+    assert torch.equal(ema.running_mean, network.running_mean)
+    update_ema(ema, network, 0.999, 10**6)
+    torch.testing.assert_close(ema.weight.detach(), torch.full((2,), 0.9 + 0.1 * 0.001))
+
+
+LEARNING = {  # the term, to what share of its first value it falls, and on what
+    "aei": (
+        "loss/rec",
+        0.5,
+        {
+            "different": 0.0,
+            "weights": (AEIWeights(adv=0, att=0, id=0, rec=10),),
+            "adam_g": AdamConfig(lr=4e-3, betas=(0.5, 0.99)),
+            "steps": 20,
+        },
+    ),
+    "hear": (
+        "loss/rec",
+        0.5,
+        {
+            "different": 0.0,
+            "lambda_id": 0.0,
+            "lambda_chg": 0.0,
+            "adam": AdamConfig(lr=4e-3, betas=(0.5, 0.99)),
+            "steps": 20,
+        },
+    ),
+    "identity": ("loss/teacher", 0.92, {"mix": 0.0, "steps": 12}),
+}
+
+
+def test_the_loss_falls_on_a_dozen_faces(training, tmp_path) -> None:
+    term, share, changes = LEARNING[training.name]
+    training(tmp_path, Intervals(report=4, checkpoint=1000), **changes)
+    values = [line[term] for line in reports(tmp_path)]
+    assert values[-1] < share * values[0], values
