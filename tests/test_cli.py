@@ -5,6 +5,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import asdict
+from functools import cache
 from importlib.metadata import entry_points
 from pathlib import Path
 
@@ -33,6 +34,8 @@ MAX_HELP_SECONDS = 0.5  # of CPU: nobody waits longer for a list of commands
 HEAVY_MODULES = {"torch", "numpy", "cv2", "dlib", "PIL", "jaxtyping"}
 NUM_STEPS = 5
 
+load_encoder_once = cache(load_identity_encoder)
+
 Run = Callable[..., tuple[int, str, str]]
 Refuse = Callable[..., str]
 
@@ -54,7 +57,7 @@ def write_weights(folder: Path, seed: int) -> None:
     folder.mkdir()
     torch.manual_seed(seed)
     config = AEI_PRESETS["smoke"]
-    encoder = load_identity_encoder("dlib", config.geometry)
+    encoder = load_encoder_once("dlib", config.geometry)
     identity = {"name": encoder.name, "fingerprint": fingerprint(encoder)}
     info = {"kind": "aei", "version": __version__, "config": asdict(config), "identity": identity}
     export_weights(folder / "aei.safetensors", AEINet(config), info)
@@ -105,19 +108,25 @@ def inputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.fixture(autouse=True)
+def shared_encoder(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Keep the encoder between commands, which each take a while to read it."""
+    monkeypatch.setattr("faceshifter.pretrained.load_identity_encoder", load_encoder_once)
+
+
 @pytest.fixture
 def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
     """Run a command line in this process: exit code, stdout and stderr."""
 
     def call(*words: str | Path) -> tuple[int, str, str]:
         monkeypatch.setattr(sys, "argv", ["faceshifter", *map(str, words)])
-        code = 0
+        code: str | int | None = 0
         try:
             cli.main()
         except SystemExit as stop:
-            assert stop.code is None or isinstance(stop.code, int)
-            code = stop.code or 0
+            code = stop.code
         captured = capsys.readouterr()
+        assert isinstance(code, int)
         return code, captured.out, captured.err
 
     return call
@@ -339,7 +348,7 @@ def test_an_evaluation_names_the_package_it_lacks(
 def test_training_without_prepared_data_is_refused_and_makes_no_run(
     refuse: Refuse, inputs: Path, tmp_path: Path, stage: str
 ) -> None:
-    needed = {
+    needed: dict[str, list[str | Path]] = {
         "identity": ["--teacher", "dlib"],
         "aei": [],
         "hear": ["--aei", inputs / "weights" / "aei.safetensors"],

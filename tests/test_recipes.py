@@ -61,7 +61,6 @@ def test_a_recipe_says_what_it_is_and_has_the_preset_of_its_name() -> None:
     assert {name: config.model for name, (_, config) in HEAR_RECIPES.items()} == HEAR_PRESETS
 
 
-@pytest.mark.xfail(reason="19.1 M and 2.002 M: shrink the presets or allow them more", strict=True)
 def test_the_small_networks_are_small() -> None:
     with torch.device("meta"):
         aei, hear = AEINet(AEI_PRESETS["small"]), HEARNet(HEAR_PRESETS["small"])

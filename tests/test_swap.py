@@ -1,6 +1,6 @@
 """The swapper as a library: identities are values, photos are not touched, results repeat."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -76,12 +76,12 @@ def two(grace: Photo, eileen: Photo) -> Photo:
 
 
 @pytest.fixture
-def encoded(swapper: FaceSwapper, request: pytest.FixtureRequest) -> list[Tensor]:
+def encoded(swapper: FaceSwapper) -> Iterator[list[Tensor]]:
     """The faces that the identity encoder was given."""
     faces: list[Tensor] = []
     hook = swapper.encoder.register_forward_pre_hook(lambda _, args: faces.append(args[0].clone()))
-    request.addfinalizer(hook.remove)
-    return faces
+    yield faces
+    hook.remove()
 
 
 def aligned(swapper: FaceSwapper, photo: Photo) -> Float[Tensor, "1 3 s s"]:
@@ -262,7 +262,7 @@ def test_networks_of_another_encoder_ask_for_it(weights: Path, tmp_path: Path) -
 
 
 def test_everything_the_swapper_refuses_is_a_user_s_error(tmp_path: Path) -> None:
-    with pytest.raises(FaceShifterError, match="aei.safetensors does not exist"):
+    with pytest.raises(FaceShifterError, match=r"aei.safetensors does not exist"):
         FaceSwapper.from_pretrained(tmp_path, device="cpu")
     with pytest.raises(FaceShifterError, match="--device abacus is not known"):
         FaceSwapper.from_pretrained(tmp_path, device="abacus")

@@ -182,8 +182,8 @@ class TrainHEAR:
     """weights.safetensors of the first stage."""
     recipe: Annotated[HEARRecipe, arg(name="")]  # type: ignore[valid-type]
     """A complete configuration; its fields can be changed by the flags behind its name."""
-    occluders: tuple[Path, ...] = ()
-    """Folders or tars of RGBA cut-outs; without any, all occlusions are drawn."""
+    occluders: tyro.conf.UseAppendAction[tuple[Path, ...]] = ()
+    """Folder or tar of RGBA cut-outs; may be repeated. Without any, all occlusions are drawn."""
     identity: Path | None = None
     """The first stage's identity encoder, where it is a file."""
     device: Device = "auto"

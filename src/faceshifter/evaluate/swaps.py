@@ -78,7 +78,7 @@ class Recogniser:
             shape = self._run(np.zeros((1, 3, size, size), np.float32)).shape
             if len(shape) != 2:
                 raise TypeError("the output is not a descriptor")
-        except Exception as error:  # noqa: BLE001 its exceptions have no common public base
+        except Exception as error:  # its exceptions have no common public base
             raise CheckpointError(
                 f"{path} is not a recogniser; give an ONNX network that maps RGB faces "
                 f"(1, 3, {size}, {size}) to descriptors (1, d)"
