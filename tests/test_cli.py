@@ -532,14 +532,24 @@ def test_bench_prints_a_line_for_each_preset(run: Run, monkeypatch: pytest.Monke
         assert float(cells[4]) >= 0
 
 
-@pytest.mark.skipif(
-    not (packaged_weights() / "aei.safetensors").is_file(), reason="no weights in the package yet"
-)
-def test_the_demo_s_picture_is_marked_and_shows_four_pictures(run: Run, tmp_path: Path) -> None:
+@pytest.mark.parametrize("weights", ["random", "packaged"])
+def test_the_demo_s_picture_is_marked_and_shows_four_pictures(
+    run: Run, inputs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, weights: str
+) -> None:
+    if weights == "random":
+        monkeypatch.setattr("faceshifter.swap.packaged_weights", lambda: inputs / "weights")
+    elif not (packaged_weights() / "aei.safetensors").is_file():
+        pytest.skip("no weights in the package yet")
     out = tmp_path / "demo.jpg"
     assert run("demo", "--out", out) == (0, f"source, target, one stage, two stages: {out}\n", "")
     mark = read_mark(out)
     assert mark is not None
     assert mark.digital_source_type == DIGITAL_SOURCE_TYPE
     # The first portrait is square, the others are 512 by 600.
-    assert pixels_of(out).shape == (512, 512 + 3 * round(512 * 512 / 600), 3)
+    width = round(512 * 512 / 600)
+    pictures = pixels_of(out).astype(int)
+    assert pictures.shape == (512, 512 + 3 * width, 3)
+    target, one_stage, two_stages = np.split(pictures[:, 512:], 3, axis=1)
+    for swapped in (one_stage, two_stages):  # the face differs, the corner above it does not
+        assert np.abs(swapped - target)[150:250, 200:250].mean() > 3
+        assert np.abs(swapped - target)[:60, :60].mean() < 3

@@ -182,6 +182,8 @@ class HEARTrainConfig:
     """Share of pairs with X_t != X_s."""
     hardest: float = 0.1
     """Share of the faces, by heuristic error, that are targets."""
+    ranked: int | None = None
+    """Faces, drawn at random, among which the hardest are looked for; None: all."""
     lambda_rec: float = 1.0
     lambda_id: float = 1.0
     lambda_chg: float = 1.0

@@ -14,7 +14,7 @@ HEIGHT = 512
 """Of the pictures side by side, in pixels."""
 
 
-def portraits() -> tuple[Pixels, Pixels]:
+def portraits() -> tuple[UInt8[np.ndarray, "h_s w_s 3"], UInt8[np.ndarray, "h_t w_t 3"]]:
     """Eileen Collins (NASA) and Grace Hopper (US Navy), RGB.
 
     Raises:

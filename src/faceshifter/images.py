@@ -90,6 +90,8 @@ def decode_photo(file: Path | BytesIO, name: str) -> Photo:
         raise ImageError(f"{name} does not exist; check the path") from error
     except IsADirectoryError as error:
         raise ImageError(f"{name} is a folder; give the path of one image") from error
+    except PermissionError as error:
+        raise ImageError(f"{name} may not be read; change its permissions") from error
     except UnidentifiedImageError as error:
         raise ImageError(f"{name} is not an image in a known format; convert it to JPEG") from error
     except Image.DecompressionBombError as error:

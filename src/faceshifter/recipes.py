@@ -86,6 +86,7 @@ HEAR_RECIPES: dict[str, tuple[str, HEARTrainConfig]] = {
             model=HEAR_PRESETS["tiny"],
             steps=1_500,
             batch=16,
+            ranked=2000,
             lambda_rec=20,
             adam=AdamConfig(lr=1e-3),
             ema=0.995,

@@ -113,7 +113,7 @@ class FaceSwapper:
         )
 
     @torch.inference_mode()
-    def identity(self, images: Sequence[Pixels]) -> Identity:
+    def identity(self, images: Sequence[UInt8[np.ndarray, "_ _ 3"]]) -> Identity:
         """Who is in the photos: the mean over them of the largest face's z_id.
 
         Args:

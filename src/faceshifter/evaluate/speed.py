@@ -23,7 +23,7 @@ def speed_table(device_name: str) -> Iterator[str]:
     identity encoder and the paste-back are not in the time.
     """
     device = choose_device(device_name)
-    threads = f", {torch.get_num_threads()} threads" if device.type == "cpu" else ""
+    threads = f", threads: {torch.get_num_threads()}" if device.type == "cpu" else ""
     yield f"| preset | AEI-Net, M | HEAR-Net, M | GMAC | ms on {device}{threads} |"
     yield "|---|---|---|---|---|"
     for name in ("paper", "small", "tiny"):

@@ -167,6 +167,11 @@ def load_identity_encoder(spec: str, geometry: CropGeometry) -> IdentityEncoder:
         return dlib_encoder(geometry)
     if spec == "mobilefacenet":
         with resources.as_file(resources.files("faceshifter") / MOBILEFACENET_WEIGHTS) as path:
+            if not path.is_file():
+                raise CheckpointError(
+                    "this version comes without weights of mobilefacenet; choose dlib, or train "
+                    "them with faceshifter train identity and give their file"
+                )
             return mobilefacenet_from(_load_safetensors(path), geometry, str(path))
     path = Path(spec)
     if not path.is_file():

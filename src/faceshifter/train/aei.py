@@ -124,27 +124,30 @@ def train(
         TrainingError: The run is of another recipe, or a loss became not finite.
     """
     device = choose_device(device_name)
-    read_geometry(data)
-    open_run(run, {"aei": asdict(config), "data": data.name})
-    faces = load_faces(data, config.model.image_size)
-    if faces.geometry != config.model.geometry:
-        raise TrainingError(f"{data} was cropped with another geometry than the recipe's")
-    torch.manual_seed(config.seed)
-    aei = to_device(AEINet(config.model), device)
-    discriminator = to_device(MultiScaleDiscriminator(config.discriminator), device)
+    geometry = read_geometry(data)
+    if geometry != config.model.geometry:
+        raise TrainingError(
+            f"{data} was cropped with another geometry than the recipe's; prepare it again, or "
+            "give its values as --model.geometry"
+        )
     encoders = [
-        load_identity_encoder(spec, faces.geometry).to(device)
+        load_identity_encoder(spec, geometry).to(device)
         for spec in (config.identity, *config.teachers)
     ]
     if encoders[0].c_id != config.model.c_id:
         raise TrainingError(
             f"{config.identity} makes z_id of {encoders[0].c_id} numbers, but the recipe's c_id is "
-            f"{config.model.c_id}; give --recipe.model.c-id {encoders[0].c_id}"
+            f"{config.model.c_id}; give --model.c-id {encoders[0].c_id}"
         )
+    torch.manual_seed(config.seed)
+    aei = to_device(AEINet(config.model), device)
+    discriminator = to_device(MultiScaleDiscriminator(config.discriminator), device)
     ema = make_ema(aei)
     networks: dict[str, nn.Module] = {"aei": aei, "ema": ema, "discriminator": discriminator}
     if init is not None:
         load_checkpoint(init, networks)
+    open_run(run, {"aei": asdict(config), "data": data.name})
+    faces = load_faces(data, config.model.image_size)
     adam_g = make_adam(aei.parameters(), config.adam_g)
     adam_d = make_adam(discriminator.parameters(), config.adam_d)
     images = faces.images.to(device)

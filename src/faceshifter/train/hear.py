@@ -36,8 +36,6 @@ from faceshifter.train.loop import (
 )
 
 NUM_SAMPLES = 16
-RANKED = 4000
-"""Faces, drawn at random, among which the hardest are looked for."""
 
 
 @torch.no_grad()
@@ -152,14 +150,15 @@ def train(
     device = choose_device(device_name)
     aei, info = load_aei(aei_weights)
     aei = to_device(aei, device)
-    settings = {"hear": asdict(config), "data": data.name, "aei": fingerprint(aei)}
-    read_geometry(data)
-    open_run(run, settings | {"occluders": sorted(path.name for path in occluder_paths)})
-    faces = load_faces(data, aei.config.image_size)
-    if faces.geometry != aei.config.geometry:
-        raise TrainingError(f"{data} was cropped with another geometry than {aei_weights}")
+    if read_geometry(data) != aei.config.geometry:
+        raise TrainingError(
+            f"{data} was cropped with another geometry than {aei_weights}'s; prepare it again"
+        )
     encoder = load_encoder_of(info, aei_weights, identity).to(device)
     occluders = Occluders.load(occluder_paths)
+    settings = {"hear": asdict(config), "data": data.name, "aei": fingerprint(aei)}
+    open_run(run, settings | {"occluders": sorted(path.name for path in occluder_paths)})
+    faces = load_faces(data, aei.config.image_size)
     hardest = _hardest(run, aei, encoder, faces, config)
     torch.manual_seed(config.seed)
     hear = to_device(HEARNet(config.model), device)
@@ -228,7 +227,7 @@ def _hardest(
     """Indices of the faces with the largest heuristic errors; kept in the run for its resume."""
     path = run / "errors.safetensors"
     rng = np.random.default_rng(config.seed)
-    chosen = np.sort(rng.permutation(len(faces.images))[:RANKED])
+    chosen = np.sort(rng.permutation(len(faces.images))[: config.ranked])
     if path.exists():
         errors = load_tensors(path)[0]["errors"]
     else:

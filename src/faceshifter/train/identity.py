@@ -88,15 +88,14 @@ def train(
         intervals: How often to report and to write checkpoints.
     """
     device = choose_device(device_name)
-    read_geometry(data)
-    open_run(run, {"identity": asdict(config), "data": data.name, "teacher": teacher_spec})
-    faces = load_faces(data, config.image_size)
-    teacher = load_identity_encoder(teacher_spec, faces.geometry).to(device)
+    teacher = load_identity_encoder(teacher_spec, read_geometry(data)).to(device)
     if teacher.c_id != EMBEDDING_SIZE:
         raise TrainingError(
             f"{teacher_spec} makes descriptors of {teacher.c_id} numbers, but the student makes "
             f"{EMBEDDING_SIZE}; choose another --teacher"
         )
+    open_run(run, {"identity": asdict(config), "data": data.name, "teacher": teacher_spec})
+    faces = load_faces(data, config.image_size)
     torch.manual_seed(config.seed)
     student = to_device(MobileFaceNet(), device)
     ema = make_ema(student)
