@@ -57,8 +57,9 @@ AEI_RECIPES: dict[str, tuple[str, AEITrainConfig]] = {
             weights=(
                 AEIWeights(adv=0.1, att=2, id=30, rec=10),
                 AEIWeights(start=500, adv=0.3, att=3, id=20, rec=10),
-                AEIWeights(start=1000, adv=0.6, att=4, id=12, rec=10),
-                AEIWeights(start=1600, adv=1.0, att=6, id=8, rec=15),
+                AEIWeights(start=800, adv=0.6, att=4, id=12, rec=10),
+                AEIWeights(start=1200, adv=1.0, att=5, id=8, rec=12),
+                AEIWeights(start=1700, adv=1.0, att=6, id=6, rec=15),
             ),
             ema=0.995,
         ),
