@@ -237,10 +237,12 @@ def test_the_parser_s_own_refusals_exit_with_two(run: Run, words: list[str]) -> 
 @pytest.mark.parametrize(
     ("source", "target", "options", "sentence"),
     [
-        ("wall.png", "grace.png", [], "no face was found in source photo 1; give one"),
+        ("wall.png", "grace.png", [], "no face was found in the source photo; give o"),
         ("grace.png", "wall.png", [], "no face was found in the target photo; give one"),
         ("grace.png", "two.png", ["--face", "5"], "face 5 does not exist in the target photo, whi"),
         ("grace.png", "two.png", ["--face=-1"], "which has 2; they are numbered from the left, 0"),
+        ("two.png", "grace.png", [], "the source photo has 2 faces, but one person is meant"),
+        ("two.png", "grace.png", ["--source-face", "2"], "face 2 does not exist in the source pho"),
         ("no.jpg", "grace.png", [], "no.jpg does not exist; check the path"),
         ("text.jpg/a.jpg", "grace.png", [], "text.jpg/a.jpg does not exist; check the path"),
         ("people", "grace.png", [], "people is a folder; give the path of one image"),
@@ -553,3 +555,12 @@ def test_the_demo_s_picture_is_marked_and_shows_four_pictures(
     for swapped in (one_stage, two_stages):  # the face differs, the corner above it does not
         assert np.abs(swapped - target)[150:250, 200:250].mean() > 3
         assert np.abs(swapped - target)[:60, :60].mean() < 3
+
+
+def test_a_result_never_replaces_a_photo_it_is_made_from(refuse, inputs, tmp_path):
+    for name in ("grace.png", "eileen.jpg"):
+        message = refuse(
+            *("swap", inputs / "grace.png", inputs / "eileen.jpg", "--out", inputs / name),
+            *("--weights", inputs / "weights"),
+        )
+        assert "would replace the photo" in message

@@ -16,6 +16,7 @@ from faceshifter.errors import FaceShifterError, OutputError
 
 Device = Literal["auto", "cpu", "cuda"]
 FaceArg = Literal["largest", "all"] | int
+SourceFace = Literal["only", "largest"] | int
 
 
 def swap(
@@ -25,6 +26,7 @@ def swap(
     *,
     out: Path,
     face: FaceArg = "largest",
+    source_face: SourceFace = "only",
     hear: bool = True,
     save_steps: Path | None = None,
     weights: Path | None = None,
@@ -35,10 +37,11 @@ def swap(
     """Put the face of one photo into another.
 
     Args:
-        source: Photo of the person to put in; of several faces the largest.
+        source: Photo of the person to put in.
         target: Photo whose face is replaced.
         out: Where the result goes; .jpg, .png, .webp or .tif.
         face: Which faces of the target: largest, all, or a number from the left, from 0.
+        source_face: Which face of the source, where it has several: largest, or a number.
         hear: Run the second stage, which gives back what covers the face.
         save_steps: Folder for every intermediate picture.
         weights: Folder with aei.safetensors and hear.safetensors, in place of the package's.
@@ -47,6 +50,9 @@ def swap(
         device: Where to compute.
     """
     _check_output(out)
+    for photo in (source, target):
+        if out.resolve() == photo.resolve():
+            raise OutputError(f"--out {out} would replace the photo {photo}; choose another name")
     from dataclasses import replace
 
     from faceshifter import swap as swapping
@@ -56,7 +62,7 @@ def swap(
     swapper = swapping.FaceSwapper.from_pretrained(
         weights, hear=hear, identity=identity, yunet=yunet, device=device
     )
-    z_id = swapper.identity([source_photo.pixels])
+    z_id = swapper.identity([source_photo.pixels], face=source_face)
     swapped = swapper.swap(target_photo.pixels, z_id, face=face)
     if save_steps is not None:
         _make_folder(save_steps)

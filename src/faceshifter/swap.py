@@ -24,8 +24,8 @@ from faceshifter.train.loop import choose_device
 
 Identity = Float[Tensor, "1 c_id"]
 """Who somebody is: z_id, of unit length."""
-FaceChoice = Literal["largest", "all"] | int
-"""Which faces of a photo: a number counts from the left, from 0."""
+FaceChoice = Literal["only", "largest", "all"] | int
+"""Which faces of a photo: the only one there is, or a number from the left, from 0."""
 
 
 @dataclass(frozen=True)
@@ -113,21 +113,25 @@ class FaceSwapper:
         )
 
     @torch.inference_mode()
-    def identity(self, images: Sequence[UInt8[np.ndarray, "_ _ 3"]]) -> Identity:
-        """Who is in the photos: the mean over them of the largest face's z_id.
+    def identity(
+        self, images: Sequence[UInt8[np.ndarray, "_ _ 3"]], *, face: FaceChoice = "only"
+    ) -> Identity:
+        """Who is in the photos: the mean over them of the face's z_id.
 
         Args:
             images: Upright RGB photos of one person, at least one.
+            face: Which face of each photo is meant.
 
         Raises:
-            NoFaceError: A photo has no face.
+            NoFaceError: A photo has no face, or several where only one is meant.
         """
         if not images:
             raise NoFaceError("an identity needs at least one photo; give one")
         crops = []
         for idx, pixels in enumerate(images):
-            face = self.find_faces(pixels, "largest", f"source photo {idx + 1}")[0]
-            matrix = crop_matrix(face.landmarks, self.geometry, self.image_size)
+            where = "the source photo" if len(images) == 1 else f"source photo {idx + 1}"
+            found = self.find_faces(pixels, face, where)[0]
+            matrix = crop_matrix(found.landmarks, self.geometry, self.image_size)
             crops.append(crop_face(pixels, matrix, self.image_size))
         X_s = to_tensor(np.stack(crops)).to(self.device)
         return F.normalize(self.encoder(X_s).mean(dim=0, keepdim=True))
@@ -177,7 +181,7 @@ class FaceSwapper:
         """The chosen faces, from left to right where there are several.
 
         Raises:
-            NoFaceError: There is no face, or none of that number.
+            NoFaceError: There is no face, none of that number, or several and not the only one.
         """
         faces = self.detector.detect(pixels)
         if not faces:
@@ -186,8 +190,13 @@ class FaceSwapper:
             )
         if choice == "largest":
             return faces[:1]
+        if choice == "only" and len(faces) > 1:
+            raise NoFaceError(
+                f"{where} has {len(faces)} faces, but one person is meant; choose the largest, or "
+                f"one by its number from the left, 0 to {len(faces) - 1}"
+            )
         faces = sorted(faces, key=lambda face: face.box[0])
-        if choice == "all":
+        if choice == "only" or choice == "all":
             return faces
         if not 0 <= choice < len(faces):
             raise NoFaceError(
