@@ -124,7 +124,7 @@ def test_an_identity_is_that_of_the_largest_face(
 
 @pytest.mark.parametrize(
     ("images", "message"),
-    [([], "needs at least one photo"), ([WALL], "no face was found in source photo 1;")],
+    [([], "needs at least one photo"), ([WALL], "no face was found in the source photo;")],
 )
 def test_an_identity_of_nobody_is_refused(
     swapper: FaceSwapper, images: Sequence[Photo], message: str

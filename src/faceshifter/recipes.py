@@ -89,6 +89,7 @@ HEAR_RECIPES: dict[str, tuple[str, HEARTrainConfig]] = {
             batch=16,
             ranked=2000,
             lambda_rec=20,
+            lambda_id=4,
             adam=AdamConfig(lr=1e-3),
             ema=0.995,
         ),
