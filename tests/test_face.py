@@ -9,7 +9,7 @@ from PIL import Image
 from faceshifter import dlib_files
 from faceshifter.config import CropGeometry
 from faceshifter.errors import DependencyError, NoFaceError
-from faceshifter.face import detect
+from faceshifter.face import detect, landmarks
 from faceshifter.face.align import (
     crop_face,
     crop_matrix,
@@ -161,10 +161,10 @@ def test_a_missing_package_of_models_is_named(monkeypatch):
 
 def test_dlibs_landmarks_follow_similarities_and_mirroring():
     """The baked map: rows add up to one, and mirrored points give mirrored landmarks."""
-    A = detect.DLIB_TO_LANDMARKS
+    A = landmarks.DLIB_TO_LANDMARKS
     assert np.abs(A.sum(axis=1) - 1).max() < 1e-9
     z = RNG.normal(size=5) + 1j * RNG.normal(size=5)
-    mirrored = A @ -z.conj()[detect.MIRROR]
+    mirrored = A @ -z.conj()[landmarks.MIRROR]
     assert np.abs(mirrored[MIRRORED] + (A @ z).conj()).max() < 1e-9
 
 
