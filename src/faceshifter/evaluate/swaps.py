@@ -150,14 +150,15 @@ def evaluate_swaps(
             continue
         for method, z in results:
             cosines[method].append((float(z @ z_s), float(z @ z_t)))
-        drawn.append(pictures)
+        if len(drawn) < SHEET_PAIRS:
+            drawn.append(pictures)
     if not drawn:
         raise DataError(f"no pair of photos in {photos} could be measured; give photos of faces")
     if sheet is not None:
-        save_photo(sheet, Photo(np.concatenate(drawn[:SHEET_PAIRS], axis=1)))
+        save_photo(sheet, Photo(np.concatenate(drawn, axis=1)))
     return SwapEvaluation(
         {method: _summary(np.array(values)) for method, values in cosines.items()},
-        len(drawn),
+        len(pairs) - len(not_measured),
         not_measured,
     )
 
