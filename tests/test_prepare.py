@@ -367,3 +367,14 @@ def test_damaged_sets_are_refused(shards) -> None:
     refused("index.jsonl does not exist")
     (shards / "prepared.json").unlink()
     refused("not a prepared set")
+
+
+def test_a_damaged_plan_is_refused_in_one_sentence(tmp_path, grace_hopper_path):
+    photos, out = tmp_path / "photos", tmp_path / "out"
+    photos.mkdir()
+    out.mkdir()
+    (photos / "a.jpg").write_bytes(grace_hopper_path.read_bytes())
+    (out / "prepared.json").write_text('{"size": 2')
+    with pytest.raises(DataError, match=r"prepared\.json is damaged; choose another --out"):
+        prepare(photos, out)
+    assert (out / "prepared.json").read_text() == '{"size": 2'

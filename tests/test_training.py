@@ -398,3 +398,9 @@ def test_the_loss_falls_on_a_dozen_faces(training, tmp_path) -> None:
     training(tmp_path, Intervals(report=4, checkpoint=1000), **changes)
     values = [line[term] for line in reports(tmp_path)]
     assert values[-1] < share * values[0], values
+
+
+def test_a_damaged_configuration_is_refused_in_one_sentence(training, tmp_path):
+    (tmp_path / "config.json").write_text('{"aei": ')
+    with pytest.raises(TrainingError, match=r"config\.json is damaged; restore it"):
+        training(tmp_path)

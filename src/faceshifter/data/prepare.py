@@ -184,7 +184,10 @@ def _claim(out: Path, plan: dict[str, object]) -> None:
     path = out / "prepared.json"
     plan = json.loads(json.dumps(plan))  # as it is read again: with lists for tuples
     if path.exists():
-        saved = json.loads(path.read_text())
+        try:
+            saved = json.loads(path.read_text())
+        except ValueError:
+            raise DataError(f"{path} is damaged; choose another --out") from None
         differing = [key for key in plan if saved.get(key) != plan[key]]
         if differing:
             raise DataError(

@@ -141,7 +141,8 @@ def evaluate_swaps(
     """
     pairs = fixed_pairs(list(find_photos(photos)), num_pairs)
     cosines: dict[str, list[tuple[float, float]]] = {method: [] for method in METHODS}
-    not_measured, drawn = [], []
+    not_measured: list[str] = []
+    drawn: list[UInt8[np.ndarray, "h w 3"]] = []
     for source, target in tqdm(pairs, unit="pair"):
         try:
             results, z_s, z_t, pictures = _measure(source, target, swapper, recogniser)

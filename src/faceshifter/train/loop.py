@@ -93,7 +93,10 @@ def open_run(run: Path, config: dict[str, Any]) -> None:
     path = run / "config.json"
     config = json.loads(json.dumps(config))
     if path.exists():
-        saved = json.loads(path.read_text())
+        try:
+            saved = json.loads(path.read_text())
+        except ValueError:
+            raise TrainingError(f"{path} is damaged; restore it, or give another --run") from None
         differing = sorted(_differences(saved, config))
         if differing:
             raise TrainingError(
