@@ -21,6 +21,8 @@ CHECKER = (
 install_import_hook("faceshifter", CHECKER)
 
 if TYPE_CHECKING:
+    from PIL import Image
+
     from faceshifter.config import AEIConfig
 
 GOLDEN = Path(__file__).parent / "golden"
@@ -89,6 +91,20 @@ def astronaut() -> UInt8[np.ndarray, "h w 3"]:
 
     with Image.open(Path(data_dir) / "astronaut.png") as image:
         return np.array(image)
+
+
+@pytest.fixture(scope="session")
+def portraits() -> "tuple[Image.Image, Image.Image]":
+    """The parts of two public portraits with the face, which are found faster than the whole."""
+    from matplotlib.cbook import get_sample_data
+    from PIL import Image
+    from skimage.data import data_dir
+
+    with Image.open(get_sample_data("grace_hopper.jpg", asfileobj=False)) as image:
+        grace = image.convert("RGB").crop((110, 60, 420, 380))
+    with Image.open(Path(data_dir) / "astronaut.png") as image:
+        eileen = image.convert("RGB").crop((120, 0, 330, 230))
+    return grace, eileen
 
 
 @pytest.fixture

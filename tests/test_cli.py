@@ -40,18 +40,6 @@ Run = Callable[..., tuple[int, str, str]]
 Refuse = Callable[..., str]
 
 
-def portraits() -> tuple[Image.Image, Image.Image]:
-    """The parts of two public portraits with the face, which are found faster than the whole."""
-    from matplotlib.cbook import get_sample_data
-    from skimage.data import data_dir
-
-    with Image.open(get_sample_data("grace_hopper.jpg", asfileobj=False)) as image:
-        grace = image.convert("RGB").crop((110, 60, 420, 380))
-    with Image.open(Path(data_dir) / "astronaut.png") as image:
-        eileen = image.convert("RGB").crop((120, 0, 330, 230))
-    return grace, eileen
-
-
 def write_weights(folder: Path, seed: int) -> None:
     """Tiny random networks, in the files that the trainings write."""
     folder.mkdir()
@@ -78,10 +66,10 @@ def link_weights(folder: Path, aei: Path, hear: Path) -> None:
 
 
 @pytest.fixture(scope="module")
-def inputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def inputs(tmp_path_factory: pytest.TempPathFactory, portraits) -> Path:
     """Good photos and weights, and everything that a user may give by mistake."""
     folder = tmp_path_factory.mktemp("inputs")
-    grace, eileen = portraits()
+    grace, eileen = portraits
     grace.save(folder / "grace.png")
     eileen.save(folder / "eileen.jpg", quality=95)
     two = Image.new("RGB", (grace.width + eileen.width, grace.height), "grey")

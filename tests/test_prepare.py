@@ -19,7 +19,6 @@ from faceshifter.data import prepare as preparation
 from faceshifter.data.prepare import PrepareReport, prepare
 from faceshifter.data.shards import (
     Crop,
-    crop_line,
     iter_shard,
     load_faces,
     read_geometry,
@@ -36,23 +35,11 @@ ORIENTATION = 0x0112  # EXIF's tag
 TURN_RIGHT = 6  # EXIF: shown upright after a quarter turn clockwise
 
 
-def portraits() -> tuple[Image.Image, Image.Image]:
-    """The parts of two public portraits with the face, which are found faster than the whole."""
-    from matplotlib.cbook import get_sample_data
-    from skimage.data import data_dir
-
-    with Image.open(get_sample_data("grace_hopper.jpg", asfileobj=False)) as image:
-        grace = image.convert("RGB").crop((110, 60, 420, 380))
-    with Image.open(Path(data_dir) / "astronaut.png") as image:
-        eileen = image.convert("RGB").crop((120, 0, 330, 230))
-    return grace, eileen
-
-
 @pytest.fixture(scope="module")
-def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def photos(tmp_path_factory: pytest.TempPathFactory, portraits) -> Path:
     """Six photos of faces in folders and a tar, one of a wall, and two files that are no photos."""
     folder = tmp_path_factory.mktemp("photos")
-    grace, eileen = portraits()
+    grace, eileen = portraits
     (folder / "navy" / "grace").mkdir(parents=True)
     grace.save(folder / "navy" / "grace" / "upright.jpg", quality=95)
     turned = grace.transpose(Image.Transpose.ROTATE_90)
@@ -219,9 +206,9 @@ def test_two_workers_write_the_same_bytes_as_one(photos, prepared, tmp_path) -> 
     assert contents(tmp_path / "out") == contents(done)
 
 
-def test_a_face_too_small_to_teach_anything_is_skipped(prepared, monkeypatch, tmp_path) -> None:
+def test_a_face_too_small_to_teach_anything_is_skipped(portraits, monkeypatch, tmp_path) -> None:
     (tmp_path / "photos").mkdir()
-    portraits()[1].save(tmp_path / "photos" / "small.png")
+    portraits[1].save(tmp_path / "photos" / "small.png")
     monkeypatch.setattr(preparation, "MIN_EYE_DISTANCE", 60.0)
     report = prepare(tmp_path / "photos", tmp_path / "out")
     assert report.skipped == {"eyes less than 60 pixels apart": 1}
@@ -252,8 +239,8 @@ def test_another_preparation_is_refused_by_the_key_that_differs(
     assert contents(out) == before
 
 
-def test_photos_that_came_since_are_refused_by_name(photos, prepared, tmp_path) -> None:
-    portraits()[0].save(tmp_path / "new.jpg")
+def test_photos_that_came_since_are_refused_by_name(portraits, prepared, tmp_path) -> None:
+    portraits[0].save(tmp_path / "new.jpg")
     with pytest.raises(DataError, match="other photos;"):
         prepare(tmp_path, prepared[0], size=SIZE)
 
@@ -316,7 +303,7 @@ def shards(tmp_path: Path, pictures: np.ndarray) -> Path:
                 eye_distance=20.0,
                 sharpness=1.0,
             )
-            lines.append(crop_line(crop))
+            lines.append(asdict(crop))
         write_shard(tmp_path / shard, named)
     write_lines(tmp_path / "index.jsonl", lines)
     geometry = asdict(CropGeometry(nose=(0.5, 0.6)))

@@ -5,7 +5,7 @@ import os
 import signal
 import warnings
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -21,19 +21,19 @@ from faceshifter.config import AdamConfig, AEIWeights, CropGeometry, Intervals
 from faceshifter.data.pairs import draw_pairs, load_pairs
 from faceshifter.data.shards import (
     Crop,
-    crop_line,
     load_faces,
     read_lines,
     write_lines,
     write_shard,
 )
+from faceshifter.device import choose_device
 from faceshifter.errors import DataError, DeviceError, FaceShifterError, TrainingError
 from faceshifter.models.aei import AEINet
 from faceshifter.models.discriminator import MultiScaleDiscriminator
 from faceshifter.models.identity import load_identity_encoder
 from faceshifter.recipes import AEI_RECIPES, HEAR_RECIPES, IDENTITY_RECIPES
 from faceshifter.train import aei, hear, identity
-from faceshifter.train.loop import choose_device, update_ema
+from faceshifter.train.loop import update_ema
 
 EVERY_STEP = Intervals(report=1, checkpoint=2)
 SMOKE = {"aei": AEI_RECIPES, "hear": HEAR_RECIPES, "identity": IDENTITY_RECIPES}
@@ -105,7 +105,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
                 eye_distance=40.0,
                 sharpness=100.0,
             )
-            lines.append(crop_line(crop))
+            lines.append(asdict(crop))
     write_shard(folder / "shard-00000.tar", pngs)
     write_prepared(folder, CropGeometry())
     write_lines(folder / "index.jsonl", lines)

@@ -92,17 +92,35 @@ def load_checkpoint(path: Path, state: Mapping[str, Stateful]) -> dict[str, Any]
 def load_strictly(module: nn.Module, tensors: Mapping[str, Tensor], source: str) -> None:
     """Load weights that must fit exactly, in the module's own precision.
 
+    Args:
+        module: Receives the weights.
+        tensors: The weights.
+        source: Where they come from, for the message.
+
     Raises:
-        CheckpointError: Keys or shapes differ; the message names the first.
+        CheckpointError: A key is missing, unexpected or of another shape; the message names three.
     """
-    try:
-        module.load_state_dict(dict(tensors))
-    except RuntimeError as error:
-        problem = " ".join(str(error).split()[:30])
+    expected = module.state_dict()
+    problems = {
+        "missing": [key for key in expected if key not in tensors],
+        "unexpected": [key for key in tensors if key not in expected],
+        "of another shape": [
+            key
+            for key, tensor in tensors.items()
+            if key in expected and tensor.shape != expected[key].shape
+        ],
+    }
+    found = [
+        f"{len(keys)} {problem} ({', '.join(keys[:3])}{', ...' if len(keys) > 3 else ''})"
+        for problem, keys in problems.items()
+        if keys
+    ]
+    if found:
         raise CheckpointError(
-            f"{source} does not fit {type(module).__name__} ({problem} ...); "
+            f"{source} does not fit {type(module).__name__}, of its keys {', '.join(found)}; "
             "give weights of the same model"
-        ) from None
+        )
+    module.load_state_dict(dict(tensors))
 
 
 def export_weights(path: Path, module: nn.Module, info: Mapping[str, Any]) -> None:

@@ -283,10 +283,10 @@ def check_identity(
         device: Where to compute.
     """
     from faceshifter.config import CropGeometry
+    from faceshifter.device import choose_device
     from faceshifter.evaluate.verification import labelled_crops, verify_encoder
     from faceshifter.face.detect import load_detector
     from faceshifter.models.identity import load_identity_encoder
-    from faceshifter.train.loop import choose_device
 
     geometry = CropGeometry()
     network = load_identity_encoder(encoder, geometry).to(choose_device(device))

@@ -7,6 +7,7 @@ import numpy as np
 from jaxtyping import UInt8
 
 from faceshifter.errors import DependencyError
+from faceshifter.face.blend import paste_face
 from faceshifter.images import Photo, Pixels, load_photo, save_photo
 from faceshifter.swap import FaceSwapper
 
@@ -36,10 +37,10 @@ def write_demo(out: Path, device: str = "auto") -> None:
     """Write source, target, the swap after one stage and after two, side by side."""
     source, target = portraits()
     swapper = FaceSwapper.from_pretrained(device=device)
-    one_stage = FaceSwapper.from_pretrained(hear=False, device=device)
-    z_id = swapper.identity([source])
-    pictures = [source, target]
-    pictures += [s.swap(target, z_id).pixels for s in (one_stage, swapper)]
+    swapped = swapper.swap(target, swapper.identity([source]))
+    (steps,) = swapped.steps
+    one_stage = paste_face(target, steps.Y_hat_st, steps.matrix)
+    pictures = (source, target, one_stage, swapped.pixels)
     save_photo(out, Photo(np.concatenate([_to_height(p) for p in pictures], axis=1)))
 
 

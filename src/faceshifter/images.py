@@ -189,7 +189,12 @@ def _encodable(photo: Photo, file_format: str) -> tuple[Image.Image, dict[str, A
 
 def to_tensor(images: UInt8[np.ndarray, "b h w 3"]) -> Float[Tensor, "b 3 h w"]:
     """RGB images as a float32 tensor in [-1, 1]."""
-    return torch.from_numpy(images).permute(0, 3, 1, 2).float().div(127.5).sub(1).contiguous()
+    return to_range(torch.from_numpy(images).permute(0, 3, 1, 2)).contiguous()
+
+
+def to_range(images: UInt8[Tensor, "b 3 h w"]) -> Float[Tensor, "b 3 h w"]:
+    """Levels 0 ... 255 to [-1, 1], for images that are tensors already."""
+    return images.float().div(127.5).sub(1)
 
 
 def to_images(tensor: Float[Tensor, "b 3 h w"]) -> UInt8[np.ndarray, "b h w 3"]:

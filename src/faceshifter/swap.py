@@ -11,6 +11,7 @@ from jaxtyping import Float, UInt8
 from torch import Tensor
 from torch.nn import functional as F
 
+from faceshifter.device import choose_device
 from faceshifter.errors import NoFaceError
 from faceshifter.face.align import Matrix, crop_face, crop_matrix
 from faceshifter.face.blend import paste_face
@@ -20,7 +21,6 @@ from faceshifter.models.aei import AEINet
 from faceshifter.models.hear import HEARNet, heuristic_error
 from faceshifter.models.identity import IdentityEncoder
 from faceshifter.pretrained import load_aei, load_encoder_of, load_hear, packaged_weights
-from faceshifter.train.loop import choose_device
 
 Identity = Float[Tensor, "1 c_id"]
 """Who somebody is: z_id, of unit length."""

@@ -7,6 +7,8 @@ import torch
 from jaxtyping import Bool, Float, UInt8
 from torch import Tensor
 
+from faceshifter.images import to_range
+
 
 @dataclass(frozen=True)
 class Draw:
@@ -75,4 +77,4 @@ def _pictures(
     images: UInt8[Tensor, "b 3 s s"], flips: Bool[Tensor, " b"]
 ) -> Float[Tensor, "b 3 s s"]:
     images = torch.where(flips[:, None, None, None], images.flip(3), images)
-    return images.float() / 127.5 - 1
+    return to_range(images)

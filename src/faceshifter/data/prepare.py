@@ -19,7 +19,6 @@ from tqdm import tqdm
 from faceshifter.config import CropGeometry
 from faceshifter.data.shards import (
     Crop,
-    crop_line,
     read_lines,
     write_atomically,
     write_lines,
@@ -28,7 +27,7 @@ from faceshifter.data.shards import (
 from faceshifter.errors import DataError, ImageError, NoFaceError, OutputError
 from faceshifter.face.align import crop_face, crop_matrix
 from faceshifter.face.detect import FaceDetector, load_detector
-from faceshifter.images import decode_photo
+from faceshifter.images import Pixels, decode_photo
 
 SHARD_SIZE = 1000
 """Photos a shard; a killed run loses at most the shards it was working on."""
@@ -54,6 +53,14 @@ class PhotoFile:
         with self.path.open("rb") as file:
             file.seek(self.offset)
             return file.read(self.size)
+
+    def pixels(self) -> Pixels:
+        """The photo, upright and RGB.
+
+        Raises:
+            ImageError: It is not a readable image.
+        """
+        return decode_photo(io.BytesIO(self.read()), self.name).pixels
 
 
 @dataclass(frozen=True)
@@ -238,7 +245,7 @@ def _prepare_shard(job: Job) -> int:
         quality += [cv2.IMWRITE_JPEG_SAMPLING_FACTOR, cv2.IMWRITE_JPEG_SAMPLING_FACTOR_444]
         _, jpeg = cv2.imencode(".jpg", np.ascontiguousarray(image[:, :, ::-1]), quality)
         jpegs.append((crop.file, jpeg.tobytes()))
-        lines.append(crop_line(crop))
+        lines.append(asdict(crop))
     write_shard(job.out / job.shard, jpegs)
     write_lines(_lines_path(job), lines)
     return len(job.photos)
@@ -248,7 +255,7 @@ def _align(
     photo: PhotoFile, detector: FaceDetector, job: Job
 ) -> tuple[UInt8[np.ndarray, "s s 3"], float]:
     """Crop of the largest face, and the distance of its eyes in the photo."""
-    pixels = decode_photo(io.BytesIO(photo.read()), photo.name).pixels
+    pixels = photo.pixels()
     faces = detector.detect(pixels)
     if not faces:
         raise NoFaceError("no face found")

@@ -12,7 +12,7 @@ import os
 import tarfile
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
 import cv2
@@ -177,8 +177,3 @@ def load_faces(data: Path, size: int, progress: bool = True) -> Faces:
             f"{data} lacks faces of {', '.join(sorted(lacking))}; delete that and run prepare again"
         )
     return Faces(images, crops, geometry)
-
-
-def crop_line(crop: Crop) -> dict[str, object]:
-    """A crop as its line in the index."""
-    return asdict(crop)

@@ -7,10 +7,10 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from faceshifter.device import choose_device
 from faceshifter.models.aei import AEINet
 from faceshifter.models.hear import HEARNet, heuristic_error
 from faceshifter.recipes import AEI_PRESETS, HEAR_PRESETS
-from faceshifter.train.loop import choose_device
 
 REPEATS = 5
 

@@ -4,7 +4,6 @@
 target. A swapper has to lie between them.
 """
 
-import io
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,7 +22,7 @@ from faceshifter.errors import (
 )
 from faceshifter.face.align import crop_face, crop_matrix, fit_similarity, warp
 from faceshifter.face.blend import paste_face
-from faceshifter.images import Photo, Pixels, decode_photo, save_photo, to_tensor
+from faceshifter.images import Photo, Pixels, save_photo, to_tensor
 from faceshifter.models.identity import ARCFACE_CROP
 from faceshifter.swap import FaceSwapper
 
@@ -173,9 +172,7 @@ def _measure(
     UInt8[np.ndarray, "h w 3"],
 ]:
     """Embeddings by method, of source and target, and a column of pictures."""
-    pixels_s, pixels_t = (
-        decode_photo(io.BytesIO(file.read()), file.name).pixels for file in (source, target)
-    )
+    pixels_s, pixels_t = source.pixels(), target.pixels()
     face_s = swapper.find_faces(pixels_s, "largest", source.name)[0]
     face_t = swapper.find_faces(pixels_t, "largest", target.name)[0]
     size, geometry = swapper.image_size, swapper.geometry

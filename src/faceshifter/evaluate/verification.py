@@ -1,6 +1,5 @@
 """How well an identity encoder tells people apart: every pair of faces, same person or not."""
 
-import io
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -17,7 +16,7 @@ from faceshifter.data.prepare import find_photos
 from faceshifter.errors import DataError, ImageError
 from faceshifter.face.align import crop_face, crop_matrix
 from faceshifter.face.detect import FaceDetector
-from faceshifter.images import decode_photo, to_tensor
+from faceshifter.images import to_tensor
 from faceshifter.models.identity import IdentityEncoder
 
 FALSE_ACCEPTS = 1e-3
@@ -125,7 +124,7 @@ def labelled_crops(
     """
     for photo in tqdm(list(find_photos(photos)), unit="photo"):
         try:
-            pixels = decode_photo(io.BytesIO(photo.read()), photo.name).pixels
+            pixels = photo.pixels()
         except ImageError:
             continue
         for face in detector.detect(pixels)[:1]:

@@ -16,8 +16,8 @@ from faceshifter.dlib_files import dlib_file
 from faceshifter.errors import DependencyError, NoFaceError
 from faceshifter.face.align import fit_similarity, invert_matrix, transform_points
 from faceshifter.face.landmarks import PATCH_BOX, PATCH_LANDMARKS, refine_landmarks
+from faceshifter.images import Pixels
 
-Pixels = UInt8[np.ndarray, "h w 3"]
 Box = tuple[float, float, float, float]
 Found = tuple[Float[np.ndarray, "n 2"], float]
 """The corners of a face's box, clockwise from the face's upper left, any landmarks, the score."""

@@ -5,12 +5,11 @@ from typing import Any
 
 import dlib
 import numpy as np
-from jaxtyping import Float, UInt8
+from jaxtyping import Float
 
 from faceshifter.dlib_files import dlib_file
 from faceshifter.face.align import Matrix, fit_similarity, invert_matrix, transform_points, warp
-
-Pixels = UInt8[np.ndarray, "h w 3"]
+from faceshifter.images import Pixels
 
 PATCH_SIDE = 400
 """Side in pixels of the patch in which dlib's five points are predicted; eyes are 100 px apart."""

@@ -20,6 +20,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from faceshifter.checkpoint import load_strictly
 from faceshifter.config import CropGeometry, Point
 from faceshifter.dlib_files import dlib_file
 from faceshifter.errors import CheckpointError
@@ -201,7 +202,7 @@ def mobilefacenet_from(
         CheckpointError: The weights are not a MobileFaceNet's.
     """
     backbone = mobilefacenet.MobileFaceNet()
-    iresnet.load_strictly(backbone, state_dict, source, "the weights of a MobileFaceNet")
+    load_strictly(backbone, state_dict, source)
     backbone.eval().fold()
     crop = IdentityCrop.whole(CropGeometry(), mobilefacenet.INPUT_SIZE)
     c_id = mobilefacenet.EMBEDDING_SIZE

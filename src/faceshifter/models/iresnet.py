@@ -4,13 +4,13 @@ Users bring their own weights; Sec. 3.1.1 takes z_id from such a network.
 """
 
 import pickle
-from collections.abc import Mapping
 from pathlib import Path
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from faceshifter.checkpoint import load_strictly
 from faceshifter.errors import CheckpointError
 
 EMBEDDING_SIZE = 512
@@ -105,39 +105,5 @@ def load_iresnet(path: Path) -> tuple[str, IResNet]:
     names = (name for name, layers in LAYERS.items() if layers[2] == len(blocks))
     name = next(names, "iresnet50")
     network = IResNet(LAYERS[name])
-    load_strictly(network, state_dict, str(path), f"an {name} of arcface_torch")
+    load_strictly(network, state_dict, f"{path}, taken for an {name} of arcface_torch,")
     return name, network
-
-
-def load_strictly(
-    backbone: nn.Module, state_dict: Mapping[str, Tensor], source: str, kind: str
-) -> None:
-    """Load weights that must fit exactly.
-
-    Args:
-        backbone: Receives the weights.
-        state_dict: The weights.
-        source: Where they come from, for the message.
-        kind: What they should be, for the message.
-
-    Raises:
-        CheckpointError: A key is missing, unexpected or of another shape.
-    """
-    expected = backbone.state_dict()
-    problems = {
-        "missing": [key for key in expected if key not in state_dict],
-        "unexpected": [key for key in state_dict if key not in expected],
-        "of another shape": [
-            key
-            for key, value in state_dict.items()
-            if key in expected and value.shape != expected[key].shape
-        ],
-    }
-    found = [
-        f"{len(keys)} {problem} ({', '.join(keys[:3])}{', ...' if len(keys) > 3 else ''})"
-        for problem, keys in problems.items()
-        if keys
-    ]
-    if found:
-        raise CheckpointError(f"{source} is not {kind}: of its keys {', '.join(found)}")
-    backbone.load_state_dict(dict(state_dict))

@@ -15,8 +15,9 @@ from faceshifter.checkpoint import export_weights, fingerprint, load_checkpoint
 from faceshifter.config import AEITrainConfig, AEIWeights, Intervals
 from faceshifter.data.pairs import Pairs, draw_pairs, load_pairs
 from faceshifter.data.shards import Faces, load_faces, read_geometry
+from faceshifter.device import choose_device
 from faceshifter.errors import TrainingError
-from faceshifter.images import save_grid
+from faceshifter.images import save_grid, to_range
 from faceshifter.losses import (
     Scalar,
     aei_loss,
@@ -31,7 +32,6 @@ from faceshifter.models.discriminator import MultiScaleDiscriminator
 from faceshifter.models.identity import IdentityEncoder, load_identity_encoder
 from faceshifter.train.loop import (
     autocast,
-    choose_device,
     make_adam,
     make_ema,
     open_run,
@@ -212,7 +212,7 @@ def sample_swaps(
     """Draw fixed pairs (source, target, Y_hat_st, Y_hat_tt) and measure their cosines."""
     device = next(aei.parameters()).device
     chosen = np.random.default_rng(0).choice(len(faces.images), (2, NUM_SAMPLES))
-    X_s, X_t = (faces.images[idx].to(device).float() / 127.5 - 1 for idx in chosen)
+    X_s, X_t = (to_range(faces.images[idx].to(device)) for idx in chosen)
     z_id = [(encoder(X_s), encoder(X_t)) for encoder in encoders]
     Y = aei(X_t, torch.stack(z_id[0], dim=1))
     save_grid(path, [X_s, X_t, Y[:, 0], Y[:, 1]])

@@ -17,8 +17,9 @@ from faceshifter.config import HEARTrainConfig, Intervals
 from faceshifter.data.occlusion import Occluders, occlude
 from faceshifter.data.pairs import Pairs, draw_pairs
 from faceshifter.data.shards import Faces, load_faces, read_geometry
+from faceshifter.device import choose_device
 from faceshifter.errors import TrainingError
-from faceshifter.images import save_grid, to_tensor
+from faceshifter.images import save_grid, to_range, to_tensor
 from faceshifter.losses import Scalar, change_loss, hear_loss, identity_loss, reconstruction_loss
 from faceshifter.models.aei import AEINet
 from faceshifter.models.hear import HEARNet, heuristic_error
@@ -26,7 +27,6 @@ from faceshifter.models.identity import IdentityEncoder
 from faceshifter.pretrained import load_aei, load_encoder_of
 from faceshifter.train.loop import (
     autocast,
-    choose_device,
     make_adam,
     make_ema,
     open_run,
@@ -117,7 +117,7 @@ def rank_errors(
     device = next(aei.parameters()).device
     errors = []
     for part in tqdm(np.array_split(chosen, -(-len(chosen) // batch)), "heuristic errors"):
-        X_t = faces.images[part].to(device).float() / 127.5 - 1
+        X_t = to_range(faces.images[part].to(device))
         pairs = Pairs(X_s=X_t, X_t=X_t, same=torch.ones(len(part), dtype=torch.bool))
         _, delta_Y_t, _ = first_stage(aei, encoder, pairs)
         errors.append(delta_Y_t.abs().mean(dim=(1, 2, 3)).cpu())

@@ -14,13 +14,14 @@ from faceshifter import __version__
 from faceshifter.checkpoint import export_weights
 from faceshifter.config import IdentityTrainConfig, Intervals
 from faceshifter.data.shards import load_faces, read_geometry
+from faceshifter.device import choose_device
 from faceshifter.errors import TrainingError
+from faceshifter.images import to_range
 from faceshifter.losses import identity_loss
 from faceshifter.models.identity import load_identity_encoder
 from faceshifter.models.mobilefacenet import EMBEDDING_SIZE, INPUT_SIZE, MobileFaceNet
 from faceshifter.train.loop import (
     autocast,
-    choose_device,
     make_adam,
     make_ema,
     open_run,
@@ -46,7 +47,7 @@ def draw_faces(
     """
     first, second = (torch.from_numpy(rng.integers(len(images), size=batch)) for _ in range(2))
     share = rng.uniform(*MIX, size=batch) * (rng.random(batch) < mix)
-    X, other = (images[idx].float() / 127.5 - 1 for idx in (first, second))
+    X, other = (to_range(images[idx]) for idx in (first, second))
     X = torch.lerp(X, other, torch.from_numpy(share).float().to(X.device)[:, None, None, None])
     flips = torch.from_numpy(rng.random(batch) < 0.5).to(X.device)
     return torch.where(flips[:, None, None, None], X.flip(3), X)

@@ -25,32 +25,12 @@ from faceshifter.checkpoint import (
 )
 from faceshifter.config import AdamConfig, Intervals
 from faceshifter.data.shards import read_lines, write_atomically, write_lines
-from faceshifter.errors import DeviceError, TrainingError
+from faceshifter.errors import TrainingError
 
 Module = TypeVar("Module", bound=nn.Module)
 
 EMA_WARMUP = 10
 """The average looks back at most a tenth of the steps so far, or as its own decay says."""
-
-
-def choose_device(name: str) -> torch.device:
-    """``auto`` is the GPU where there is one.
-
-    Raises:
-        DeviceError: The device asked for is not there.
-    """
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        device = torch.device(name)
-    except RuntimeError:
-        raise DeviceError(f"--device {name} is not known; use auto, cpu or cuda") from None
-    if device.type == "cuda" and not torch.cuda.is_available():
-        raise DeviceError(
-            "--device cuda was asked for, but PyTorch sees no CUDA device; "
-            "use --device cpu, or install a CUDA build of PyTorch and a driver"
-        )
-    return device
 
 
 def to_device(module: Module, device: torch.device) -> Module:
