@@ -82,7 +82,7 @@ def readme_tree() -> Iterator[str]:
 @pytest.fixture
 def parse(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], list[str]]:
     """Give a command line to the real parser, with commands that only say their name."""
-    from faceshifter import cli
+    from faceshifter.cli import main as cli
 
     called: list[str] = []
 
@@ -123,7 +123,7 @@ def test_a_command_line_with_a_wrong_flag_is_refused(parse: Callable[[str], list
 
 
 def test_the_readme_shows_every_command() -> None:
-    from faceshifter import cli
+    from faceshifter.cli import main as cli
 
     assert {shlex.split(line)[1] for line in commands("faceshifter")} == set(cli.COMMANDS)
 

@@ -15,7 +15,7 @@ from jaxtyping import Float, UInt8
 from PIL import Image
 from torch import nn
 
-from faceshifter import cli
+from faceshifter.cli import main as cli
 from faceshifter.data.prepare import PhotoFile, find_photos
 from faceshifter.errors import CheckpointError, DataError
 from faceshifter.evaluate.swaps import (

@@ -1,6 +1,6 @@
 """``python -m faceshifter``."""
 
-from faceshifter.cli import main
+from faceshifter.cli.main import main
 
 if __name__ == "__main__":
     main()

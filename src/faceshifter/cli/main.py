@@ -1,0 +1,40 @@
+"""Every command by name; a user's error is one sentence and exit code 2."""
+
+import sys
+from collections.abc import Callable
+from typing import Any
+
+import tyro
+
+from faceshifter import __version__
+from faceshifter.cli.measuring import check_identity, evaluate
+from faceshifter.cli.swapping import demo, swap
+from faceshifter.cli.training import bench, prepare, train
+from faceshifter.errors import FaceShifterError
+
+COMMANDS: dict[str, Callable[..., Any]] = {
+    "swap": swap,
+    "demo": demo,
+    "prepare": prepare,
+    "train": train,
+    "evaluate": evaluate,
+    "check-identity": check_identity,
+    "bench": bench,
+}
+
+
+def main() -> None:
+    """Entry point of ``faceshifter``; a user's error is one sentence and exit code 2."""
+    if sys.argv[1:] == ["--version"]:
+        print(f"faceshifter {__version__}")
+        return
+    try:
+        tyro.extras.subcommand_cli_from_dict(
+            COMMANDS,
+            prog="faceshifter",
+            description="Swap faces in two stages, and train and measure what does it.",
+            config=(tyro.conf.OmitSubcommandPrefixes,),
+        )
+    except FaceShifterError as error:
+        print(f"faceshifter: {error}", file=sys.stderr)
+        sys.exit(2)

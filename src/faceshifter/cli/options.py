@@ -1,0 +1,30 @@
+"""What several commands of the command line share."""
+
+import os
+from pathlib import Path
+from typing import Literal
+
+from faceshifter.errors import OutputError
+
+Device = Literal["auto", "cpu", "cuda"]
+
+
+def check_output(out: Path, option: str = "--out") -> None:
+    """Say now, not after the work, that a result cannot be written."""
+    from faceshifter.images import SUFFIXES
+
+    if out.suffix.lower() not in SUFFIXES:
+        known = ", ".join(SUFFIXES)
+        raise OutputError(f"{option} {out} has none of the suffixes {known}; choose one")
+    if not out.parent.is_dir():
+        raise OutputError(f"the folder {out.parent} of {option} does not exist; create it first")
+    if not os.access(out.parent, os.W_OK):
+        raise OutputError(f"the folder {out.parent} of {option} cannot be written; choose another")
+
+
+def make_folder(folder: Path) -> None:
+    """Make a folder and its parents, or say in one sentence why not."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OutputError(f"{folder} cannot be made ({error.strerror}); choose another") from None
