@@ -1,5 +1,7 @@
 """Pairs are a function of the seed and the position, and what the paper says of them holds."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -7,13 +9,37 @@ from torch import Tensor
 
 from faceshifter.config import CropGeometry
 from faceshifter.data.occlusion import Occluders
-from faceshifter.data.pairs import Draw, draw_pairs, load_pairs
+from faceshifter.data.pairs import Draws, Pairs, Population, RawPairs, draw_pairs
 from faceshifter.data.shards import Faces
-from faceshifter.train.hear import occluded_pairs
+from faceshifter.errors import DataError
+from faceshifter.losses import reconstruction_loss
+from faceshifter.recipes import HEAR_RECIPES
+from faceshifter.train.hear import OccludedFetch
 
 
-def draw(n: int = 5, *, seed: int = 0, position: int = 0, batch: int = 400, different: float = 0.8):
-    return draw_pairs(n, seed=seed, position=position, batch=batch, different=different)
+def draw(
+    n: int = 5,
+    *,
+    seed: int = 0,
+    position: int = 0,
+    batch: int = 400,
+    different: float = 0.8,
+    **more,
+) -> Draws:
+    population = Population(np.arange(n), np.arange(n))
+    return draw_pairs(
+        population, seed=seed, position=position, batch=batch, different=different, **more
+    )
+
+
+def load(images: Tensor, draws: Draws, *, augmented: bool = False) -> Pairs:
+    raw = RawPairs(draws, images[draws.source], images[draws.target])
+    return raw.to_pairs(torch.device("cpu"), augmented)
+
+
+def assert_equal(own: Draws, expected: Draws) -> None:
+    for name in ("target", "source", "same", "vary_t", "vary_s"):
+        assert torch.equal(getattr(own, name), getattr(expected, name)), name
 
 
 @pytest.fixture
@@ -22,52 +48,100 @@ def images() -> Tensor:
 
 
 def test_a_batch_of_eight_is_two_batches_of_four() -> None:
-    assert draw(batch=8) == draw(batch=4) + draw(position=4, batch=4)
+    whole = draw(batch=8)
+    for idx in range(2):
+        half = draw(position=4 * idx, batch=4)
+        part = whole.part(idx, 2)
+        assert_equal(part, half)
+        assert part.num_same == whole.num_same / 2
+
+
+def test_the_parts_of_a_step_share_its_same_pairs_evenly() -> None:
+    whole = draw(batch=12, different=0.5)
+    assert whole.num_same == whole.same.sum()
+    Y, X_t = torch.rand(2, 12, 3, 4, 4)
+    parts = [whole.part(idx, 4) for idx in range(4)]
+    losses = [
+        reconstruction_loss(Y[3 * i : 3 * i + 3], X_t[3 * i : 3 * i + 3], part.same, part.num_same)
+        for i, part in enumerate(parts)
+    ]
+    torch.testing.assert_close(torch.stack(losses).mean(), reconstruction_loss(Y, X_t, whole.same))
+    assert draw(batch=4, different=1.0).num_same == 1  # nothing is divided by zero
 
 
 def test_other_seeds_draw_other_pairs() -> None:
-    assert draw(seed=0) != draw(seed=1)
+    assert not torch.equal(draw(seed=0).target, draw(seed=1).target)
 
 
 @pytest.mark.parametrize("different", [0.0, 0.5, 0.8, 1.0])
 def test_the_share_of_same_pairs_is_one_minus_different(different) -> None:
-    share = np.mean([pair.same for pair in draw(batch=2000, different=different)])
+    share = draw(batch=2000, different=different).same.double().mean().item()
     assert share == pytest.approx(1 - different, abs=0.04)
 
 
-def test_a_different_pair_never_has_one_face_twice() -> None:
-    assert all(pair.source != pair.target for pair in draw(n=2, different=1.0))
+def test_a_different_pair_never_has_one_person_twice() -> None:
+    population = Population(np.array([3, 4, 7, 8]), np.array([0, 0, 1, 1]))
+    pairs = draw_pairs(population, seed=0, position=0, batch=200, different=1.0)
+    assert set(pairs.target.tolist()) == {3, 4, 7, 8}
+    assert ((pairs.target < 5) != (pairs.source < 5)).all()
+
+
+def test_same_pairs_of_a_person_are_two_photos_where_there_are_two() -> None:
+    population = Population(np.arange(6), np.array([0, 1, 0, 2, 0, 1]))
+    pairs = draw_pairs(
+        population, seed=0, position=0, batch=600, different=0.0, same_pairs="person"
+    )
+    drawn = set(zip(pairs.target.tolist(), pairs.source.tolist(), strict=True))
+    expected = {(a, b) for a in (0, 2, 4) for b in (0, 2, 4) if a != b} | {(1, 5), (5, 1), (3, 3)}
+    assert drawn == expected
+    assert pairs.same.all()
 
 
 def test_every_face_is_target_and_every_other_its_source_equally_often() -> None:
     pairs = draw(n=4, batch=4800, different=1.0)
     counts = np.zeros((4, 4))
-    np.add.at(counts, ([pair.target for pair in pairs], [pair.source for pair in pairs]), 1)
+    np.add.at(counts, (pairs.target.numpy(), pairs.source.numpy()), 1)
     np.testing.assert_allclose(counts[~np.eye(4, dtype=bool)], 400, rtol=0.2)
 
 
-def test_half_of_the_pictures_are_flipped() -> None:
-    pairs = draw(batch=2000, different=1.0)
-    for flips in ([pair.flip_t for pair in pairs], [pair.flip_s for pair in pairs]):
-        assert np.mean(flips) == pytest.approx(0.5, abs=0.04)
+def test_targets_can_be_limited_and_sources_are_not() -> None:
+    pairs = draw(n=6, different=1.0, targets=np.array([1, 4]))
+    assert set(pairs.target.tolist()) == {1, 4}
+    assert set(pairs.source.tolist()) == set(range(6))
 
 
-def test_the_pictures_of_a_same_pair_are_equal_also_where_flipped(images) -> None:
+def test_faces_of_one_person_alone_are_refused() -> None:
+    with pytest.raises(DataError, match="all faces are of one person"):
+        Population(np.arange(3), np.zeros(3, int))
+
+
+def test_held_out_people_are_whole_few_and_not_trained_on() -> None:
+    identities = [f"person {idx // 3}" for idx in range(3000)]
+    population, held_out = Population.split(identities, seed=0)
+    assert 20 < len(held_out) <= 30
+    people = {identities[idx] for idx in held_out}
+    assert not people & {identities[idx] for idx in population.faces}
+    assert sorted([*population.faces, *held_out]) == list(range(3000))
+    again = Population.split(identities, seed=0)[1]
+    assert np.array_equal(held_out, again)
+    assert not len(Population.split(identities[:90], seed=0)[1])
+    assert len(Population.split([str(idx) for idx in range(20_000)], seed=0)[1]) == 64
+
+
+def test_the_pictures_of_a_same_pair_are_equal_also_where_varied(images) -> None:
     pairs = draw(batch=20, different=0.0)
-    assert {pair.flip_t for pair in pairs} == {True, False}
-    loaded = load_pairs(images, pairs)
+    loaded = load(images, pairs, augmented=True)
     assert loaded.same.all()
     assert torch.equal(loaded.X_s, loaded.X_t)
 
 
-def test_pictures_are_those_drawn_flipped_as_drawn_in_minus_one_to_one(images) -> None:
-    pairs = [Draw(0, 3, False, True), Draw(2, 2, True, True)]
-    loaded = load_pairs(images, pairs)
-    expected = images.double() / 127.5 - 1
-    torch.testing.assert_close(loaded.X_t[0].double(), expected[0], rtol=0, atol=1e-6)
-    torch.testing.assert_close(loaded.X_s[0].double(), expected[3].flip(2), rtol=0, atol=1e-6)
-    torch.testing.assert_close(loaded.X_t[1].double(), expected[2].flip(2), rtol=0, atol=1e-6)
-    assert loaded.same.tolist() == [False, True]
+def test_pictures_are_those_drawn_in_minus_one_to_one(images) -> None:
+    pairs = draw(batch=6)
+    loaded = load(images, pairs)
+    expected = (images.double() / 127.5 - 1).float()
+    torch.testing.assert_close(loaded.X_t, expected[pairs.target], rtol=0, atol=1e-6)
+    torch.testing.assert_close(loaded.X_s, expected[pairs.source], rtol=0, atol=1e-6)
+    assert torch.equal(loaded.same, pairs.same)
 
 
 @pytest.fixture
@@ -78,16 +152,12 @@ def faces() -> Faces:
     return Faces((colours + ramp).to(torch.uint8), [], CropGeometry())
 
 
-def occluded(faces: Faces, *, position: int = 0, batch: int = 64, different: float = 0.5):
-    return occluded_pairs(
-        faces,
-        np.array([1, 4]),
-        Occluders(),
-        seed=0,
-        position=position,
-        batch=batch,
-        different=different,
-    )
+def occluded(faces: Faces, *, position: int = 0, batch: int = 64, different: float = 0.5) -> Pairs:
+    config = replace(HEAR_RECIPES["smoke"][1], batch=batch, different=different)
+    population = Population(np.arange(12), np.arange(12))
+    fetch = OccludedFetch(config, population, np.array([1, 4]), faces, Occluders())
+    raw = fetch.occlude(fetch.draw(position, batch), position)
+    return raw.to_pairs(torch.device("cpu"), augmented=False)
 
 
 def test_occluded_batches_are_a_function_of_the_position_too(faces) -> None:

@@ -17,8 +17,8 @@ import torch
 from torch import nn
 
 from faceshifter.checkpoint import find_checkpoints, fingerprint, load_tensors
-from faceshifter.config import AdamConfig, AEIWeights, CropGeometry, Intervals
-from faceshifter.data.pairs import draw_pairs, load_pairs
+from faceshifter.config import AdamConfig, AEIWeights, CropGeometry, Intervals, Runtime
+from faceshifter.data.pairs import Population, RawPairs, draw_pairs
 from faceshifter.data.shards import (
     Crop,
     load_faces,
@@ -35,7 +35,8 @@ from faceshifter.recipes import AEI_RECIPES, HEAR_RECIPES, IDENTITY_RECIPES
 from faceshifter.train import aei, hear, identity
 from faceshifter.train.loop import update_ema
 
-EVERY_STEP = Intervals(report=1, checkpoint=2)
+EVERY_STEP = Intervals(report=1, watch=2, checkpoint=2)
+CPU = Runtime(device="cpu")
 SMOKE = {"aei": AEI_RECIPES, "hear": HEAR_RECIPES, "identity": IDENTITY_RECIPES}
 FACES = {"grace": (150, 100, 230), "astronaut": (160, 50, 130)}  # left, top and side in pixels
 STORED_SIZE = 48
@@ -58,9 +59,7 @@ class Training:
 
     def __call__(self, run: Path, intervals: Intervals = EVERY_STEP, **changes: Any) -> None:
         config = replace(self.config, **changes)
-        self.module.train(
-            config, self.data, run, **self.files, device_name="cpu", intervals=intervals
-        )
+        self.module.train(config, self.data, run, **self.files, runtime=CPU, intervals=intervals)
 
 
 def recogniser(path: Path, c_id: int) -> Path:
@@ -168,8 +167,8 @@ def terminate(_: nn.Module) -> None:
 
 def reports(run: Path) -> list[dict[str, Any]]:
     """The lines of losses, without what depends on the clock."""
-    lines = [line for line in read_lines(run / "stats.jsonl") if "samples_per_second" in line]
-    return [{key: line[key] for key in line if key != "samples_per_second"} for line in lines]
+    lines = read_lines(run / "stats.jsonl")
+    return [{key: line[key] for key in line if not key.startswith("time/")} for line in lines]
 
 
 def assert_same_result(run: Path, reference: Path) -> None:
@@ -290,10 +289,11 @@ def test_the_generators_loss_moves_all_of_aei_net_and_nothing_else(trainings, da
     discriminator.requires_grad_(False)
     before = [fingerprint(module) for module in (encoder, judge)]
     images = load_faces(data, config.model.image_size, progress=False).images
-    draws = draw_pairs(len(images), seed=0, position=0, batch=4, different=0.5)
-    loss, terms, Y = aei.generator_loss(
-        network, discriminator, encoder, judge, load_pairs(images, draws), AEIWeights()
-    )
+    population = Population(np.arange(len(images)), np.arange(len(images)) % 2)
+    draws = draw_pairs(population, seed=0, position=0, batch=4, different=0.5)
+    raw = RawPairs(draws, images[draws.source], images[draws.target])
+    pairs = raw.to_pairs(torch.device("cpu"), augmented=False)
+    loss, terms, Y = aei.generator_loss(network, discriminator, encoder, judge, pairs, AEIWeights())
     loss.backward()
     assert Y.shape == (4, 3, 32, 32)
     total = terms["loss/adv"] + 10 * terms["loss/att"] + 5 * terms["loss/id"]
@@ -308,8 +308,8 @@ def test_teachers_take_turns_and_are_measured_by_name(trainings, tmp_path) -> No
     second = recogniser(tmp_path / "second.pt", 64)
     trainings["aei"](tmp_path / "run", steps=2, teachers=(str(second),))
     lines = read_lines(tmp_path / "run" / "stats.jsonl")
-    figures = next(line for line in lines if "samples/rec" in line)
-    assert {"samples/cos_source/encoder", "samples/cos_source/second"} <= figures.keys()
+    figures = next(line for line in lines if "watch/rec" in line)
+    assert {"watch/cos_source/encoder", "watch/cos_source/second"} <= figures.keys()
 
 
 def test_a_run_can_start_from_the_networks_of_another(trainings, tmp_path) -> None:
@@ -395,7 +395,7 @@ LEARNING = {  # the term, to what share of its first value it falls, and on what
 
 def test_the_loss_falls_on_a_dozen_faces(training, tmp_path) -> None:
     term, share, changes = LEARNING[training.name]
-    training(tmp_path, Intervals(report=4, checkpoint=1000), **changes)
+    training(tmp_path, Intervals(report=4, watch=1000, checkpoint=1000), **changes)
     values = [line[term] for line in reports(tmp_path)]
     assert values[-1] < share * values[0], values
 

@@ -150,8 +150,16 @@ class AEITrainConfig:
     generator cannot fool one alone."""
     steps: int = 500_000
     batch: int = 32
+    """Pairs a step, over all processes."""
+    accumulate: int = 1
+    """Ours: parts that each process takes its pairs of a step in, one after the other, which costs
+    less memory; statistics of batch norm are then of a part."""
     different: float = 0.8
     """Share of pairs with X_t != X_s."""
+    same_pairs: Literal["photo", "person"] = "photo"
+    """What the other pairs are: one photo twice, or, ours, two photos of a person who has more."""
+    augment: bool = False
+    """Ours: flip each picture at random, and vary its colours and place a little."""
     weights: tuple[AEIWeights, ...] = (AEIWeights(),)
     """By first step, ascending."""
     adam_g: AdamConfig = field(default_factory=AdamConfig)
@@ -178,8 +186,13 @@ class HEARTrainConfig:
     model: HEARConfig = field(default_factory=HEARConfig)
     steps: int = 50_000
     batch: int = 32
+    """Pairs a step, over all processes."""
+    accumulate: int = 1
+    """Ours: parts that each process takes its pairs of a step in, as for AEI-Net."""
     different: float = 0.5
     """Share of pairs with X_t != X_s."""
+    augment: bool = False
+    """Ours: vary pictures as for AEI-Net."""
     hardest: float = 0.1
     """Share of the faces, by heuristic error, that are targets."""
     ranked: int | None = None
@@ -213,4 +226,27 @@ class Intervals:
     """What happens every so many steps."""
 
     report: int = 25
+    watch: int = 100
     checkpoint: int = 200
+
+
+@dataclass(frozen=True, kw_only=True)
+class Runtime:
+    """Where and how a training computes; a run may be resumed with another one."""
+
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """Where to compute; auto is the GPU where there is one."""
+    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    """Of networks in training; auto is bf16 on a GPU. Weights are always in float32."""
+    channels_last: bool = True
+    """Keep pictures channel by channel last in memory, which convolutions are fast with."""
+    compile: Literal["auto", "yes", "no"] = "auto"
+    """Compile the networks with torch.compile; auto does so on a GPU."""
+    faces: Literal["auto", "memory", "stream"] = "auto"
+    """Decode the set once and keep it on the device, or read faces when they are wanted; auto keeps
+    what takes less than half of a GPU's free memory, or a quarter of the machine's."""
+    workers: int | None = None
+    """Processes that read and occlude pictures; without it as many as there are cores with a GPU,
+    none without."""
+    tensorboard: bool = False
+    """Also write to RUN/tensorboard; needs the extra of that name."""

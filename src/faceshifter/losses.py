@@ -32,14 +32,20 @@ def attributes_loss(
 
 
 def reconstruction_loss(
-    Y: Float[Tensor, "b c h w"], X_t: Float[Tensor, "b c h w"], same: Bool[Tensor, " b"]
+    Y: Float[Tensor, "b c h w"],
+    X_t: Float[Tensor, "b c h w"],
+    same: Bool[Tensor, " b"],
+    num_same: float | None = None,
 ) -> Scalar:
     """Half the squared error over the pairs with X_t = X_s; zero if there are none. Eq. (8), (14).
 
-    The mean is over those pairs alone: one such pair in four is not divided by four.
+    The mean is over those pairs alone: one such pair in four is not divided by four. Where a batch
+    is one of several equal parts, ``num_same`` is their mean number of such pairs, so that the mean
+    of the parts' losses is the loss of the whole.
     """
     per_pair = 0.5 * (Y - X_t).square().mean(dim=(1, 2, 3))  # (b,)
-    return (per_pair * same).sum() / same.sum().clamp(min=1)
+    total = (per_pair * same).sum()
+    return total / (same.sum().clamp(min=1) if num_same is None else num_same)
 
 
 def hinge_loss_d(

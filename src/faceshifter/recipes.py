@@ -54,6 +54,7 @@ AEI_RECIPES: dict[str, tuple[str, AEITrainConfig]] = {
             identity="dlib",
             steps=6_000,
             batch=16,
+            augment=True,
             weights=(
                 AEIWeights(adv=0.1, att=2, id=30, rec=10),
                 AEIWeights(start=500, adv=0.3, att=3, id=20, rec=10),
@@ -87,6 +88,7 @@ HEAR_RECIPES: dict[str, tuple[str, HEARTrainConfig]] = {
             model=HEAR_PRESETS["tiny"],
             steps=1_500,
             batch=16,
+            augment=True,
             ranked=2000,
             lambda_rec=20,
             lambda_id=4,

@@ -1,7 +1,7 @@
 """Commands that train: ``prepare``, ``train`` and ``bench``."""
 
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated
 
@@ -10,7 +10,7 @@ from tyro.conf import Positional, arg, subcommand
 
 from faceshifter import recipes
 from faceshifter.cli.options import Device
-from faceshifter.config import AEITrainConfig, HEARTrainConfig, IdentityTrainConfig
+from faceshifter.config import AEITrainConfig, HEARTrainConfig, IdentityTrainConfig, Runtime
 
 
 def prepare(
@@ -68,15 +68,14 @@ class TrainIdentity:
     """Encoder to learn from: a TorchScript or arcface_torch file with 512 numbers."""
     recipe: Annotated[IdentityRecipe, arg(name="")]  # type: ignore[valid-type]
     """A complete configuration; its fields can be changed by the flags behind its name."""
-    device: Device = "auto"
-    """Where to compute."""
+    runtime: Annotated[Runtime, arg(name="")] = field(default_factory=Runtime)
 
     def start(self) -> None:
         """Train."""
         from faceshifter.train.identity import train
 
         assert isinstance(self.recipe, IdentityTrainConfig)
-        train(self.recipe, self.data, self.run, self.teacher, device_name=self.device)
+        train(self.recipe, self.data, self.run, self.teacher, runtime=self.runtime)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,15 +90,14 @@ class TrainAEI:
     """A complete configuration; its fields can be changed by the flags behind its name."""
     init: Path | None = None
     """A checkpoint of another run to start from."""
-    device: Device = "auto"
-    """Where to compute."""
+    runtime: Annotated[Runtime, arg(name="")] = field(default_factory=Runtime)
 
     def start(self) -> None:
         """Train."""
         from faceshifter.train.aei import train
 
         assert isinstance(self.recipe, AEITrainConfig)
-        train(self.recipe, self.data, self.run, init=self.init, device_name=self.device)
+        train(self.recipe, self.data, self.run, init=self.init, runtime=self.runtime)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -118,8 +116,7 @@ class TrainHEAR:
     """Folder or tar of RGBA cut-outs; may be repeated. Without any, all occlusions are drawn."""
     identity: Path | None = None
     """The first stage's identity encoder, where it is a file."""
-    device: Device = "auto"
-    """Where to compute."""
+    runtime: Annotated[Runtime, arg(name="")] = field(default_factory=Runtime)
 
     def start(self) -> None:
         """Train."""
@@ -133,7 +130,7 @@ class TrainHEAR:
             self.aei,
             occluder_paths=self.occluders,
             identity=self.identity,
-            device_name=self.device,
+            runtime=self.runtime,
         )
 
 

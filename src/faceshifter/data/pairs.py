@@ -1,28 +1,96 @@
 """Pairs (X_s, X_t, same) as a function of a seed and a position alone, so that resume is exact."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
+from typing import Literal
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float, UInt8
+from jaxtyping import Bool, Float, Float32, Int, UInt8
 from torch import Tensor
 
+from faceshifter.data.augment import NUM_VARIATIONS, augment
+from faceshifter.errors import DataError
 from faceshifter.images import to_range
+
+HELD_OUT = (0.01, 64)
+"""Share of the faces, and at most how many, that training never sees and the watchdog does."""
+
+SamePairs = Literal["photo", "person"]
 
 
 @dataclass(frozen=True)
-class Draw:
-    """Which faces make a pair."""
+class Population:
+    """The faces that pairs are drawn of."""
 
-    target: int
-    source: int
-    flip_t: bool
-    flip_s: bool
+    faces: Int[np.ndarray, " n"]
+    """Their indices in the prepared set."""
+    people: Int[np.ndarray, " n"]
+    """Whose face each is, as a number."""
 
-    @property
-    def same(self) -> bool:
-        """Whether X_t = X_s."""
-        return self.target == self.source
+    def __post_init__(self) -> None:
+        """Refuse a population in which no two people meet."""
+        if len(np.unique(self.people)) < 2:
+            raise DataError("all faces are of one person; prepare photos of more people")
+
+    @cached_property
+    def _by_person(self) -> Int[np.ndarray, " n"]:
+        return np.argsort(self.people, kind="stable")
+
+    def another_photo(self, idx: int, rng: np.random.Generator) -> int:
+        """Position of another face of the same person, or the same where there is none."""
+        first, last = (
+            int(np.searchsorted(self.people, self.people[idx], side, sorter=self._by_person))
+            for side in ("left", "right")
+        )
+        if last - first < 2:
+            return idx
+        other = int(self._by_person[first + rng.integers(last - first - 1)])
+        return other if other != idx else int(self._by_person[last - 1])
+
+    @classmethod
+    def split(
+        cls, identities: Sequence[str], seed: int
+    ) -> "tuple[Population, Int[np.ndarray, ' k']]":
+        """The faces to train on, and the indices of those held out: whole people, at random.
+
+        Of a set of fewer than a hundred faces none is held out.
+        """
+        _, people = np.unique(np.array(identities), return_inverse=True)
+        share, most = HELD_OUT
+        wanted = min(int(share * len(people)), most)
+        order = np.random.default_rng((seed, len(people))).permutation(people.max() + 1)
+        counts = np.bincount(people)[order]
+        chosen = order[: np.searchsorted(np.cumsum(counts), wanted, side="right")]
+        held = np.isin(people, chosen)
+        return cls(np.flatnonzero(~held), people[~held]), np.flatnonzero(held)
+
+
+@dataclass(frozen=True)
+class Draws:
+    """Which faces make the pairs of a batch, and how each picture is varied."""
+
+    target: Int[Tensor, " b"]
+    source: Int[Tensor, " b"]
+    same: Bool[Tensor, " b"]
+    vary_t: Float32[Tensor, "b v"]
+    """Uniform in [0, 1); what they mean is ``augment``'s."""
+    vary_s: Float32[Tensor, "b v"]
+    num_same: float
+    """Same pairs that L_rec is divided by: of the whole step, shared evenly among its parts."""
+
+    def part(self, idx: int, parts: int) -> "Draws":
+        """One of several equal parts of a step."""
+        rows = slice(idx * len(self.same) // parts, (idx + 1) * len(self.same) // parts)
+        return Draws(
+            self.target[rows],
+            self.source[rows],
+            self.same[rows],
+            self.vary_t[rows],
+            self.vary_s[rows],
+            self.num_same / parts,
+        )
 
 
 @dataclass(frozen=True)
@@ -34,47 +102,72 @@ class Pairs:
     X_t: Float[Tensor, "b 3 s s"]
     """Targets, RGB in [-1, 1]."""
     same: Bool[Tensor, " b"]
-    """Whether X_t = X_s."""
+    """Whether X_t = X_s, or another photo of the same person."""
+    num_same: float
+    """Same pairs that L_rec is divided by; at least one a step."""
 
 
-def draw_pairs(n: int, *, seed: int, position: int, batch: int, different: float) -> list[Draw]:
-    """Draw the pairs ``position .. position + batch`` of n faces.
+def draw_pairs(
+    population: Population,
+    *,
+    seed: int,
+    position: int,
+    batch: int,
+    different: float,
+    same_pairs: SamePairs = "photo",
+    targets: Int[np.ndarray, " k"] | None = None,
+) -> Draws:
+    """Draw the pairs ``position .. position + batch``.
 
     Args:
-        n: Faces to draw from.
+        population: Faces to draw from.
         seed: Of the run.
         position: Pairs drawn before this batch.
         batch: Pairs to draw.
-        different: Share of pairs with X_t != X_s; the paper's is 0.8 in stage one, 0.5 in two.
+        different: Share of pairs of two people; the paper's is 0.8 in stage one, 0.5 in two.
+        same_pairs: Whether the others are one photo twice, or two photos of a person who has more.
+        targets: Positions in the population of the faces that may be targets; without them all.
     """
-    draws = []
+    faces, people = population.faces, population.people
+    targets = np.arange(len(faces)) if targets is None else targets
+    drawn = []
     for index in range(position, position + batch):
         rng = np.random.default_rng((seed, index))
-        target, other = int(rng.integers(n)), int(rng.integers(n - 1))
-        flip_t, flip_s = rng.random(2) < 0.5
-        if rng.random() < different:
-            source = other + (other >= target)
-            draws.append(Draw(target, source, bool(flip_t), bool(flip_s)))
-        else:
-            draws.append(Draw(target, target, bool(flip_t), bool(flip_t)))
-    return draws
-
-
-def load_pairs(images: UInt8[Tensor, "n 3 s s"], draws: list[Draw]) -> Pairs:
-    """Pictures of the pairs drawn, where the images are."""
-    targets = torch.tensor([draw.target for draw in draws], device=images.device)
-    sources = torch.tensor([draw.source for draw in draws], device=images.device)
-    flips_t = torch.tensor([draw.flip_t for draw in draws], device=images.device)
-    flips_s = torch.tensor([draw.flip_s for draw in draws], device=images.device)
-    return Pairs(
-        X_s=_pictures(images[sources], flips_s),
-        X_t=_pictures(images[targets], flips_t),
-        same=targets == sources,
+        vary_t, vary_s = rng.random((2, NUM_VARIATIONS), dtype=np.float32)
+        s = t = int(targets[rng.integers(len(targets))])
+        is_same = bool(rng.random() >= different)
+        if not is_same:
+            while people[s] == people[t]:
+                s = int(rng.integers(len(faces)))
+        elif same_pairs == "person":
+            s = population.another_photo(t, rng)
+        drawn.append((faces[t], faces[s], is_same, vary_t, vary_t if s == t else vary_s))
+    target, source, same, vary_t, vary_s = (
+        torch.from_numpy(np.array(column)) for column in zip(*drawn, strict=True)
     )
+    return Draws(target, source, same, vary_t, vary_s, max(same.sum().item(), 1.0))
 
 
-def _pictures(
-    images: UInt8[Tensor, "b 3 s s"], flips: Bool[Tensor, " b"]
-) -> Float[Tensor, "b 3 s s"]:
-    images = torch.where(flips[:, None, None, None], images.flip(3), images)
-    return to_range(images)
+@dataclass(frozen=True)
+class RawPairs:
+    """The pictures of drawn pairs, as a worker process hands them over."""
+
+    draws: Draws
+    sources: UInt8[Tensor, "b 3 s s"]
+    targets: UInt8[Tensor, "b 3 s s"]
+
+    def pin_memory(self) -> "RawPairs":
+        """Where a GPU can fetch them while it computes."""
+        return RawPairs(self.draws, self.sources.pin_memory(), self.targets.pin_memory())
+
+    def to_pairs(self, device: torch.device, augmented: bool) -> Pairs:
+        """On the device, varied as drawn where wanted."""
+        draws = self.draws
+        sources = self.sources.to(device, non_blocking=True)
+        targets = self.targets.to(device, non_blocking=True)
+        if augmented:
+            X_s = augment(sources, draws.vary_s.to(device))
+            X_t = augment(targets, draws.vary_t.to(device))
+        else:
+            X_s, X_t = to_range(sources), to_range(targets)
+        return Pairs(X_s, X_t, draws.same.to(device), draws.num_same)

@@ -18,7 +18,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import torch
-from jaxtyping import UInt8
+from jaxtyping import Int, UInt8
 from torch import Tensor
 from tqdm import tqdm
 
@@ -46,7 +46,7 @@ class Crop:
 
 @dataclass(frozen=True)
 class Faces:
-    """A prepared set in memory."""
+    """A prepared set, decoded in memory."""
 
     images: UInt8[Tensor, "n 3 s s"]
     """RGB."""
@@ -54,6 +54,58 @@ class Faces:
     """One for each image."""
     geometry: CropGeometry
     """Of every crop."""
+
+    def pictures(self, chosen: Int[Tensor, " b"]) -> UInt8[Tensor, "b 3 s s"]:
+        """Some of the faces, RGB, where the images are."""
+        return self.images[chosen.to(self.images.device)]
+
+    def to(self, device: torch.device) -> "Faces":
+        """The same set on another device."""
+        return Faces(self.images.to(device), self.crops, self.geometry)
+
+
+@dataclass(frozen=True)
+class StoredFaces:
+    """A prepared set that stays on disk: each face is read from its tar when it is wanted.
+
+    A tar is not compressed, so a face is one read at a known place, and the pairs of a batch are
+    those of a set in memory. docs/decisions.md#sets-larger-than-memory
+    """
+
+    crops: list[Crop]
+    """One for each face."""
+    places: list[tuple[Path, int, int]]
+    """Tar, offset and length of each."""
+    size: int
+    """Side in pixels at which faces are given out."""
+
+    def pictures(self, chosen: Int[Tensor, " b"]) -> UInt8[Tensor, "b 3 s s"]:
+        """Some of the faces, RGB, read and decoded now."""
+        return torch.stack([self._read(*self.places[idx]) for idx in chosen.tolist()])
+
+    def _read(self, shard: Path, offset: int, length: int) -> UInt8[Tensor, "3 s s"]:
+        try:
+            with shard.open("rb") as file:
+                file.seek(offset)
+                return decode_face(file.read(length), self.size)
+        except (OSError, ValueError) as error:
+            raise DataError(
+                f"{shard} cannot be read ({error}); delete it and run prepare again"
+            ) from None
+
+
+def decode_face(jpeg: bytes, size: int) -> UInt8[Tensor, "3 s s"]:
+    """A stored crop as RGB, reduced by area averages to ``size`` pixels.
+
+    Raises:
+        ValueError: It is not an image.
+    """
+    bgr = cv2.imdecode(np.frombuffer(jpeg, np.uint8), cv2.IMREAD_COLOR) if jpeg else None
+    if bgr is None:
+        raise ValueError("a crop in it is damaged")
+    if bgr.shape[0] != size:
+        bgr = cv2.resize(bgr, (size, size), interpolation=cv2.INTER_AREA)
+    return torch.from_numpy(np.ascontiguousarray(bgr[:, :, ::-1])).permute(2, 0, 1)
 
 
 def write_atomically(path: Path, data: bytes) -> None:
@@ -131,6 +183,48 @@ def read_geometry(data: Path) -> CropGeometry:
         ) from None
 
 
+def read_crops(data: Path) -> list[Crop]:
+    """The index of a prepared set.
+
+    Raises:
+        DataError: It is missing, damaged or of fewer than two faces.
+    """
+    crops = [Crop(**line) for line in read_lines(data / "index.jsonl")]  # type: ignore[arg-type]
+    if len(crops) < 2:
+        raise DataError(f"{data} holds fewer than two faces; prepare more photos to make pairs of")
+    return crops
+
+
+def open_faces(data: Path, size: int) -> StoredFaces:
+    """Find every face of a prepared set in its tars, without reading pictures.
+
+    Args:
+        data: The folder that ``prepare`` wrote.
+        size: Side in pixels at which faces are given out.
+
+    Raises:
+        DataError: The set is missing, damaged or of fewer than two faces.
+    """
+    crops = read_crops(data)
+    places: dict[tuple[str, str], tuple[Path, int, int]] = {}
+    for shard in sorted({crop.shard for crop in crops}):
+        try:
+            with tarfile.open(data / shard, "r:") as tar:
+                for member in tar:
+                    place = data / shard, member.offset_data, member.size
+                    places[shard, member.name] = place
+        except (OSError, tarfile.TarError) as error:
+            raise DataError(
+                f"{data / shard} cannot be read ({error}); delete it and run prepare again"
+            ) from None
+    lacking = {crop.shard for crop in crops if (crop.shard, crop.file) not in places}
+    if lacking:
+        raise DataError(
+            f"{data} lacks faces of {', '.join(sorted(lacking))}; delete that and run prepare again"
+        )
+    return StoredFaces(crops, [places[crop.shard, crop.file] for crop in crops], size)
+
+
 def load_faces(data: Path, size: int, progress: bool = True) -> Faces:
     """Decode a whole prepared set to uint8 at the given size.
 
@@ -142,23 +236,18 @@ def load_faces(data: Path, size: int, progress: bool = True) -> Faces:
     Raises:
         DataError: The set is missing, damaged or of fewer than two faces.
     """
-    geometry = read_geometry(data)
-    crops = [Crop(**line) for line in read_lines(data / "index.jsonl")]  # type: ignore[arg-type]
-    if len(crops) < 2:
-        raise DataError(f"{data} holds fewer than two faces; prepare more photos to make pairs of")
+    geometry, crops = read_geometry(data), read_crops(data)
     images = torch.empty(len(crops), 3, size, size, dtype=torch.uint8)
     idx_of = {(crop.shard, crop.file): idx for idx, crop in enumerate(crops)}
 
     def decode(item: tuple[int, bytes]) -> int:
         idx, jpeg = item
-        bgr = cv2.imdecode(np.frombuffer(jpeg, np.uint8), cv2.IMREAD_COLOR)
-        if bgr is None:
+        try:
+            images[idx] = decode_face(jpeg, size)
+        except ValueError:
             raise DataError(
                 f"{data}/{crops[idx].shard} is damaged; delete it and run prepare again"
-            )
-        if bgr.shape[0] != size:
-            bgr = cv2.resize(bgr, (size, size), interpolation=cv2.INTER_AREA)
-        images[idx] = torch.from_numpy(np.ascontiguousarray(bgr[:, :, ::-1])).permute(2, 0, 1)
+            ) from None
         return idx
 
     stored = (

@@ -1,7 +1,9 @@
 """Training of AEI-Net, Eq. (6)-(9)."""
 
-from collections.abc import Sequence
-from dataclasses import asdict
+import contextlib
+import hashlib
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
@@ -12,10 +14,10 @@ from torch.nn import functional as F
 
 from faceshifter import __version__
 from faceshifter.checkpoint import export_weights, fingerprint, load_checkpoint
-from faceshifter.config import AEITrainConfig, AEIWeights, Intervals
-from faceshifter.data.pairs import Pairs, draw_pairs, load_pairs
-from faceshifter.data.shards import Faces, load_faces, read_geometry
-from faceshifter.device import choose_device
+from faceshifter.config import AEITrainConfig, AEIWeights, Intervals, Runtime
+from faceshifter.data.feed import feed, find_faces
+from faceshifter.data.pairs import Draws, Pairs, Population, RawPairs, draw_pairs
+from faceshifter.data.shards import Faces, StoredFaces, read_geometry
 from faceshifter.errors import TrainingError
 from faceshifter.images import save_grid, to_range
 from faceshifter.losses import (
@@ -27,20 +29,33 @@ from faceshifter.losses import (
     identity_loss,
     reconstruction_loss,
 )
+from faceshifter.models.aad import AADLayer
 from faceshifter.models.aei import AEINet
 from faceshifter.models.discriminator import MultiScaleDiscriminator
 from faceshifter.models.identity import IdentityEncoder, load_identity_encoder
+from faceshifter.train.distributed import (
+    Ranks,
+    distribute,
+    join_ranks,
+    synchronise_batch_norm,
+    without_exchange,
+)
 from faceshifter.train.loop import (
+    add_means,
     autocast,
+    compile_where_wanted,
+    gradient_norm,
     make_adam,
     make_ema,
     open_run,
+    part_size,
     run_steps,
     to_device,
     update_ema,
 )
 
-NUM_SAMPLES = 16
+NUM_SAMPLES, NUM_WATCHED = 16, 32
+"""Pairs drawn at each checkpoint, and pairs that the watchdog measures."""
 
 
 def generator_loss(
@@ -69,7 +84,7 @@ def generator_loss(
     loss_id = identity_loss(judge(Y.float()), judged_s)
     # z_att(X_t) is held: else both sides would move. docs/decisions.md#attributes-loss
     loss_att = attributes_loss(aei.attributes_encoder(Y), [z_att_k.detach() for z_att_k in z_att])
-    loss_rec = reconstruction_loss(Y.float(), pairs.X_t, pairs.same)
+    loss_rec = reconstruction_loss(Y.float(), pairs.X_t, pairs.same, pairs.num_same)
     loss_adv = hinge_loss_g(discriminator(Y))
     loss = aei_loss(
         loss_adv,
@@ -101,13 +116,185 @@ def discriminator_loss(
     return loss, terms
 
 
+class GeneratorLoss(nn.Module):
+    """``generator_loss`` as a module over what it trains, which is what PyTorch distributes."""
+
+    def __init__(self, aei: AEINet) -> None:
+        super().__init__()
+        self.aei = aei
+
+    def forward(
+        self,
+        discriminator: MultiScaleDiscriminator,
+        encoder: IdentityEncoder,
+        judge: IdentityEncoder,
+        pairs: Pairs,
+        weights: AEIWeights,
+    ) -> tuple[Scalar, dict[str, Tensor], Float[Tensor, "b 3 s s"]]:
+        """Eq. (9), its terms and the swaps."""
+        return generator_loss(self.aei, discriminator, encoder, judge, pairs, weights)
+
+
+class DiscriminatorLoss(nn.Module):
+    """``discriminator_loss`` as a module over what it trains."""
+
+    def __init__(self, discriminator: MultiScaleDiscriminator) -> None:
+        super().__init__()
+        self.discriminator = discriminator
+
+    def forward(
+        self, X_t: Float[Tensor, "b 3 s s"], Y: Float[Tensor, "b 3 s s"]
+    ) -> tuple[Scalar, dict[str, Tensor]]:
+        """The hinge loss and its terms."""
+        return discriminator_loss(self.discriminator, X_t, Y)
+
+
+class AEITraining:
+    """The networks of stage one, their optimisers, and the two halves of a step.
+
+    Args:
+        config: The recipe.
+        encoders: That of z_id first, then those that take turns with it in the identity loss.
+        ranks: The processes that train together.
+        runtime: How to compute.
+        init: A checkpoint of another run to start the networks from.
+    """
+
+    def __init__(
+        self,
+        config: AEITrainConfig,
+        encoders: Sequence[IdentityEncoder],
+        ranks: Ranks,
+        runtime: Runtime,
+        init: Path | None = None,
+    ) -> None:
+        self.config, self.encoders, self.runtime = config, encoders, runtime
+        self.device = ranks.device
+        torch.manual_seed(config.seed)
+        self.aei = to_device(AEINet(config.model), self.device, runtime)
+        self.discriminator = to_device(
+            MultiScaleDiscriminator(config.discriminator), self.device, runtime
+        )
+        self.ema = make_ema(self.aei)
+        self.networks = {"aei": self.aei, "ema": self.ema, "discriminator": self.discriminator}
+        if init is not None:
+            load_checkpoint(init, self.networks)
+        synchronise_batch_norm(self.aei, ranks)
+        self.adam_g = make_adam(self.aei.parameters(), config.adam_g)
+        self.adam_d = make_adam(self.discriminator.parameters(), config.adam_d)
+        compile_where_wanted(
+            self.device,
+            runtime,
+            self.aei.attributes_encoder,
+            self.aei.generator,
+            self.discriminator,
+        )
+        self.generator_loss = distribute(GeneratorLoss(self.aei), ranks)
+        self.discriminator_loss = distribute(DiscriminatorLoss(self.discriminator), ranks)
+
+    def step(self, position: int, parts: Sequence[Pairs]) -> dict[str, Tensor]:
+        """One step of generator and discriminator; returns the means of all terms."""
+        terms, swaps = self.generator_gradients(position, parts)
+        terms["grad/g"] = gradient_norm(self.aei)
+        self.update_generator(position)
+        terms |= self.discriminator_gradients(parts, swaps)
+        terms["grad/d"] = gradient_norm(self.discriminator)
+        self.update_discriminator()
+        return terms
+
+    def generator_gradients(
+        self, position: int, parts: Sequence[Pairs]
+    ) -> tuple[dict[str, Tensor], list[Tensor]]:
+        """Gradients of Eq. (9) over all parts, its terms, and the swaps of each part."""
+        self.discriminator.requires_grad_(False)
+        weights = self.config.weights_at(position)
+        judge = self.encoders[position % len(self.encoders)]
+        sums: dict[str, Tensor] = {}
+        swaps = []
+        for idx, pairs in enumerate(parts):
+            with without_exchange(self.generator_loss, idx + 1 < len(parts)):
+                with autocast(self.device, self.runtime):
+                    loss, terms, Y = self.generator_loss(
+                        self.discriminator, self.encoders[0], judge, pairs, weights
+                    )
+                (loss / len(parts)).backward()
+            swaps.append(Y.detach())
+            add_means(sums, terms, len(parts))
+        self.discriminator.requires_grad_(True)
+        return sums, swaps
+
+    def update_generator(self, position: int) -> None:
+        """Adam's step, and the average of the weights."""
+        self.adam_g.step()
+        self.adam_g.zero_grad()
+        update_ema(self.ema, self.aei, self.config.ema, position)
+
+    def discriminator_gradients(
+        self, parts: Sequence[Pairs], swaps: Sequence[Tensor]
+    ) -> dict[str, Tensor]:
+        """Gradients of the discriminator's loss over all parts, and its terms."""
+        sums: dict[str, Tensor] = {}
+        for idx, (pairs, Y) in enumerate(zip(parts, swaps, strict=True)):
+            with without_exchange(self.discriminator_loss, idx + 1 < len(parts)):
+                with autocast(self.device, self.runtime):
+                    loss, terms = self.discriminator_loss(pairs.X_t, Y)
+                (loss / len(parts)).backward()
+            add_means(sums, terms, len(parts))
+        return sums
+
+    def update_discriminator(self) -> None:
+        """Adam's step."""
+        self.adam_d.step()
+        self.adam_d.zero_grad()
+
+
+@dataclass(frozen=True)
+class Fetch:
+    """The parts of a process's pairs of a step, with their pictures where those are on disk."""
+
+    config: AEITrainConfig
+    population: Population
+    faces: StoredFaces | None
+    rank: int = 0
+    world: int = 1
+
+    def __call__(self, position: int) -> list[Draws | RawPairs]:
+        """Draw a step's pairs, and read them."""
+        config = self.config
+        draws = draw_pairs(
+            self.population,
+            seed=config.seed,
+            position=position * config.batch,
+            batch=config.batch,
+            different=config.different,
+            same_pairs=config.same_pairs,
+        )
+        parts = self.world * config.accumulate
+        own = [draws.part(idx, parts) for idx in range(self.rank, parts, self.world)]
+        return [part if self.faces is None else read_pairs(part, self.faces) for part in own]
+
+
+def read_pairs(draws: Draws, faces: Faces | StoredFaces) -> RawPairs:
+    """The pictures of drawn pairs, where the faces are."""
+    return RawPairs(draws, faces.pictures(draws.source), faces.pictures(draws.target))
+
+
+def batches(
+    fetch: Fetch, faces: Faces | StoredFaces, start: int, device: torch.device, runtime: Runtime
+) -> Iterator[list[Pairs]]:
+    """The parts of each step from ``start`` on, on the device."""
+    for parts in feed(fetch, start, fetch.config.steps, device, runtime):
+        raw = [part if isinstance(part, RawPairs) else read_pairs(part, faces) for part in parts]
+        yield [part.to_pairs(device, fetch.config.augment) for part in raw]
+
+
 def train(
     config: AEITrainConfig,
     data: Path,
     run: Path,
     *,
-    device_name: str = "auto",
     init: Path | None = None,
+    runtime: Runtime | None = None,
     intervals: Intervals | None = None,
 ) -> None:
     """Train AEI-Net on a prepared set; the same call resumes.
@@ -116,14 +303,62 @@ def train(
         config: The recipe.
         data: A folder that ``prepare`` wrote.
         run: Folder of the run; ``weights.safetensors`` in it is always the newest export.
-        device_name: auto, cpu or cuda.
         init: A checkpoint of another run to start the networks from.
-        intervals: How often to report and to write checkpoints.
+        runtime: Where and how to compute.
+        intervals: How often to report, to watch and to write checkpoints.
 
     Raises:
-        TrainingError: The run is of another recipe, or a loss became not finite.
+        TrainingError: The run is of another recipe, a loss became not finite, the network became
+            worse and worse, or another process is lost.
     """
-    device = choose_device(device_name)
+    runtime, intervals = runtime or Runtime(), intervals or Intervals()
+    with join_ranks(runtime.device) as ranks:
+        part_size(config.batch, config.accumulate, ranks)
+        encoders = load_encoders(config, data, ranks)
+        training = AEITraining(config, encoders, ranks, runtime, init)
+        open_run(run, {"aei": asdict(config), "data": data.name}, ranks)
+        size = config.model.image_size
+        faces = find_faces(data, size, ranks.device, runtime, ranks.world)
+        population, held_out = Population.split([c.identity for c in faces.crops], config.seed)
+        stored = faces if isinstance(faces, StoredFaces) else None
+        fetch = Fetch(config, population, stored, ranks.rank, ranks.world)
+        seen = choose_watched(faces, held_out, ranks.device)
+        files = [Path(teacher) for teacher in config.teachers if Path(teacher).is_file()]
+        teachers = [{"name": path.name, "sha256": sha256(path)} for path in files]
+
+        def snapshot(position: int) -> None:
+            info = {
+                "kind": "aei",
+                "version": __version__,
+                "config": asdict(config.model),
+                "identity": {"name": encoders[0].name, "fingerprint": fingerprint(encoders[0])},
+                "teachers": teachers,
+                "step": position,
+            }
+            export_weights(run / "weights.safetensors", training.ema, info)
+            save_samples(run / "samples" / f"step-{position:08d}.png", training.ema, encoders, seen)
+
+        run_steps(
+            run,
+            ranks,
+            state=training.networks | {"adam_g": training.adam_g, "adam_d": training.adam_d},
+            steps=config.steps,
+            batch=config.batch,
+            batches=lambda start: batches(fetch, faces, start, ranks.device, runtime),
+            step=training.step,
+            watch=lambda _: measure_swaps(training.ema, encoders, seen),
+            snapshot=snapshot,
+            intervals=intervals,
+            tensorboard=runtime.tensorboard,
+        )
+
+
+def load_encoders(config: AEITrainConfig, data: Path, ranks: Ranks) -> list[IdentityEncoder]:
+    """The encoder of z_id and those that take turns with it.
+
+    Raises:
+        TrainingError: They or the prepared set do not fit the recipe.
+    """
     geometry = read_geometry(data)
     if geometry != config.model.geometry:
         raise TrainingError(
@@ -131,7 +366,7 @@ def train(
             "give its values as --model.geometry"
         )
     encoders = [
-        load_identity_encoder(spec, geometry).to(device)
+        load_identity_encoder(spec, geometry).to(ranks.device)
         for spec in (config.identity, *config.teachers)
     ]
     if encoders[0].c_id != config.model.c_id:
@@ -139,86 +374,83 @@ def train(
             f"{config.identity} makes z_id of {encoders[0].c_id} numbers, but the recipe's c_id is "
             f"{config.model.c_id}; give --model.c-id {encoders[0].c_id}"
         )
-    torch.manual_seed(config.seed)
-    aei = to_device(AEINet(config.model), device)
-    discriminator = to_device(MultiScaleDiscriminator(config.discriminator), device)
-    ema = make_ema(aei)
-    networks: dict[str, nn.Module] = {"aei": aei, "ema": ema, "discriminator": discriminator}
-    if init is not None:
-        load_checkpoint(init, networks)
-    open_run(run, {"aei": asdict(config), "data": data.name})
-    faces = load_faces(data, config.model.image_size)
-    adam_g = make_adam(aei.parameters(), config.adam_g)
-    adam_d = make_adam(discriminator.parameters(), config.adam_d)
-    images = faces.images.to(device)
+    return encoders
 
-    def step(position: int) -> dict[str, Tensor]:
-        draws = draw_pairs(
-            len(images),
-            seed=config.seed,
-            position=position * config.batch,
-            batch=config.batch,
-            different=config.different,
-        )
-        pairs = load_pairs(images, draws)
-        discriminator.requires_grad_(False)
-        with autocast(device):
-            loss, terms, Y = generator_loss(
-                aei,
-                discriminator,
-                encoders[0],
-                encoders[position % len(encoders)],
-                pairs,
-                config.weights_at(position),
-            )
-        loss.backward()
-        adam_g.step()
-        adam_g.zero_grad()
-        update_ema(ema, aei, config.ema, position)
-        discriminator.requires_grad_(True)
-        with autocast(device):
-            loss_d, terms_d = discriminator_loss(discriminator, pairs.X_t, Y)
-        loss_d.backward()
-        adam_d.step()
-        adam_d.zero_grad()
-        return terms | terms_d
 
-    def snapshot(position: int) -> dict[str, float]:
-        info = {
-            "kind": "aei",
-            "version": __version__,
-            "config": asdict(config.model),
-            "identity": {"name": encoders[0].name, "fingerprint": fingerprint(encoders[0])},
-            "step": position,
-        }
-        export_weights(run / "weights.safetensors", ema, info)
-        return sample_swaps(ema, encoders, faces, run / "samples" / f"step-{position:08d}.png")
+def sha256(path: Path) -> str:
+    """Of a file's content, by which ``evaluate`` knows a recogniser that was in training."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
-    run_steps(
-        run,
-        state=networks | {"adam_g": adam_g, "adam_d": adam_d},
-        steps=config.steps,
-        batch=config.batch,
-        step=step,
-        snapshot=snapshot,
-        intervals=intervals or Intervals(),
+
+def choose_watched(
+    faces: Faces | StoredFaces, held_out: Sequence[int] | np.ndarray, device: torch.device
+) -> tuple[Float[Tensor, "b 3 s s"], Float[Tensor, "b 3 s s"]]:
+    """Fixed pairs of faces that training never sees; of a small set, pairs that it does."""
+    pool = held_out if len(held_out) > 1 else np.arange(len(faces.crops))
+    rng = np.random.default_rng(0)
+    X_s, X_t = (
+        to_range(faces.pictures(torch.from_numpy(rng.choice(pool, NUM_WATCHED))).to(device))
+        for _ in range(2)
     )
+    return X_s, X_t
 
 
 @torch.no_grad()
-def sample_swaps(
-    aei: nn.Module, encoders: Sequence[IdentityEncoder], faces: Faces, path: Path
-) -> dict[str, float]:
-    """Draw fixed pairs (source, target, Y_hat_st, Y_hat_tt) and measure their cosines."""
-    device = next(aei.parameters()).device
-    chosen = np.random.default_rng(0).choice(len(faces.images), (2, NUM_SAMPLES))
-    X_s, X_t = (to_range(faces.images[idx].to(device)) for idx in chosen)
-    z_id = [(encoder(X_s), encoder(X_t)) for encoder in encoders]
-    Y = aei(X_t, torch.stack(z_id[0], dim=1))
+def save_samples(
+    path: Path,
+    aei: nn.Module,
+    encoders: Sequence[IdentityEncoder],
+    seen: tuple[Float[Tensor, "b 3 s s"], Float[Tensor, "b 3 s s"]],
+) -> None:
+    """Draw the first watched pairs: source, target, Y_hat_st, Y_hat_tt."""
+    X_s, X_t = (X[:NUM_SAMPLES] for X in seen)
+    Y = aei(X_t, torch.stack([encoders[0](X_s), encoders[0](X_t)], dim=1))
     save_grid(path, [X_s, X_t, Y[:, 0], Y[:, 1]])
-    figures = {"samples/rec": F.l1_loss(Y[:, 1], X_t).item()}
+
+
+@torch.no_grad()
+def measure_swaps(
+    aei: AEINet,
+    encoders: Sequence[IdentityEncoder],
+    seen: tuple[Float[Tensor, "b 3 s s"], Float[Tensor, "b 3 s s"]],
+) -> dict[str, float]:
+    """What the watchdog sees: cosines, errors, and the mean of M at each level, in evaluation.
+
+    ``watch/rec`` is the mean of abs(Y_hat_tt - X_t), ``watch/change`` that of
+    abs(Y_hat_st - X_t), in [0, 2].
+    """
+    X_s, X_t = seen
+    z_id = [(encoder(X_s), encoder(X_t)) for encoder in encoders]
+    with watch_masks(aei) as masks:
+        Y = aei(X_t, torch.stack(z_id[0], dim=1))
+    figures = {
+        "watch/rec": F.l1_loss(Y[:, 1], X_t).item(),
+        "watch/change": F.l1_loss(Y[:, 0], X_t).item(),
+        **{f"watch/mask/{k + 1}": torch.stack(M).mean().item() for k, M in masks.items()},
+    }
     for encoder, (z_id_s, z_id_t) in zip(encoders, z_id, strict=True):
         z_id_Y = encoder(Y[:, 0])
-        figures[f"samples/cos_source/{encoder.name}"] = (z_id_Y * z_id_s).sum(1).mean().item()
-        figures[f"samples/cos_target/{encoder.name}"] = (z_id_Y * z_id_t).sum(1).mean().item()
+        figures[f"watch/cos_source/{encoder.name}"] = (z_id_Y * z_id_s).sum(1).mean().item()
+        figures[f"watch/cos_target/{encoder.name}"] = (z_id_Y * z_id_t).sum(1).mean().item()
     return figures
+
+
+@contextlib.contextmanager
+def watch_masks(aei: AEINet) -> Iterator[dict[int, list[Tensor]]]:
+    """Collect the mean of M of every AAD layer, by level from 0, while inside."""
+    means: dict[int, list[Tensor]] = {}
+    hooks = []
+    for k, block in enumerate(aei.generator.blocks):
+        for layer in block.modules():
+            if isinstance(layer, AADLayer):
+
+                def collect(_: nn.Module, __: object, logits: Tensor, k: int = k) -> None:
+                    means.setdefault(k, []).append(logits.sigmoid().mean())
+
+                hooks.append(layer.to_mask.register_forward_hook(collect))
+    try:
+        yield means
+    finally:
+        for hook in hooks:
+            hook.remove()

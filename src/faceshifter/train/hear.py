@@ -1,7 +1,7 @@
 """Training of HEAR-Net on the hardest faces and on synthetic occlusions, Eq. (10)-(15)."""
 
-from collections.abc import Sequence
-from dataclasses import asdict
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -13,29 +13,41 @@ from tqdm import tqdm
 
 from faceshifter import __version__
 from faceshifter.checkpoint import export_weights, fingerprint, load_tensors, save_tensors
-from faceshifter.config import HEARTrainConfig, Intervals
+from faceshifter.config import HEARTrainConfig, Intervals, Runtime
+from faceshifter.data.feed import feed, find_faces
 from faceshifter.data.occlusion import Occluders, occlude
-from faceshifter.data.pairs import Pairs, draw_pairs
-from faceshifter.data.shards import Faces, load_faces, read_geometry
-from faceshifter.device import choose_device
+from faceshifter.data.pairs import Draws, Pairs, Population, RawPairs, draw_pairs
+from faceshifter.data.shards import Faces, StoredFaces, read_geometry
 from faceshifter.errors import TrainingError
-from faceshifter.images import save_grid, to_range, to_tensor
+from faceshifter.images import save_grid, to_range
 from faceshifter.losses import Scalar, change_loss, hear_loss, identity_loss, reconstruction_loss
 from faceshifter.models.aei import AEINet
 from faceshifter.models.hear import HEARNet, heuristic_error
 from faceshifter.models.identity import IdentityEncoder
 from faceshifter.pretrained import load_aei, load_encoder_of
+from faceshifter.train.distributed import (
+    Ranks,
+    distribute,
+    join_ranks,
+    synchronise_batch_norm,
+    without_exchange,
+)
 from faceshifter.train.loop import (
+    add_means,
     autocast,
+    compile_where_wanted,
+    gradient_norm,
     make_adam,
     make_ema,
     open_run,
+    part_size,
     run_steps,
     to_device,
     update_ema,
 )
 
-NUM_SAMPLES = 16
+NUM_SAMPLES, NUM_WATCHED = 16, 32
+"""Pairs drawn at each checkpoint, and pairs that the watchdog measures."""
 
 
 @torch.no_grad()
@@ -60,7 +72,7 @@ def refinement_loss(
     """Eq. (15) and its terms."""
     Y_st = hear(Y_hat_st, delta_Y_t).float()
     terms = {
-        "loss/rec": reconstruction_loss(Y_st, pairs.X_t, pairs.same),
+        "loss/rec": reconstruction_loss(Y_st, pairs.X_t, pairs.same, pairs.num_same),
         "loss/id": identity_loss(encoder(Y_st), z_id_s),
         "loss/chg": change_loss(Y_hat_st, Y_st),
     }
@@ -75,50 +87,155 @@ def refinement_loss(
     return loss, terms
 
 
-def occluded_pairs(
-    faces: Faces,
-    hardest: Int[np.ndarray, " k"],
-    occluders: Occluders,
-    *,
-    seed: int,
-    position: int,
-    batch: int,
-    different: float,
-) -> Pairs:
-    """Pairs whose targets are among the hardest faces and occluded.
+class RefinementLoss(nn.Module):
+    """``refinement_loss`` as a module over what it trains, which is what PyTorch distributes."""
+
+    def __init__(self, hear: HEARNet) -> None:
+        super().__init__()
+        self.hear = hear
+
+    def forward(
+        self,
+        encoder: IdentityEncoder,
+        pairs: Pairs,
+        Y_hat_st: Float[Tensor, "b 3 s s"],
+        delta_Y_t: Float[Tensor, "b 3 s s"],
+        z_id_s: Float[Tensor, "b d"],
+        config: HEARTrainConfig,
+    ) -> tuple[Scalar, dict[str, Tensor]]:
+        """Eq. (15) and its terms."""
+        return refinement_loss(self.hear, encoder, pairs, Y_hat_st, delta_Y_t, z_id_s, config)
+
+
+class HEARTraining:
+    """The network of stage two, its optimiser and its step, over a frozen first stage.
+
+    Args:
+        config: The recipe.
+        aei: The first stage.
+        encoder: Its encoder of z_id.
+        ranks: The processes that train together.
+        runtime: How to compute.
+    """
+
+    def __init__(
+        self,
+        config: HEARTrainConfig,
+        aei: AEINet,
+        encoder: IdentityEncoder,
+        ranks: Ranks,
+        runtime: Runtime,
+    ) -> None:
+        self.config, self.encoder, self.runtime = config, encoder, runtime
+        self.device = ranks.device
+        self.aei = to_device(aei, self.device, runtime)
+        torch.manual_seed(config.seed)
+        self.hear = to_device(HEARNet(config.model), self.device, runtime)
+        self.ema = make_ema(self.hear)
+        synchronise_batch_norm(self.hear, ranks)
+        self.adam = make_adam(self.hear.parameters(), config.adam)
+        compile_where_wanted(self.device, runtime, self.aei, self.hear)
+        self.loss = distribute(RefinementLoss(self.hear), ranks)
+
+    def step(self, position: int, parts: Sequence[Pairs]) -> dict[str, Tensor]:
+        """One step; returns the means of all terms."""
+        terms = self.gradients(parts)
+        terms["grad"] = gradient_norm(self.hear)
+        self.update(position)
+        return terms
+
+    def gradients(self, parts: Sequence[Pairs]) -> dict[str, Tensor]:
+        """Gradients of Eq. (15) over all parts, and its terms."""
+        sums: dict[str, Tensor] = {}
+        for idx, pairs in enumerate(parts):
+            with without_exchange(self.loss, idx + 1 < len(parts)):
+                with autocast(self.device, self.runtime):
+                    Y_hat_st, delta_Y_t, z_id_s = first_stage(self.aei, self.encoder, pairs)
+                    loss, terms = self.loss(
+                        self.encoder, pairs, Y_hat_st, delta_Y_t, z_id_s, self.config
+                    )
+                (loss / len(parts)).backward()
+            add_means(sums, terms, len(parts))
+        return sums
+
+    def update(self, position: int) -> None:
+        """Adam's step, and the average of the weights."""
+        self.adam.step()
+        self.adam.zero_grad()
+        update_ema(self.ema, self.hear, self.config.ema, position)
+
+
+@dataclass(frozen=True)
+class OccludedFetch:
+    """The parts of a process's pairs of a step, with the hardest faces as targets, occluded.
 
     Only X_t is occluded where X_t != X_s; where they are the same both are the occluded picture.
     """
-    draws = draw_pairs(
-        len(faces.images), seed=seed, position=position, batch=batch, different=different
-    )
-    X_s, X_t = [], []
-    for idx, draw in enumerate(draws):
-        rng = np.random.default_rng((seed, position + idx, 1))
-        target_idx = int(hardest[draw.target % len(hardest)])
-        # The target's place among the hardest may be the source's; draw.target then is another.
-        source_idx = draw.source if draw.source != target_idx else draw.target
-        target = occlude(_picture(faces, target_idx, draw.flip_t), rng, occluders)
-        X_t.append(target)
-        X_s.append(target if draw.same else _picture(faces, source_idx, draw.flip_s))
-    same = torch.tensor([draw.same for draw in draws])
-    return Pairs(X_s=to_tensor(np.stack(X_s)), X_t=to_tensor(np.stack(X_t)), same=same)
+
+    config: HEARTrainConfig
+    population: Population
+    targets: Int[np.ndarray, " k"]
+    """Positions of the hardest faces in the population."""
+    faces: Faces | StoredFaces
+    occluders: Occluders
+    rank: int = 0
+    world: int = 1
+
+    def __call__(self, position: int) -> list[RawPairs]:
+        """Draw a step's pairs, read and occlude them."""
+        batch, parts = self.config.batch, self.world * self.config.accumulate
+        draws = self.draw(position * batch, batch)
+        fetched = []
+        for idx in range(self.rank, parts, self.world):
+            part = draws.part(idx, parts)
+            fetched.append(self.occlude(part, position * batch + idx * batch // parts))
+        return fetched
+
+    def draw(self, position: int, batch: int) -> Draws:
+        """Pairs from a position on."""
+        return draw_pairs(
+            self.population,
+            seed=self.config.seed,
+            position=position,
+            batch=batch,
+            different=self.config.different,
+            targets=self.targets,
+        )
+
+    def occlude(self, draws: Draws, position: int) -> RawPairs:
+        """The pictures of drawn pairs, the first of which is at a position."""
+        sources, targets = self.faces.pictures(draws.source), self.faces.pictures(draws.target)
+        occluded = []
+        for idx, target in enumerate(targets):
+            rng = np.random.default_rng((self.config.seed, position + idx, 1))
+            picture = np.ascontiguousarray(target.permute(1, 2, 0).numpy())
+            occluded.append(occlude(picture, rng, self.occluders))
+        targets = torch.from_numpy(np.stack(occluded)).permute(0, 3, 1, 2).contiguous()
+        same = draws.same[:, None, None, None]
+        return RawPairs(draws, torch.where(same, targets, sources), targets)
 
 
-def _picture(faces: Faces, idx: int, flip: bool) -> np.ndarray:
-    picture = faces.images[idx].permute(1, 2, 0).numpy()
-    return np.ascontiguousarray(picture[:, ::-1] if flip else picture)
+def batches(
+    fetch: OccludedFetch, start: int, device: torch.device, runtime: Runtime
+) -> Iterator[list[Pairs]]:
+    """The parts of each step from ``start`` on, on the device."""
+    for parts in feed(fetch, start, fetch.config.steps, device, runtime):
+        yield [part.to_pairs(device, fetch.config.augment) for part in parts]
 
 
 def rank_errors(
-    aei: AEINet, encoder: IdentityEncoder, faces: Faces, chosen: Int[np.ndarray, " n"], batch: int
+    aei: AEINet,
+    encoder: IdentityEncoder,
+    faces: Faces | StoredFaces,
+    chosen: Int[np.ndarray, " n"],
+    batch: int,
 ) -> Float[Tensor, " n"]:
     """Mean absolute heuristic error of each chosen face."""
     device = next(aei.parameters()).device
     errors = []
     for part in tqdm(np.array_split(chosen, -(-len(chosen) // batch)), "heuristic errors"):
-        X_t = to_range(faces.images[part].to(device))
-        pairs = Pairs(X_s=X_t, X_t=X_t, same=torch.ones(len(part), dtype=torch.bool))
+        X_t = to_range(faces.pictures(torch.from_numpy(part)).to(device))
+        pairs = Pairs(X_s=X_t, X_t=X_t, same=torch.ones(len(part), dtype=torch.bool), num_same=1.0)
         _, delta_Y_t, _ = first_stage(aei, encoder, pairs)
         errors.append(delta_Y_t.abs().mean(dim=(1, 2, 3)).cpu())
     return torch.cat(errors)
@@ -132,7 +249,7 @@ def train(
     *,
     occluder_paths: Sequence[Path] = (),
     identity: Path | None = None,
-    device_name: str = "auto",
+    runtime: Runtime | None = None,
     intervals: Intervals | None = None,
 ) -> None:
     """Train HEAR-Net on a prepared set over a trained first stage; the same call resumes.
@@ -144,90 +261,125 @@ def train(
         aei_weights: The first stage.
         occluder_paths: Folders or tars of RGBA cut-outs; without any, all are drawn.
         identity: The first stage's encoder, where it is a file.
-        device_name: auto, cpu or cuda.
-        intervals: How often to report and to write checkpoints.
+        runtime: Where and how to compute.
+        intervals: How often to report, to watch and to write checkpoints.
+
+    Raises:
+        TrainingError: As for the first stage.
     """
-    device = choose_device(device_name)
-    aei, info = load_aei(aei_weights)
-    aei = to_device(aei, device)
-    if read_geometry(data) != aei.config.geometry:
-        raise TrainingError(
-            f"{data} was cropped with another geometry than {aei_weights}'s; prepare it again"
+    runtime, intervals = runtime or Runtime(), intervals or Intervals()
+    with join_ranks(runtime.device) as ranks:
+        part_size(config.batch, config.accumulate, ranks)
+        aei, info = load_aei(aei_weights)
+        if read_geometry(data) != aei.config.geometry:
+            raise TrainingError(
+                f"{data} was cropped with another geometry than {aei_weights}'s; prepare it again"
+            )
+        encoder = load_encoder_of(info, aei_weights, identity).to(ranks.device)
+        occluders = Occluders.load(occluder_paths)
+        settings = {"hear": asdict(config), "data": data.name, "aei": fingerprint(aei)}
+        settings["occluders"] = sorted(path.name for path in occluder_paths)
+        open_run(run, settings, ranks)
+        training = HEARTraining(config, aei, encoder, ranks, runtime)
+        # On the CPU, where pictures are occluded.
+        size, cpu = aei.config.image_size, torch.device("cpu")
+        faces = find_faces(data, size, cpu, runtime, ranks.world)
+        hardest = ranks.first_does(lambda: _hardest(run, aei, encoder, faces, config))
+        population, held_out = Population.split([c.identity for c in faces.crops], config.seed)
+        targets = np.flatnonzero(np.isin(population.faces, hardest))
+        fetch = OccludedFetch(
+            config, population, targets, faces, occluders, ranks.rank, ranks.world
         )
-    encoder = load_encoder_of(info, aei_weights, identity).to(device)
-    occluders = Occluders.load(occluder_paths)
-    settings = {"hear": asdict(config), "data": data.name, "aei": fingerprint(aei)}
-    open_run(run, settings | {"occluders": sorted(path.name for path in occluder_paths)})
-    faces = load_faces(data, aei.config.image_size)
-    hardest = _hardest(run, aei, encoder, faces, config)
-    torch.manual_seed(config.seed)
-    hear = to_device(HEARNet(config.model), device)
-    ema = make_ema(hear)
-    adam = make_adam(hear.parameters(), config.adam)
+        seen = watched_pairs(fetch, held_out, ranks.device)
 
-    def pairs_at(position: int, batch: int, seed: int) -> Pairs:
-        pairs = occluded_pairs(
-            faces,
-            hardest,
-            occluders,
-            seed=seed,
-            position=position,
-            batch=batch,
-            different=config.different,
+        def snapshot(position: int) -> None:
+            export = {
+                "kind": "hear",
+                "version": __version__,
+                "config": asdict(config.model),
+                "aei": fingerprint(aei),
+                "step": position,
+            }
+            export_weights(run / "weights.safetensors", training.ema, export)
+            save_samples(run / "samples" / f"step-{position:08d}.png", training, seen)
+
+        run_steps(
+            run,
+            ranks,
+            state={"hear": training.hear, "ema": training.ema, "adam": training.adam},
+            steps=config.steps,
+            batch=config.batch,
+            batches=lambda start: batches(fetch, start, ranks.device, runtime),
+            step=training.step,
+            watch=lambda _: measure_refinement(training, seen),
+            snapshot=snapshot,
+            intervals=intervals,
+            tensorboard=runtime.tensorboard,
         )
-        return Pairs(*(tensor.to(device) for tensor in (pairs.X_s, pairs.X_t, pairs.same)))
 
-    def step(position: int) -> dict[str, Tensor]:
-        pairs = pairs_at(position * config.batch, config.batch, config.seed)
-        with autocast(device):
-            Y_hat_st, delta_Y_t, z_id_s = first_stage(aei, encoder, pairs)
-            loss, terms = refinement_loss(hear, encoder, pairs, Y_hat_st, delta_Y_t, z_id_s, config)
-        loss.backward()
-        adam.step()
-        adam.zero_grad()
-        update_ema(ema, hear, config.ema, position)
-        return terms
 
-    @torch.no_grad()
-    def snapshot(position: int) -> dict[str, float]:
-        export = {
-            "kind": "hear",
-            "version": __version__,
-            "config": asdict(config.model),
-            "aei": fingerprint(aei),
-            "step": position,
+def watched_pairs(
+    fetch: OccludedFetch, held_out: Int[np.ndarray, " k"], device: torch.device
+) -> Pairs:
+    """Fixed occluded pairs of people that training never sees; of a small set, that it does."""
+    identities = [crop.identity for crop in fetch.faces.crops]
+    people = np.unique(identities, return_inverse=True)[1]
+    if len(np.unique(people[held_out])) > 1:
+        population = Population(held_out, people[held_out])
+        targets = np.arange(len(held_out))
+    else:
+        population, targets = fetch.population, fetch.targets
+    config = replace(fetch.config, seed=fetch.config.seed + 1)
+    watched = replace(fetch, config=config, population=population, targets=targets)
+    raw = watched.occlude(watched.draw(0, NUM_WATCHED), 0)
+    return raw.to_pairs(device, augmented=False)
+
+
+@torch.no_grad()
+def save_samples(path: Path, training: HEARTraining, seen: Pairs) -> None:
+    """Draw the first watched pairs: X_s, X_t, Y_hat_st, delta_Y_t and Y_st."""
+    n = NUM_SAMPLES
+    pairs = Pairs(seen.X_s[:n], seen.X_t[:n], seen.same[:n], seen.num_same)
+    Y_hat_st, delta_Y_t, _ = first_stage(training.aei, training.encoder, pairs)
+    Y_st = training.ema(Y_hat_st, delta_Y_t)
+    save_grid(path, [pairs.X_s, pairs.X_t, Y_hat_st, delta_Y_t / 2, Y_st])
+
+
+@torch.no_grad()
+def measure_refinement(training: HEARTraining, seen: Pairs) -> dict[str, float]:
+    """What the watchdog sees: cosines after either stage, error, and change.
+
+    ``watch/rec`` is the mean of abs(Y_st - X_t) where X_t = X_s, ``watch/chg`` that of
+    abs(Y_st - Y_hat_st), in [0, 2].
+    """
+    encoder, same = training.encoder, seen.same
+    Y_hat_st, delta_Y_t, z_id_s = first_stage(training.aei, encoder, seen)
+    Y_st = training.ema(Y_hat_st, delta_Y_t)
+    z_id_Y, z_id_t = encoder(Y_st)[~same], encoder(seen.X_t)[~same]
+    figures = {"watch/chg": change_loss(Y_hat_st, Y_st).item()}
+    if same.any():
+        figures["watch/rec"] = F.l1_loss(Y_st[same], seen.X_t[same]).item()
+    if not same.all():
+        one_stage = encoder(Y_hat_st)[~same]
+        figures |= {
+            f"watch/cos_source/{encoder.name}": (z_id_Y * z_id_s[~same]).sum(1).mean().item(),
+            f"watch/cos_target/{encoder.name}": (z_id_Y * z_id_t).sum(1).mean().item(),
+            "watch/cos_source_one_stage": (one_stage * z_id_s[~same]).sum(1).mean().item(),
         }
-        export_weights(run / "weights.safetensors", ema, export)
-        pairs = pairs_at(0, NUM_SAMPLES, config.seed + 1)
-        Y_hat_st, delta_Y_t, z_id_s = first_stage(aei, encoder, pairs)
-        Y_st = ema(Y_hat_st, delta_Y_t)
-        path = run / "samples" / f"step-{position:08d}.png"
-        save_grid(path, [pairs.X_s, pairs.X_t, Y_hat_st, delta_Y_t / 2, Y_st])
-        return {
-            "samples/cos_source": F.cosine_similarity(encoder(Y_st), z_id_s).mean().item(),
-            "samples/cos_source_one_stage": F.cosine_similarity(encoder(Y_hat_st), z_id_s)
-            .mean()
-            .item(),
-        }
-
-    run_steps(
-        run,
-        state={"hear": hear, "ema": ema, "adam": adam},
-        steps=config.steps,
-        batch=config.batch,
-        step=step,
-        snapshot=snapshot,
-        intervals=intervals or Intervals(),
-    )
+    return figures
 
 
 def _hardest(
-    run: Path, aei: AEINet, encoder: IdentityEncoder, faces: Faces, config: HEARTrainConfig
+    run: Path,
+    aei: AEINet,
+    encoder: IdentityEncoder,
+    faces: Faces | StoredFaces,
+    config: HEARTrainConfig,
 ) -> Int[np.ndarray, " k"]:
     """Indices of the faces with the largest heuristic errors; kept in the run for its resume."""
     path = run / "errors.safetensors"
     rng = np.random.default_rng(config.seed)
-    chosen = np.sort(rng.permutation(len(faces.images))[: config.ranked])
+    chosen = np.sort(rng.permutation(len(faces.crops))[: config.ranked])
     if path.exists():
         errors = load_tensors(path)[0]["errors"]
     else:

@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 from faceshifter import __version__
 from faceshifter.checkpoint import export_weights
-from faceshifter.config import IdentityTrainConfig, Intervals
+from faceshifter.config import IdentityTrainConfig, Intervals, Runtime
 from faceshifter.data.shards import load_faces, read_geometry
 from faceshifter.device import choose_device
 from faceshifter.errors import TrainingError
@@ -20,8 +20,11 @@ from faceshifter.images import to_range
 from faceshifter.losses import identity_loss
 from faceshifter.models.identity import load_identity_encoder
 from faceshifter.models.mobilefacenet import EMBEDDING_SIZE, INPUT_SIZE, MobileFaceNet
+from faceshifter.train.distributed import Ranks
 from faceshifter.train.loop import (
     autocast,
+    compile_where_wanted,
+    gradient_norm,
     make_adam,
     make_ema,
     open_run,
@@ -30,6 +33,8 @@ from faceshifter.train.loop import (
     update_ema,
 )
 
+NUM_WATCHED = 64
+"""Faces, undegraded, that the watchdog measures."""
 MIX = (0.3, 0.7)
 """Share of the second face in a blend."""
 BLUR = 0.4
@@ -75,62 +80,77 @@ def train(
     run: Path,
     teacher_spec: str,
     *,
-    device_name: str = "auto",
+    runtime: Runtime | None = None,
     intervals: Intervals | None = None,
 ) -> None:
-    """Train the MobileFaceNet on a prepared set; the same call resumes.
+    """Train the MobileFaceNet on a prepared set, in one process; the same call resumes.
 
     Args:
         config: The recipe.
         data: A folder that ``prepare`` wrote.
         run: Folder of the run; ``weights.safetensors`` in it is always the newest export.
         teacher_spec: Encoder with a descriptor of the same length, as ``load_identity_encoder``.
-        device_name: auto, cpu or cuda.
-        intervals: How often to report and to write checkpoints.
+        runtime: Where and how to compute.
+        intervals: How often to report, to watch and to write checkpoints.
     """
-    device = choose_device(device_name)
+    runtime = runtime or Runtime()
+    ranks = Ranks(choose_device(runtime.device))
+    device = ranks.device
     teacher = load_identity_encoder(teacher_spec, read_geometry(data)).to(device)
     if teacher.c_id != EMBEDDING_SIZE:
         raise TrainingError(
             f"{teacher_spec} makes descriptors of {teacher.c_id} numbers, but the student makes "
             f"{EMBEDDING_SIZE}; choose another --teacher"
         )
-    open_run(run, {"identity": asdict(config), "data": data.name, "teacher": teacher_spec})
-    faces = load_faces(data, config.image_size)
+    open_run(run, {"identity": asdict(config), "data": data.name, "teacher": teacher_spec}, ranks)
+    images = load_faces(data, config.image_size).images.to(device)
     torch.manual_seed(config.seed)
-    student = to_device(MobileFaceNet(), device)
+    student = to_device(MobileFaceNet(), device, runtime)
     ema = make_ema(student)
     adam = make_adam(student.parameters(), config.adam)
-    images = faces.images.to(device)
+    compile_where_wanted(device, runtime, student)
 
-    def step(position: int) -> dict[str, Tensor]:
-        rng = np.random.default_rng((config.seed, position))
+    def to_input(X: Float[Tensor, "b 3 s s"]) -> Float[Tensor, "b 3 112 112"]:
+        X = F.interpolate(X, size=(INPUT_SIZE, INPUT_SIZE), mode="bilinear")
+        return X.contiguous(memory_format=torch.channels_last)
+
+    def step(position: int, rng: np.random.Generator) -> dict[str, Tensor]:
         for group in adam.param_groups:
             group["lr"] = config.adam.lr * (1 + math.cos(math.pi * position / config.steps)) / 2
         X = draw_faces(images, rng, config.batch, config.mix)
-        with autocast(device):
+        with autocast(device, runtime):
             with torch.no_grad():
                 z_id = teacher(X)
-            seen = F.interpolate(degrade(X, rng), size=(INPUT_SIZE, INPUT_SIZE), mode="bilinear")
-            seen = seen.contiguous(memory_format=torch.channels_last)
-            loss = identity_loss(student(seen).float(), z_id.float())
+            loss = identity_loss(student(to_input(degrade(X, rng))).float(), z_id.float())
         loss.backward()
+        terms = {"loss/teacher": loss, "grad": gradient_norm(student)}
         adam.step()
         adam.zero_grad()
         update_ema(ema, student, config.ema, position)
-        return {"loss/teacher": loss}
+        return terms
 
-    def snapshot(position: int) -> dict[str, float]:
+    @torch.no_grad()
+    def watch(_: int) -> dict[str, float]:
+        X = to_range(images[:NUM_WATCHED])
+        return {"watch/cos_teacher": 1 - identity_loss(ema(to_input(X)), teacher(X)).item()}
+
+    def snapshot(position: int) -> None:
         info = {"kind": "identity", "version": __version__, "teacher": teacher.name}
         export_weights(run / "weights.safetensors", ema, info | {"step": position})
-        return {}
 
     run_steps(
         run,
+        ranks,
         state={"student": student, "ema": ema, "adam": adam},
         steps=config.steps,
         batch=config.batch,
+        batches=lambda start: (
+            np.random.default_rng((config.seed, position))
+            for position in range(start, config.steps)
+        ),
         step=step,
+        watch=watch,
         snapshot=snapshot,
         intervals=intervals or Intervals(),
+        tensorboard=runtime.tensorboard,
     )

@@ -1,7 +1,8 @@
-"""What all trainings share: device, run folder, reports, checkpoints, resume, averages."""
+"""What all trainings share: run folder, reports, watchdog, checkpoints, resume, averages."""
 
 import copy
 import json
+import math
 import platform
 import shlex
 import signal
@@ -23,29 +24,71 @@ from faceshifter.checkpoint import (
     load_checkpoint,
     save_checkpoint,
 )
-from faceshifter.config import AdamConfig, Intervals
-from faceshifter.data.shards import read_lines, write_atomically, write_lines
-from faceshifter.errors import TrainingError
+from faceshifter.config import AdamConfig, Intervals, Runtime
+from faceshifter.data.shards import write_atomically, write_lines
+from faceshifter.errors import CheckpointError, DependencyError, OutputError, TrainingError
+from faceshifter.images import load_photo
+from faceshifter.train.distributed import Ranks, lost_ranks
+from faceshifter.train.watchdog import has_diverged, is_diverging, problems
 
 Module = TypeVar("Module", bound=nn.Module)
+T = TypeVar("T")
 
 EMA_WARMUP = 10
 """The average looks back at most a tenth of the steps so far, or as its own decay says."""
 
 
-def to_device(module: Module, device: torch.device) -> Module:
+def to_device(module: Module, device: torch.device, runtime: Runtime | None = None) -> Module:
     """Place a convolutional network where it runs, in the layout that is fast there."""
+    if runtime is not None and not runtime.channels_last:
+        return module.to(device)
     return module.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
 
 
-def autocast(device: torch.device) -> torch.autocast:
+def autocast(device: torch.device, runtime: Runtime) -> torch.autocast:
     """bfloat16 on GPUs; float32 on CPUs, where a whole step is faster in it."""
-    return torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda")
+    wanted = {"auto": device.type == "cuda", "bf16": True, "fp32": False}
+    return torch.autocast(device.type, torch.bfloat16, enabled=wanted[runtime.precision])
+
+
+def compile_where_wanted(device: torch.device, runtime: Runtime, *modules: nn.Module) -> None:
+    """Compile networks in place; their weights keep their names."""
+    if runtime.compile == "yes" or (runtime.compile == "auto" and device.type == "cuda"):
+        for module in modules:
+            module.compile(dynamic=False)
+
+
+def part_size(batch: int, accumulate: int, ranks: Ranks) -> int:
+    """Pairs that a process takes at once.
+
+    Raises:
+        TrainingError: A step's pairs cannot be shared evenly.
+    """
+    parts = ranks.world * accumulate
+    if batch % parts:
+        raise TrainingError(
+            f"a batch of {batch} cannot be shared by {ranks.world} processes in {accumulate} parts "
+            f"each; give a --batch that {parts} divides"
+        )
+    return batch // parts
 
 
 def make_adam(parameters: Iterator[nn.Parameter], config: AdamConfig) -> torch.optim.Adam:
     """Adam as the recipe wants it."""
     return torch.optim.Adam(parameters, config.lr, config.betas, fused=True)
+
+
+def add_means(sums: dict[str, Tensor], terms: Mapping[str, Tensor], parts: int) -> None:
+    """Add the terms of one of several equal parts to those of the whole."""
+    for key, value in terms.items():
+        mean = value.detach() / parts
+        sums[key] = sums[key] + mean if key in sums else mean
+
+
+def gradient_norm(module: nn.Module) -> Tensor:
+    """Length of a network's whole gradient."""
+    gradients = [p.grad for p in module.parameters() if p.grad is not None]
+    return nn.utils.get_total_norm(gradients)
 
 
 def make_ema(module: Module) -> Module:
@@ -64,12 +107,16 @@ def update_ema(ema: nn.Module, module: nn.Module, decay: float, step: int) -> No
         own.copy_(current)
 
 
-def open_run(run: Path, config: dict[str, Any]) -> None:
+def open_run(run: Path, config: dict[str, Any], ranks: Ranks) -> None:
     """Make the run's folder, or check that it is a run of the same configuration.
 
     Raises:
         TrainingError: It is another run's; the message names the keys that differ.
     """
+    ranks.first_does(lambda: _open_run(run, config))
+
+
+def _open_run(run: Path, config: dict[str, Any]) -> None:
     path = run / "config.json"
     config = json.loads(json.dumps(config))
     if path.exists():
@@ -112,80 +159,194 @@ def _differences(saved: Any, config: Any, prefix: str = "") -> Iterator[str]:
 
 def run_steps(
     run: Path,
+    ranks: Ranks,
     *,
     state: Mapping[str, Stateful],
     steps: int,
     batch: int,
-    step: Callable[[int], dict[str, Tensor]],
-    snapshot: Callable[[int], dict[str, float]],
+    batches: Callable[[int], Iterator[T]],
+    step: Callable[[int, T], dict[str, Tensor]],
+    watch: Callable[[int], dict[str, float]],
+    snapshot: Callable[[int], None],
     intervals: Intervals,
+    tensorboard: bool = False,
 ) -> None:
     """Run a training to its end, from its last checkpoint where it has one.
 
     Args:
         run: Folder of the run.
+        ranks: The processes that train together; the first one writes.
         state: All networks and optimisers whose state makes the future.
         steps: Steps in all.
-        batch: Samples a step, for the rate.
-        step: One step, given its number; returns terms to average and report.
-        snapshot: Called at each checkpoint: exports weights, draws samples, returns figures.
-        intervals: How often to report and to write checkpoints.
+        batch: Samples a step over all processes, for the rate.
+        batches: What the steps take in, from a step on.
+        step: One step, given its number and what it takes in; returns terms to average and report.
+        watch: Measures the averaged network on pairs held out from training.
+        snapshot: Called at each checkpoint: exports weights, draws samples.
+        intervals: How often to report, to watch and to write checkpoints.
+        tensorboard: Also write reports and samples for TensorBoard.
 
     Raises:
-        TrainingError: A loss is not finite; the last checkpoint is from before.
+        TrainingError: A loss is not finite, the network has become worse and worse, or another
+            process is lost; the last checkpoint is from before.
     """
-    stats = run / "stats.jsonl"
-    position = 0
-    checkpoints = find_checkpoints(run / "checkpoints")
-    if checkpoints:
-        position = int(load_checkpoint(checkpoints[-1], state)["step"])
-    if stats.exists():  # lines after the checkpoint will be written again
-        kept = [line for line in read_lines(stats) if int(str(line["step"])) <= position]
-        write_lines(stats, kept)
+    position = first = _resume(run, state)
+    history = _read_history(run / "stats.jsonl", position) if ranks.is_first else []
+    writer = _open_tensorboard(run, position) if tensorboard and ranks.is_first else None
+    reported, told = position, set(history[-1].get("watchdog", ())) if history else set()
     sums: dict[str, Tensor] = {}
-    last_report, last_time = position, time.monotonic()
-    with _stop_requests() as stop_requested, _progress(steps, position) as bar:
-        first = position
+    waited, last_time = 0.0, time.monotonic()
+    source = batches(position)
+    with _stop_requests() as stop_requested, _progress(steps, position, ranks) as bar:
         while True:
-            stopping = position == steps or bool(stop_requested)
+            stopping = position == steps or ranks.any(bool(stop_requested))
             due = position > first
             saving = due and (stopping or position % intervals.checkpoint == 0)
-            # Reported before it is saved, so that a checkpoint's losses were finite.
-            if saving or (due and position % intervals.report == 0):
-                terms = {
-                    key: (value / (position - last_report)).item() for key, value in sums.items()
+            watching = due and (saving or position % intervals.watch == 0)
+            # Reported before it is saved, so that a checkpoint's losses and gradients were finite.
+            if watching or (due and position % intervals.report == 0):
+                count = position - reported
+                terms = ranks.mean({key: (value / count).item() for key, value in sums.items()})
+                _refuse_broken(terms, position, run)
+                seconds = time.monotonic() - last_time
+                report: dict[str, Any] = {
+                    "step": position,
+                    **terms,
+                    **_costs(count * batch, seconds, waited, ranks),
                 }
-                broken = [key for key, value in terms.items() if not torch.tensor(value).isfinite()]
-                if broken:
-                    raise TrainingError(
-                        f"{', '.join(broken)} became not finite before step {position} of {run}; "
-                        "the last checkpoint is good: resume with a lower learning rate"
-                    )
-                rate = (position - last_report) * batch / (time.monotonic() - last_time)
-                _append(stats, {"step": position, **terms, "samples_per_second": rate})
+                if ranks.is_first:
+                    if watching:
+                        report |= watch(position)
+                    history.append(report)
+                    found = problems(history)
+                    if found:
+                        report["watchdog"] = found
+                    for message in sorted(set(found) - told):
+                        bar.write(f"step {position}: {message}", sys.stderr)
+                    told = set(found)
+                    _append(run / "stats.jsonl", report)
+                    if writer is not None:
+                        _to_tensorboard(writer, report, position)
+                    if has_diverged(history) or (stopping and is_diverging(history)):
+                        raise TrainingError(
+                            f"{run} diverged before step {position}: the network gets worse and "
+                            "worse; the last checkpoint is from before: resume with a lower "
+                            "learning rate in another --run, from it by --init"
+                        )
                 bar.set_postfix_str(" ".join(f"{key}={value:.3f}" for key, value in terms.items()))
-                sums, last_report, last_time = {}, position, time.monotonic()
-            if saving:
+                sums, reported, waited, last_time = {}, position, 0.0, time.monotonic()
+            if saving and ranks.is_first and not is_diverging(history):
                 save_checkpoint(run / "checkpoints", position, state, {})
-                figures = snapshot(position)
-                if figures:
-                    _append(stats, {"step": position, **figures})
+                snapshot(position)
+                if writer is not None:
+                    _samples_to_tensorboard(writer, run, position)
                 last_time = time.monotonic()
             if stopping:
                 return
-            for key, value in step(position).items():
-                sums[key] = sums[key] + value.detach() if key in sums else value.detach()
+            start = time.monotonic()
+            taken = next(source)
+            waited += time.monotonic() - start
+            with lost_ranks():
+                for key, value in step(position, taken).items():
+                    sums[key] = sums[key] + value.detach() if key in sums else value.detach()
             position += 1
             bar.update()
 
 
+def _resume(run: Path, state: Mapping[str, Stateful]) -> int:
+    """Load the newest checkpoint that is whole; returns its step, or 0 where there is none."""
+    checkpoints = find_checkpoints(run / "checkpoints")
+    for path in reversed(checkpoints):
+        try:
+            return int(load_checkpoint(path, state)["step"])
+        except CheckpointError:
+            if path == checkpoints[0]:
+                raise
+            tqdm.write(f"{path} is damaged; going on from the one before", sys.stderr)
+    return 0
+
+
+def _read_history(stats: Path, position: int) -> list[dict[str, Any]]:
+    """The reports up to a checkpoint; those behind it are dropped, as they will be made again.
+
+    A line that a kill or a full disk has cut off is dropped too.
+    """
+    if not stats.exists():
+        return []
+    history = []
+    for line in stats.read_text(errors="replace").splitlines():
+        try:
+            report = json.loads(line)
+        except ValueError:
+            continue
+        if report["step"] <= position:
+            history.append(report)
+    write_lines(stats, history)
+    return history
+
+
+def _refuse_broken(terms: Mapping[str, float], position: int, run: Path) -> None:
+    broken = [key for key, value in terms.items() if not math.isfinite(value)]
+    if broken:
+        raise TrainingError(
+            f"{', '.join(broken)} became not finite before step {position} of {run}; "
+            "the last checkpoint is good: resume with a lower learning rate"
+        )
+
+
+def _costs(samples: int, seconds: float, waited: float, ranks: Ranks) -> dict[str, float]:
+    """Speed since the last report, share of the time spent waiting for data, and GPU memory."""
+    costs = {"time/samples_per_second": samples / seconds, "time/data": waited / seconds}
+    if ranks.device.type == "cuda":
+        costs["memory/gib"] = torch.cuda.max_memory_allocated(ranks.device) / 2**30
+    return costs
+
+
 def _append(stats: Path, line: dict[str, Any]) -> None:
-    with stats.open("a") as file:
-        file.write(json.dumps(line) + "\n")
+    try:
+        with stats.open("a") as file:
+            file.write(json.dumps(line) + "\n")
+    except OSError as error:
+        raise OutputError(
+            f"{stats} cannot be written ({error.strerror}); free disk space there and give the "
+            "same command again"
+        ) from None
 
 
-def _progress(steps: int, initial: int) -> Any:
-    return tqdm(total=steps, initial=initial, unit="step", smoothing=0.05, dynamic_ncols=True)
+def _open_tensorboard(run: Path, position: int) -> Any:
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError:
+        raise DependencyError(
+            "--tensorboard needs the package tensorboard; pip install 'faceshifter[tensorboard]'"
+        ) from None
+    return SummaryWriter(str(run / "tensorboard"), purge_step=position + 1)
+
+
+def _to_tensorboard(writer: Any, report: Mapping[str, Any], position: int) -> None:
+    for key, value in report.items():
+        if isinstance(value, float):
+            writer.add_scalar(key, value, position)
+    for message in report.get("watchdog", ()):
+        writer.add_text("watchdog", message, position)
+    writer.flush()
+
+
+def _samples_to_tensorboard(writer: Any, run: Path, position: int) -> None:
+    path = run / "samples" / f"step-{position:08d}.png"
+    if path.exists():
+        writer.add_image("samples", load_photo(path).pixels, position, dataformats="HWC")
+
+
+def _progress(steps: int, initial: int, ranks: Ranks) -> Any:
+    return tqdm(
+        total=steps,
+        initial=initial,
+        unit="step",
+        smoothing=0.05,
+        dynamic_ncols=True,
+        disable=not ranks.is_first,
+    )
 
 
 @contextmanager
