@@ -1,7 +1,9 @@
 """Fixtures, options and the runtime check of every annotated shape of the package."""
 
+import json
 import os
 from collections.abc import Callable, Iterable
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -130,3 +132,47 @@ def compare_with_golden(request: pytest.FixtureRequest) -> Callable[[str, Iterab
         assert text == path.read_text(encoding="utf-8")
 
     return compare
+
+
+@pytest.fixture(scope="session")
+def faces_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Twelve aligned crops: two portraits, flipped, brightened and with noise."""
+    import cv2
+    from matplotlib.cbook import get_sample_data
+    from skimage.data import data_dir
+
+    from faceshifter.config import CropGeometry
+    from faceshifter.data.shards import Crop, write_lines, write_shard
+
+    faces = {"grace": (150, 100, 230), "astronaut": (160, 50, 130)}  # left, top and side in pixels
+    stored_size = 48
+    folder = tmp_path_factory.mktemp("data")
+    paths = {
+        "grace": get_sample_data("grace_hopper.jpg", asfileobj=False),
+        "astronaut": f"{data_dir}/astronaut.png",
+    }
+    rng = np.random.default_rng(0)
+    pngs, lines = [], []
+    for name, (left, top, side) in faces.items():
+        face = cv2.imread(paths[name])[top : top + side, left : left + side]
+        face = cv2.resize(face, (stored_size, stored_size), interpolation=cv2.INTER_AREA)
+        for idx in range(6):
+            gains = 1 + rng.uniform(-0.3, 0.3, 3)
+            variant = face[:, :: 1 if idx % 2 else -1] * gains + rng.normal(0, 4, face.shape)
+            _, png = cv2.imencode(".png", variant.clip(0, 255).astype(np.uint8))
+            file = f"{name}-{idx}.jpg"
+            pngs.append((file, png.tobytes()))
+            crop = Crop(
+                shard="shard-00000.tar",
+                file=file,
+                photo=file,
+                identity=name,
+                eye_distance=40.0,
+                sharpness=100.0,
+            )
+            lines.append(asdict(crop))
+    write_shard(folder / "shard-00000.tar", pngs)
+    prepared = json.dumps({"geometry": asdict(CropGeometry())})
+    (folder / "prepared.json").write_text(prepared)
+    write_lines(folder / "index.jsonl", lines)
+    return folder

@@ -10,7 +10,6 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-import cv2
 import numpy as np
 import pytest
 import torch
@@ -20,11 +19,8 @@ from faceshifter.checkpoint import find_checkpoints, fingerprint, load_tensors
 from faceshifter.config import AdamConfig, AEIWeights, CropGeometry, Intervals, Runtime
 from faceshifter.data.pairs import Population, RawPairs, draw_pairs
 from faceshifter.data.shards import (
-    Crop,
     load_faces,
     read_lines,
-    write_lines,
-    write_shard,
 )
 from faceshifter.device import choose_device
 from faceshifter.errors import DataError, DeviceError, FaceShifterError, TrainingError
@@ -38,9 +34,6 @@ from faceshifter.train.loop import update_ema
 EVERY_STEP = Intervals(report=1, watch=2, checkpoint=2)
 CPU = Runtime(device="cpu")
 SMOKE = {"aei": AEI_RECIPES, "hear": HEAR_RECIPES, "identity": IDENTITY_RECIPES}
-FACES = {"grace": (150, 100, 230), "astronaut": (160, 50, 130)}  # left, top and side in pixels
-STORED_SIZE = 48
-VARIANTS = 6
 
 
 class PowerCutError(Exception):
@@ -75,62 +68,22 @@ def recogniser(path: Path, c_id: int) -> Path:
 
 
 @pytest.fixture(scope="module")
-def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Twelve aligned crops: two portraits, flipped, brightened and with noise."""
-    from matplotlib.cbook import get_sample_data
-    from skimage.data import data_dir
-
-    folder = tmp_path_factory.mktemp("data")
-    paths = {
-        "grace": get_sample_data("grace_hopper.jpg", asfileobj=False),
-        "astronaut": f"{data_dir}/astronaut.png",
-    }
-    rng = np.random.default_rng(0)
-    pngs, lines = [], []
-    for name, (left, top, side) in FACES.items():
-        face = cv2.imread(paths[name])[top : top + side, left : left + side]
-        face = cv2.resize(face, (STORED_SIZE, STORED_SIZE), interpolation=cv2.INTER_AREA)
-        for idx in range(VARIANTS):
-            gains = 1 + rng.uniform(-0.3, 0.3, 3)
-            variant = face[:, :: 1 if idx % 2 else -1] * gains + rng.normal(0, 4, face.shape)
-            _, png = cv2.imencode(".png", variant.clip(0, 255).astype(np.uint8))
-            file = f"{name}-{idx}.jpg"
-            pngs.append((file, png.tobytes()))
-            crop = Crop(
-                shard="shard-00000.tar",
-                file=file,
-                photo=file,
-                identity=name,
-                eye_distance=40.0,
-                sharpness=100.0,
-            )
-            lines.append(asdict(crop))
-    write_shard(folder / "shard-00000.tar", pngs)
-    write_prepared(folder, CropGeometry())
-    write_lines(folder / "index.jsonl", lines)
-    return folder
-
-
-def write_prepared(folder: Path, geometry: CropGeometry) -> None:
-    text = json.dumps({"geometry": geometry.__dict__})
-    (folder / "prepared.json").write_text(text)
-
-
-@pytest.fixture(scope="module")
-def trainings(data: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Training]:
+def trainings(faces_data: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Training]:
     """All three; the second stage is over a first stage of two steps."""
     folder = tmp_path_factory.mktemp("models")
     encoder = recogniser(folder / "encoder.pt", 128)
     teacher = recogniser(folder / "teacher.pt", 512)
     config = replace(AEI_RECIPES["smoke"][1], identity=str(encoder))
-    first = Training("aei", aei, config, data, {})
+    first = Training("aei", aei, config, faces_data, {})
     first(folder / "aei", steps=2)
     over_first = {"aei_weights": folder / "aei" / "weights.safetensors", "identity": encoder}
     config = replace(IDENTITY_RECIPES["smoke"][1], batch=2)
     return {
         "aei": first,
-        "hear": Training("hear", hear, HEAR_RECIPES["smoke"][1], data, over_first),
-        "identity": Training("identity", identity, config, data, {"teacher_spec": str(teacher)}),
+        "hear": Training("hear", hear, HEAR_RECIPES["smoke"][1], faces_data, over_first),
+        "identity": Training(
+            "identity", identity, config, faces_data, {"teacher_spec": str(teacher)}
+        ),
     }
 
 
@@ -281,14 +234,14 @@ def test_without_same_pairs_the_reconstruction_loss_is_zero(trainings, tmp_path)
         assert [line["loss/rec"] for line in reports(tmp_path / name)] == [0, 0]
 
 
-def test_the_generators_loss_moves_all_of_aei_net_and_nothing_else(trainings, data) -> None:
+def test_the_generators_loss_moves_all_of_aei_net_and_nothing_else(trainings, faces_data) -> None:
     config = trainings["aei"].config
     encoder = load_identity_encoder(config.identity, CropGeometry())
     judge = load_identity_encoder("dlib", CropGeometry())
     network, discriminator = AEINet(config.model), MultiScaleDiscriminator(config.discriminator)
     discriminator.requires_grad_(False)
     before = [fingerprint(module) for module in (encoder, judge)]
-    images = load_faces(data, config.model.image_size, progress=False).images
+    images = load_faces(faces_data, config.model.image_size, progress=False).images
     population = Population(np.arange(len(images)), np.arange(len(images)) % 2)
     draws = draw_pairs(population, seed=0, position=0, batch=4, different=0.5)
     raw = RawPairs(draws, images[draws.source], images[draws.target])
@@ -327,13 +280,14 @@ def test_a_run_can_start_from_the_networks_of_another(trainings, tmp_path) -> No
 
 
 def test_sets_and_encoders_that_do_not_fit_the_recipe_are_refused(
-    trainings, data, tmp_path
+    trainings, faces_data, tmp_path
 ) -> None:
     other = tmp_path / "other"
     other.mkdir()
     for name in ("index.jsonl", "shard-00000.tar"):
-        (other / name).symlink_to(data / name)
-    write_prepared(other, CropGeometry(nose=(0.5, 0.5)))
+        (other / name).symlink_to(faces_data / name)
+    geometry = CropGeometry(nose=(0.5, 0.5))
+    (other / "prepared.json").write_text(json.dumps({"geometry": asdict(geometry)}))
     for name in ("aei", "hear"):
         with pytest.raises(TrainingError, match="another geometry"):
             replace(trainings[name], data=other)(tmp_path / name)

@@ -223,11 +223,14 @@ class IdentityTrainConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class Intervals:
-    """What happens every so many steps."""
+    """What happens every so many steps; a run may be resumed with others."""
 
     report: int = 25
+    """Write losses, gradient norms and speed to stats.jsonl."""
     watch: int = 100
+    """Measure pairs held out from training, and name what goes wrong."""
     checkpoint: int = 200
+    """Save everything needed to go on; the last two are kept."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -10,7 +10,13 @@ from tyro.conf import Positional, arg, subcommand
 
 from faceshifter import recipes
 from faceshifter.cli.options import Device
-from faceshifter.config import AEITrainConfig, HEARTrainConfig, IdentityTrainConfig, Runtime
+from faceshifter.config import (
+    AEITrainConfig,
+    HEARTrainConfig,
+    IdentityTrainConfig,
+    Intervals,
+    Runtime,
+)
 
 
 def prepare(
@@ -69,13 +75,21 @@ class TrainIdentity:
     recipe: Annotated[IdentityRecipe, arg(name="")]  # type: ignore[valid-type]
     """A complete configuration; its fields can be changed by the flags behind its name."""
     runtime: Annotated[Runtime, arg(name="")] = field(default_factory=Runtime)
+    every: Intervals = field(default_factory=Intervals)
 
     def start(self) -> None:
         """Train."""
         from faceshifter.train.identity import train
 
         assert isinstance(self.recipe, IdentityTrainConfig)
-        train(self.recipe, self.data, self.run, self.teacher, runtime=self.runtime)
+        train(
+            self.recipe,
+            self.data,
+            self.run,
+            self.teacher,
+            runtime=self.runtime,
+            intervals=self.every,
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,13 +105,21 @@ class TrainAEI:
     init: Path | None = None
     """A checkpoint of another run to start from."""
     runtime: Annotated[Runtime, arg(name="")] = field(default_factory=Runtime)
+    every: Intervals = field(default_factory=Intervals)
 
     def start(self) -> None:
         """Train."""
         from faceshifter.train.aei import train
 
         assert isinstance(self.recipe, AEITrainConfig)
-        train(self.recipe, self.data, self.run, init=self.init, runtime=self.runtime)
+        train(
+            self.recipe,
+            self.data,
+            self.run,
+            init=self.init,
+            runtime=self.runtime,
+            intervals=self.every,
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -117,6 +139,7 @@ class TrainHEAR:
     identity: Path | None = None
     """The first stage's identity encoder, where it is a file."""
     runtime: Annotated[Runtime, arg(name="")] = field(default_factory=Runtime)
+    every: Intervals = field(default_factory=Intervals)
 
     def start(self) -> None:
         """Train."""
@@ -131,6 +154,7 @@ class TrainHEAR:
             occluder_paths=self.occluders,
             identity=self.identity,
             runtime=self.runtime,
+            intervals=self.every,
         )
 
 
