@@ -49,7 +49,7 @@ class Plan:
     networks: list[NetworkCost]
     memory: dict[str, int]
     """In float32, as on a CPU; activations are what autograd keeps for one batch. What a layer
-    needs while it runs comes on top: a tenth of the sum, measured for ``tiny``."""
+    needs while it runs comes on top: a seventh of the sum, measured for ``tiny``."""
     disk: dict[str, int]
     """At most, at any one time."""
     notes: list[str]
