@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float, TypeCheckError
 from torch import Tensor, nn
 
-from faceshifter.models.aad import AADLayer, AADResBlock
+from faceshifter.models.aad import AADLayer, AADResBlock, Integration
 
 C_H, C_ATT, C_ID, SIZE = 3, 4, 5, 4
 CLOSED, OPEN = -1e3, 1e3
@@ -50,6 +50,26 @@ def convolve(x: Float[Tensor, "c h w"], conv: nn.Conv2d) -> Float[Tensor, "o h w
     return out
 
 
+def resize(x: Float[Tensor, "c h w"], scale: int) -> Float[Tensor, "c h2 w2"]:
+    """Bilinear, with pixel centres at halves and edges repeated, one number at a time."""
+    c, height, width = x.shape
+    out = x.new_empty(c, scale * height, scale * width)
+
+    def neighbours(idx: int, size: int) -> tuple[int, int, float]:
+        position = max((idx + 0.5) / scale - 0.5, 0.0)
+        first = int(position)
+        return first, min(first + 1, size - 1), position - first
+
+    for row in range(scale * height):
+        for column in range(scale * width):
+            y0, y1, v = neighbours(row, height)
+            x0, x1, u = neighbours(column, width)
+            top = (1 - u) * x[:, y0, x0] + u * x[:, y0, x1]
+            bottom = (1 - u) * x[:, y1, x0] + u * x[:, y1, x1]
+            out[:, row, column] = (1 - v) * top + v * bottom
+    return out
+
+
 def reference(
     layer: AADLayer,
     h_in: Float[Tensor, "bm c_h h w"],
@@ -64,7 +84,9 @@ def reference(
     weight, bias = layer.to_gamma_beta_id.weight.tolist(), layer.to_gamma_beta_id.bias.tolist()
     for idx in range(len(h_in)):
         attributes = convolve(z_att[idx // m], layer.to_gamma_beta_att)
-        M[idx] = 1 / (1 + torch.exp(-convolve(h_bar[idx], layer.to_mask)))
+        attributes = resize(attributes, h_in.shape[-1] // z_att.shape[-1])
+        if layer.integration == "aad":
+            M[idx] = 1 / (1 + torch.exp(-convolve(h_bar[idx], layer.to_mask)))
         z = z_id[idx].tolist()
         for c in range(C_H):
             gamma_id, beta_id = (
@@ -76,9 +98,9 @@ def reference(
     return Parts(h_bar, A, I, M)
 
 
-def make_layer(att_kernel: int) -> AADLayer:
+def make_layer(att_kernel: int, integration: Integration = "aad", att_scale: int = 1) -> AADLayer:
     """A layer whose every weight and bias is random, in float64."""
-    layer = AADLayer(C_H, C_ATT, C_ID, att_kernel).double()
+    layer = AADLayer(C_H, C_ATT, C_ID, att_kernel, integration, att_scale).double()
     for parameter in layer.parameters():
         nn.init.normal_(parameter)
     return layer
@@ -129,6 +151,43 @@ def test_eq_5_blends_both_by_one_mask_for_all_channels(att_kernel: int, m: int) 
     assert M.min() < 0.3  # the mask decides something
     assert M.max() > 0.7
     torch.testing.assert_close(layer(*inputs), (1 - M) * A + M * I)
+
+
+@both_kernels
+@pytest.mark.parametrize("m", [1, 2])
+def test_add_is_the_sum_of_both_activations(att_kernel: int, m: int) -> None:
+    layer, inputs = make_layer(att_kernel, "add"), make_inputs(m=m)
+    _, A, I, _ = reference(layer, *inputs)
+    torch.testing.assert_close(layer(*inputs), A + I)
+
+
+@both_kernels
+@pytest.mark.parametrize("m", [1, 2])
+def test_cat_mixes_the_channels_of_both_activations_pixel_by_pixel(att_kernel: int, m: int) -> None:
+    layer, inputs = make_layer(att_kernel, "cat"), make_inputs(m=m)
+    _, A, I, _ = reference(layer, *inputs)
+    both = torch.cat([A, I], dim=1)
+    assert layer.from_cat.kernel_size == (1, 1)
+    expected = torch.stack([convolve(sample, layer.from_cat) for sample in both])
+    torch.testing.assert_close(layer(*inputs), expected)
+
+
+@both_kernels
+@pytest.mark.parametrize("m", [1, 2])
+def test_coarse_attributes_are_resized_after_their_convolution(att_kernel: int, m: int) -> None:
+    layer, (h_in, z_att, z_id) = make_layer(att_kernel, att_scale=2), make_inputs(m=m)
+    inputs = (h_in, z_att[..., :2, :2], z_id)
+    _, A, I, M = reference(layer, *inputs)
+    torch.testing.assert_close(layer(*inputs), (1 - M) * A + M * I)
+
+
+def test_with_1x1_convolutions_that_is_the_same_as_resizing_the_attributes() -> None:
+    coarse, fine = make_layer(1, att_scale=2), make_layer(1)
+    fine.load_state_dict(coarse.state_dict())
+    h_in, z_att, z_id = make_inputs()
+    z_att = z_att[..., :2, :2]
+    resized = torch.stack([resize(sample, 2) for sample in z_att])
+    torch.testing.assert_close(coarse(h_in, z_att, z_id), fine(h_in, resized, z_id))
 
 
 @both_kernels

@@ -1,6 +1,6 @@
 """Every recipe builds, costs what it may, and the paper's is the paper's."""
 
-from dataclasses import replace
+from dataclasses import asdict, replace
 
 import pytest
 import torch
@@ -21,6 +21,7 @@ from faceshifter.models.hear import HEARNet
 from faceshifter.recipes import (
     AEI_PRESETS,
     AEI_RECIPES,
+    BASELINES,
     HEAR_PRESETS,
     HEAR_RECIPES,
     IDENTITY_RECIPES,
@@ -57,8 +58,23 @@ def test_every_hear_recipe_refines_the_pictures_of_its_first_stage(name) -> None
 def test_a_recipe_says_what_it_is_and_has_the_preset_of_its_name() -> None:
     for recipes in (AEI_RECIPES, HEAR_RECIPES, IDENTITY_RECIPES):
         assert all(description.endswith(".") for description, _ in recipes.values())
-    assert {name: config.model for name, (_, config) in AEI_RECIPES.items()} == AEI_PRESETS
+    models = {name: config.model for name, (_, config) in AEI_RECIPES.items()}
+    assert {name: models[name] for name in AEI_PRESETS} == AEI_PRESETS
     assert {name: config.model for name, (_, config) in HEAR_RECIPES.items()} == HEAR_PRESETS
+
+
+def test_a_baseline_is_its_recipe_but_for_what_it_changes_in_the_network() -> None:
+    names = {f"{size}-{name}" for size in ("paper", "small", "tiny") for name in BASELINES}
+    assert AEI_RECIPES.keys() == AEI_PRESETS.keys() | names
+    for full in names:
+        size, name = full.split("-")
+        (_, base), (_, config) = AEI_RECIPES[size], AEI_RECIPES[full]
+        assert replace(config, model=base.model) == base
+        own, whole = asdict(config.model), asdict(base.model)
+        differing = {key: value for key, value in own.items() if value != whole[key]}
+        assert differing
+        assert differing.items() <= BASELINES[name][1].items()
+        assert own | BASELINES[name][1] == own
 
 
 def test_the_small_networks_are_small() -> None:

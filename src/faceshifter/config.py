@@ -53,6 +53,10 @@ class AEIConfig:
     """Side of the convolutions that make gamma_att, beta_att and M."""
     c_id: int = 512
     """Size of z_id."""
+    integration: Literal["aad", "add", "cat"] = "aad"
+    """How an AAD layer joins A and I: by the mask of Eq. (5), or as Add or Cat of Fig. 7."""
+    attributes: Literal["multi", "compressed", "vector"] = "multi"
+    """All levels; the first three, as Compressed of Fig. 7; or one vector, much as IPGAN."""
     geometry: CropGeometry = field(default_factory=CropGeometry)
     """The crop this model was trained on."""
 
@@ -69,6 +73,11 @@ class AEIConfig:
                 f"encoder_channels must have num_levels - 1 = {self.num_levels - 1} entries, "
                 f"got {len(self.encoder_channels)}"
             )
+        if self.attributes == "vector" and self.att_kernel != 1:
+            problems.append(
+                "att_kernel must be 1 where attributes are a vector, which has no neighbours, "
+                f"got {self.att_kernel}"
+            )
         if problems:
             raise ValueError("; ".join(problems))
 
@@ -79,7 +88,10 @@ class AEIConfig:
 
     @classmethod
     def from_dict(cls, saved: dict[str, Any]) -> "AEIConfig":
-        """Rebuild from ``asdict`` after a round trip through JSON."""
+        """Rebuild from ``asdict`` after a round trip through JSON.
+
+        Fields that the package had not yet when the file was written have their defaults.
+        """
         return cls(
             **saved
             | {

@@ -1,5 +1,8 @@
 """Named, complete configurations: a recipe is the unit of reproduction."""
 
+from dataclasses import replace
+from typing import Any
+
 from faceshifter.config import (
     AdamConfig,
     AEIConfig,
@@ -75,6 +78,25 @@ AEI_RECIPES: dict[str, tuple[str, AEITrainConfig]] = {
             batch=4,
         ),
     ),
+}
+BASELINES: dict[str, tuple[str, dict[str, Any]]] = {
+    "add": ("Add of Fig. 7: A + I in place of the mask.", {"integration": "add"}),
+    "cat": ("Cat of Fig. 7: A and I side by side in place of the mask.", {"integration": "cat"}),
+    "compressed": (
+        "Compressed of Fig. 7: attributes of the first three levels alone.",
+        {"attributes": "compressed"},
+    ),
+    "ipgan": (
+        "Attributes as one vector, much as IPGAN of Table 1.",
+        {"attributes": "vector", "att_kernel": 1},
+    ),
+}
+"""What each baseline changes in the network of a recipe."""
+AEI_RECIPES |= {
+    f"{size}-{name}": (about, replace(recipe, model=replace(recipe.model, **changes)))
+    for size, (_, recipe) in AEI_RECIPES.items()
+    if size != "smoke"
+    for name, (about, changes) in BASELINES.items()
 }
 HEAR_RECIPES: dict[str, tuple[str, HEARTrainConfig]] = {
     "paper": ("Section 4 and Appendix B of the paper.", HEARTrainConfig()),

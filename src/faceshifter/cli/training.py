@@ -76,12 +76,19 @@ class TrainIdentity:
     """A complete configuration; its fields can be changed by the flags behind its name."""
     runtime: Annotated[Runtime, arg(name="")] = field(default_factory=Runtime)
     every: Intervals = field(default_factory=Intervals)
+    dry_run: bool = False
+    """Only say what the training would take; needs no data and writes nothing."""
 
     def start(self) -> None:
         """Train."""
+        from faceshifter.cli.planning import print_plan
         from faceshifter.train.identity import train
+        from faceshifter.train.plan import plan_identity
 
         assert isinstance(self.recipe, IdentityTrainConfig)
+        if self.dry_run:
+            print_plan(plan_identity(self.recipe, self.data, self.teacher))
+            return
         train(
             self.recipe,
             self.data,
@@ -106,12 +113,19 @@ class TrainAEI:
     """A checkpoint of another run to start from."""
     runtime: Annotated[Runtime, arg(name="")] = field(default_factory=Runtime)
     every: Intervals = field(default_factory=Intervals)
+    dry_run: bool = False
+    """Only say what the training would take; needs no data and writes nothing."""
 
     def start(self) -> None:
         """Train."""
+        from faceshifter.cli.planning import print_plan
         from faceshifter.train.aei import train
+        from faceshifter.train.plan import plan_aei
 
         assert isinstance(self.recipe, AEITrainConfig)
+        if self.dry_run:
+            print_plan(plan_aei(self.recipe, self.data))
+            return
         train(
             self.recipe,
             self.data,
@@ -140,12 +154,19 @@ class TrainHEAR:
     """The first stage's identity encoder, where it is a file."""
     runtime: Annotated[Runtime, arg(name="")] = field(default_factory=Runtime)
     every: Intervals = field(default_factory=Intervals)
+    dry_run: bool = False
+    """Only say what the training would take; needs no data and writes nothing."""
 
     def start(self) -> None:
         """Train."""
+        from faceshifter.cli.planning import print_plan
         from faceshifter.train.hear import train
+        from faceshifter.train.plan import plan_hear
 
         assert isinstance(self.recipe, HEARTrainConfig)
+        if self.dry_run:
+            print_plan(plan_hear(self.recipe, self.data, self.aei, self.identity))
+            return
         train(
             self.recipe,
             self.data,

@@ -14,18 +14,31 @@ from faceshifter.models.attributes import MultiLevelAttributesEncoder
 
 
 class AADGenerator(nn.Module):
-    """z_id grown to 2 x 2, then one AAD ResBlk a level with bilinear x2 between. Fig. 3(a)."""
+    """z_id grown to 2 x 2, then one AAD ResBlk a level with bilinear x2 between. Fig. 3(a).
+
+    Levels above the last z_att use that one.
+    """
 
     def __init__(
-        self, channels: Sequence[int], z_att_channels: Sequence[int], c_id: int, att_kernel: int
+        self, config: AEIConfig, z_att_channels: Sequence[int], z_att_sizes: Sequence[int]
     ) -> None:
-        """Args: input channels of each block, channels of each z_att, of z_id, AAD's kernel."""
+        """Args: the whole network's, then channels and side of each z_att."""
         super().__init__()
-        self.from_z_id = nn.ConvTranspose2d(c_id, channels[0], 2, 1, 0)
-        self.blocks = nn.ModuleList(
-            AADResBlock(c_in, c_out, c_att, c_id, att_kernel)
-            for c_in, c_out, c_att in zip(channels, (*channels[1:], 3), z_att_channels, strict=True)
-        )
+        channels = config.generator_channels
+        self.from_z_id = nn.ConvTranspose2d(config.c_id, channels[0], 2, 1, 0)
+        self.blocks = nn.ModuleList()
+        for k, (c_in, c_out) in enumerate(zip(channels, (*channels[1:], 3), strict=True)):
+            given = min(k, len(z_att_channels) - 1)
+            block = AADResBlock(
+                c_in,
+                c_out,
+                z_att_channels[given],
+                config.c_id,
+                config.att_kernel,
+                config.integration,
+                att_scale=2 ** (k + 1) // z_att_sizes[given],
+            )
+            self.blocks.append(block)
 
     def forward(
         self, z_att: Sequence[Float[Tensor, "b _ _ _"]], z_id: Float[Tensor, "b m c_id"]
@@ -35,10 +48,10 @@ class AADGenerator(nn.Module):
         # From unit length to unit variance, else it is lost beside the attributes for long.
         z_id = math.sqrt(c_id) * z_id.flatten(0, 1)
         h = self.from_z_id(z_id[:, :, None, None])  # (bm, c, 2, 2)
-        for k, (block, z_att_k) in enumerate(zip(self.blocks, z_att, strict=True)):
+        for k, block in enumerate(self.blocks):
             if k > 0:
                 h = F.interpolate(h, scale_factor=2, mode="bilinear")
-            h = block(h, z_att_k, z_id)
+            h = block(h, z_att[min(k, len(z_att) - 1)], z_id)
         return torch.tanh(h).unflatten(0, (b, m))
 
 
@@ -52,12 +65,11 @@ class AEINet(nn.Module):
     def __init__(self, config: AEIConfig) -> None:
         super().__init__()
         self.config = config
-        self.attributes_encoder = MultiLevelAttributesEncoder(config.encoder_channels)
+        self.attributes_encoder = MultiLevelAttributesEncoder(
+            config.encoder_channels, config.attributes
+        )
         self.generator = AADGenerator(
-            config.generator_channels,
-            self.attributes_encoder.z_att_channels,
-            config.c_id,
-            config.att_kernel,
+            config, self.attributes_encoder.z_att_channels, self.attributes_encoder.z_att_sizes
         )
 
     def forward(

@@ -443,7 +443,7 @@ def watch_masks(aei: AEINet) -> Iterator[dict[int, list[Tensor]]]:
     hooks = []
     for k, block in enumerate(aei.generator.blocks):
         for layer in block.modules():
-            if isinstance(layer, AADLayer):
+            if isinstance(layer, AADLayer) and layer.integration == "aad":
 
                 def collect(_: nn.Module, __: object, logits: Tensor, k: int = k) -> None:
                     means.setdefault(k, []).append(logits.sigmoid().mean())
