@@ -8,7 +8,7 @@ import tarfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePath
-from typing import Self, TypeVar
+from typing import Literal, Self, TypeVar, get_args
 
 import cv2
 import numpy as np
@@ -22,6 +22,8 @@ Picture = UInt8[np.ndarray, "_ _ _"]  # an RGB surface or an RGBA cut-out
 Face = UInt8[np.ndarray, "s s 3"]
 Layer = Float32[np.ndarray, "s s 4"]  # RGBA in [0, 255], as large as the face
 T = TypeVar("T")
+Kind = Literal["none", "object", "hand", "both"]
+KINDS: tuple[Kind, ...] = get_args(Kind)
 _CANVAS = 160  # pixels; side of drawings, and at most the longer side of stored pictures
 _TILTS = (15, 180)  # degrees; standard deviations: half of the occluders are about upright
 _P_CUTOUT, _P_CAST = 0.5, 0.6  # objects that are no drawings, occluders that cast a shadow
@@ -63,16 +65,20 @@ class Occluders:
 
 
 def occlude(image: Face, rng: np.random.Generator, occluders: Occluders) -> Face:
-    """Cover an aligned RGB face with nothing, a hand, an object or both, a quarter each.
+    """Cover an aligned RGB face with nothing, an object, a hand or both, a quarter each.
 
     The result is new, and a function of the image, the generator's state and the occluders alone.
     """
+    return cover(image, KINDS[int(rng.integers(len(KINDS)))], rng, occluders)
+
+
+def cover(image: Face, kind: Kind, rng: np.random.Generator, occluders: Occluders) -> Face:
+    """``occlude`` with what is given by name."""
     result = image.copy()
-    with_hand, with_object = divmod(int(rng.integers(4)), 2)
-    if with_object:
+    if kind in ("object", "both"):
         layer = _object_layer(len(image), rng, occluders)
         result = _blend(result, match_colours(layer, image, rng.uniform(*_MATCH_OBJECT)), rng)
-    if with_hand:
+    if kind in ("hand", "both"):
         hand = _pick(rng, occluders.hands or [_draw(rng, _draw_hand)])
         layer = _place(hand, len(image), rng, reach=0.25)
         result = _blend(result, match_colours(layer, image, rng.uniform(*_MATCH_HAND)), rng)

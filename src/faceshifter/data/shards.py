@@ -10,7 +10,7 @@ import io
 import json
 import os
 import tarfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -119,6 +119,28 @@ def iter_shard(path: Path) -> Iterator[tuple[str, bytes]]:
         ) from None
 
 
+def read_jpegs(data: Path, shard: str, files: Collection[str]) -> dict[str, bytes]:
+    """Some files of one shard by name.
+
+    Raises:
+        DataError: The shard is missing or damaged, or lacks one of them.
+    """
+    jpegs = {name: jpeg for name, jpeg in iter_shard(data / shard) if name in files}
+    if len(jpegs) < len(files):
+        raise DataError(f"{data} lacks faces of {shard}; delete that and run prepare again")
+    return jpegs
+
+
+def decode_crop(jpeg: bytes, size: int, shard: Path) -> UInt8[Tensor, "3 s s"]:
+    """A crop in RGB, reduced by area averages to the given side; ``shard`` is for the message."""
+    bgr = cv2.imdecode(np.frombuffer(jpeg, np.uint8), cv2.IMREAD_COLOR)
+    if bgr is None:
+        raise DataError(f"{shard} is damaged; delete it and run prepare again")
+    if bgr.shape[0] != size:
+        bgr = cv2.resize(bgr, (size, size), interpolation=cv2.INTER_AREA)
+    return torch.from_numpy(np.ascontiguousarray(bgr[:, :, ::-1])).permute(2, 0, 1)
+
+
 def read_geometry(data: Path) -> CropGeometry:
     """The geometry that a prepared set was cropped with."""
     path = data / "prepared.json"
@@ -151,14 +173,7 @@ def load_faces(data: Path, size: int, progress: bool = True) -> Faces:
 
     def decode(item: tuple[int, bytes]) -> int:
         idx, jpeg = item
-        bgr = cv2.imdecode(np.frombuffer(jpeg, np.uint8), cv2.IMREAD_COLOR)
-        if bgr is None:
-            raise DataError(
-                f"{data}/{crops[idx].shard} is damaged; delete it and run prepare again"
-            )
-        if bgr.shape[0] != size:
-            bgr = cv2.resize(bgr, (size, size), interpolation=cv2.INTER_AREA)
-        images[idx] = torch.from_numpy(np.ascontiguousarray(bgr[:, :, ::-1])).permute(2, 0, 1)
+        images[idx] = decode_crop(jpeg, size, data / crops[idx].shard)
         return idx
 
     stored = (

@@ -9,19 +9,18 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn import functional as F
-from tqdm import tqdm
 
 from faceshifter import __version__
 from faceshifter.checkpoint import export_weights, fingerprint, load_tensors, save_tensors
 from faceshifter.config import HEARTrainConfig, Intervals
 from faceshifter.data.occlusion import Occluders, occlude
 from faceshifter.data.pairs import Pairs, draw_pairs
+from faceshifter.data.ranking import RankedFace, load_errors, rank_errors, select_hardest
 from faceshifter.data.shards import Faces, load_faces, read_geometry
 from faceshifter.device import choose_device
 from faceshifter.errors import TrainingError
-from faceshifter.images import save_grid, to_range, to_tensor
+from faceshifter.images import save_grid, to_tensor
 from faceshifter.losses import Scalar, change_loss, hear_loss, identity_loss, reconstruction_loss
-from faceshifter.models.aei import AEINet
 from faceshifter.models.hear import HEARNet, heuristic_error
 from faceshifter.models.identity import IdentityEncoder
 from faceshifter.pretrained import load_aei, load_encoder_of
@@ -110,20 +109,6 @@ def _picture(faces: Faces, idx: int, flip: bool) -> np.ndarray:
     return np.ascontiguousarray(picture[:, ::-1] if flip else picture)
 
 
-def rank_errors(
-    aei: AEINet, encoder: IdentityEncoder, faces: Faces, chosen: Int[np.ndarray, " n"], batch: int
-) -> Float[Tensor, " n"]:
-    """Mean absolute heuristic error of each chosen face."""
-    device = next(aei.parameters()).device
-    errors = []
-    for part in tqdm(np.array_split(chosen, -(-len(chosen) // batch)), "heuristic errors"):
-        X_t = to_range(faces.images[part].to(device))
-        pairs = Pairs(X_s=X_t, X_t=X_t, same=torch.ones(len(part), dtype=torch.bool))
-        _, delta_Y_t, _ = first_stage(aei, encoder, pairs)
-        errors.append(delta_Y_t.abs().mean(dim=(1, 2, 3)).cpu())
-    return torch.cat(errors)
-
-
 def train(
     config: HEARTrainConfig,
     data: Path,
@@ -131,6 +116,7 @@ def train(
     aei_weights: Path,
     *,
     occluder_paths: Sequence[Path] = (),
+    errors: Path | None = None,
     identity: Path | None = None,
     device_name: str = "auto",
     intervals: Intervals | None = None,
@@ -143,6 +129,8 @@ def train(
         run: Folder of the run; ``weights.safetensors`` in it is always the newest export.
         aei_weights: The first stage.
         occluder_paths: Folders or tars of RGBA cut-outs; without any, all are drawn.
+        errors: A folder that ``rank-errors`` wrote of this set and first stage; without it, they
+            are ranked here.
         identity: The first stage's encoder, where it is a file.
         device_name: auto, cpu or cuda.
         intervals: How often to report and to write checkpoints.
@@ -159,7 +147,13 @@ def train(
     settings = {"hear": asdict(config), "data": data.name, "aei": fingerprint(aei)}
     open_run(run, settings | {"occluders": sorted(path.name for path in occluder_paths)})
     faces = load_faces(data, aei.config.image_size)
-    hardest = _hardest(run, aei, encoder, faces, config)
+    if errors is not None:
+        ranked = load_errors(errors, data, aei)
+    else:
+        ranked = rank_errors(
+            data, aei, encoder, run / "errors", ranked=config.ranked, seed=config.seed
+        )
+    hardest = _targets(run, faces, select_hardest(ranked, config.hardest))
     torch.manual_seed(config.seed)
     hear = to_device(HEARNet(config.model), device)
     ema = make_ema(hear)
@@ -221,17 +215,17 @@ def train(
     )
 
 
-def _hardest(
-    run: Path, aei: AEINet, encoder: IdentityEncoder, faces: Faces, config: HEARTrainConfig
-) -> Int[np.ndarray, " k"]:
-    """Indices of the faces with the largest heuristic errors; kept in the run for its resume."""
-    path = run / "errors.safetensors"
-    rng = np.random.default_rng(config.seed)
-    chosen = np.sort(rng.permutation(len(faces.images))[: config.ranked])
-    if path.exists():
-        errors = load_tensors(path)[0]["errors"]
-    else:
-        errors = rank_errors(aei, encoder, faces, chosen, config.batch)
-        save_tensors(path, {"errors": errors}, {"kind": "errors"})
-    kept = max(round(config.hardest * len(chosen)), 1)
-    return chosen[errors.topk(kept).indices.numpy()]
+def _targets(run: Path, faces: Faces, hardest: Sequence[RankedFace]) -> Int[np.ndarray, " k"]:
+    """Indices of the hardest faces, which the run keeps: a resume has to have the same."""
+    idx_of = {(crop.shard, crop.file): idx for idx, crop in enumerate(faces.crops)}
+    idxs = [idx_of[face.shard, face.file] for face in hardest]
+    path = run / "hardest.safetensors"
+    targets = torch.tensor(idxs)
+    if not path.exists():
+        save_tensors(path, {"targets": targets}, {"kind": "hardest"})
+    if not torch.equal(load_tensors(path)[0]["targets"], targets):
+        raise TrainingError(
+            f"{run} is a run with other hardest faces; give the same --errors to resume it, or "
+            "another --run"
+        )
+    return targets.numpy()
