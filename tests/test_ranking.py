@@ -305,6 +305,13 @@ def test_bars_are_as_high_as_their_counts_and_red_from_the_threshold_on(tmp_path
     save_histogram(tmp_path / "one.png", [0.5], 0.5)  # one face, one error
 
 
+def test_one_face_among_thousands_has_a_bar(tmp_path) -> None:
+    save_histogram(tmp_path / "h.png", [0.1] * 5000 + [0.3], 0.3)
+    picture = np.asarray(Image.open(tmp_path / "h.png")).astype(int)
+    red = np.abs(picture - (205, 70, 60)).sum(axis=2) == 0
+    assert red[351, 660:671].sum() >= 9  # the last of 60 bars, on the floor
+
+
 def test_the_command_ranks_selects_and_says_what_it_found(
     data, aei, encoder, tmp_path, monkeypatch, capsys
 ) -> None:

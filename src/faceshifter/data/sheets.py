@@ -50,7 +50,8 @@ def save_histogram(path: Path, errors: Sequence[float], threshold: float) -> Non
     for part, colour in ((counts, GREY), (selected, RED)):
         for count, left, right in zip(part.tolist(), edges[:-1], edges[1:], strict=True):
             if count:
-                box = (place(left), floor - scale * count, place(right) - 1, floor - 1)
+                height = max(round(scale * count), 1)  # a bar of one face in thousands is seen too
+                box = (place(left), floor - height, place(right) - 1, floor - 1)
                 draw.rectangle(box, colour)
     draw.line((MARGIN, floor, WIDTH - MARGIN, floor), INK)
     for error in np.linspace(lower, upper, 7):
