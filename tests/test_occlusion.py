@@ -110,7 +110,7 @@ def test_the_original_is_not_modified(face):
 def test_matching_moves_the_mean_the_given_share_of_the_way_to_the_skin(face):
     colour = np.array([90, 110, 130])
     layer = disc_layer(colour)
-    skin = face[32:96, 32:96].mean(axis=(0, 1))
+    skin = face[46:79, 32:96].mean(axis=(0, 1))  # between eyes and mouth
     for amount in (0.0, 0.4, 1.0):
         matched = match_colours(layer, face, amount)
         mean = matched[64, 64, :3]
@@ -165,7 +165,7 @@ def test_large_cutouts_are_stored_small(tmp_path):
     rgba = np.zeros((900, 500, 4), np.uint8)
     rgba[100:800, 100:400] = 255
     Image.fromarray(rgba).save(tmp_path / "object_big.png")
-    assert max(Occluders.load([tmp_path]).objects[0].shape) == 160
+    assert max(Occluders.load([tmp_path]).objects[0].shape) == 256
 
 
 def test_files_of_no_use_are_skipped_and_counted(folder):
@@ -192,3 +192,46 @@ def test_paths_that_give_nothing_are_refused_by_name(tmp_path):
 
 def test_no_paths_mean_that_everything_is_drawn():
     assert Occluders.load([]) == Occluders()
+
+
+def test_cutouts_of_other_formats_and_from_compressed_tars_are_the_same(folder, tmp_path):
+    other = tmp_path / "other"
+    other.mkdir()
+    for path, suffix in zip(sorted(folder.iterdir()), ("PNG", "webp", "tif", "tiff"), strict=True):
+        with Image.open(path) as image:
+            options = {"lossless": True} if suffix == "webp" else {}
+            image.save(other / f"{path.stem}.{suffix}", **options)
+    with tarfile.open(tmp_path / "other.tar.xz", "w:xz") as tar:
+        tar.add(other, "other")
+    reference = Occluders.load([folder])
+    for path in (other, tmp_path / "other.tar.xz"):
+        occluders = Occluders.load([path])
+        for kind in ("hands", "objects", "textures"):
+            pictures = zip(getattr(reference, kind), getattr(occluders, kind), strict=True)
+            assert all(np.array_equal(a, b) for a, b in pictures)
+    whole = (tmp_path / "other.tar.xz").read_bytes()
+    (tmp_path / "cut.tar.xz").write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(DataError, match=r"cut\.tar\.xz"):
+        Occluders.load([tmp_path / "cut.tar.xz"])
+
+
+def test_a_drawn_shadow_only_darkens():
+    image = np.random.default_rng(0).integers(0, 256, (SIZE, SIZE, 3), np.uint8)
+    for seed in range(20):
+        rng = np.random.default_rng(seed)
+        shadow = occlusion._draw(rng, occlusion._draw_shadow)
+        layer = occlusion._place(shadow, SIZE, rng, worn=(1.3, 1.5))
+        result = occlusion._blend(image, layer, rng)
+        assert (result <= image).all()
+        assert (result < image).any()
+
+
+def test_a_flat_face_keeps_the_hues_of_a_layer_in_their_order():
+    flat = np.full((SIZE, SIZE, 3), 128, np.uint8)
+    layer = disc_layer((0, 0, 0))
+    inside = layer[:, :, 3] > 0
+    levels = np.random.default_rng(0).uniform(60, 200, (inside.sum(), 1))
+    layer[inside, :3] = levels * (1.0, 0.7, 0.4)
+    matched = match_colours(layer, flat, 1.0)[inside, :3]
+    ratios = matched.std(axis=0) / layer[inside, :3].std(axis=0)
+    np.testing.assert_allclose(ratios, ratios.mean(), rtol=0.01)

@@ -16,13 +16,13 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from faceshifter.cli import main as cli
-from faceshifter.config import CropGeometry, Intervals
+from faceshifter.config import CropGeometry, Intervals, Runtime
 from faceshifter.data.shards import Crop, write_atomically, write_lines, write_shard
 from faceshifter.recipes import AEI_RECIPES, HEAR_RECIPES, IDENTITY_RECIPES
 from faceshifter.train import aei, hear, identity
 from faceshifter.train.plan import Plan, plan_aei, plan_hear, plan_identity
 
-NEVER = Intervals(report=10**6, checkpoint=10**6)
+NEVER = Intervals(report=10**6, watch=10**6, checkpoint=10**6)
 ENCODER_SIZES = (128, 512)
 STAGES = ["aei", "hear", "identity"]
 
@@ -73,7 +73,7 @@ def stages(
     first = replace(AEI_RECIPES["smoke"][1], identity=own, teachers=(other,))
     second, student = HEAR_RECIPES["smoke"][1], IDENTITY_RECIPES["smoke"][1]
     weights = folder / "aei" / "weights.safetensors"
-    options: Any = {"device_name": "cpu", "intervals": NEVER}
+    options: Any = {"runtime": Runtime(device="cpu"), "intervals": NEVER}
     aei.train(replace(first, steps=1), data, folder / "aei", **options)
     over: Any = {"identity": Path(own)}
 

@@ -18,6 +18,7 @@ from torch import nn
 from faceshifter.checkpoint import find_checkpoints, fingerprint, load_tensors
 from faceshifter.config import AdamConfig, AEIWeights, CropGeometry, Intervals, Runtime
 from faceshifter.data.pairs import Population, RawPairs, draw_pairs
+from faceshifter.data.ranking import load_errors, rank_errors
 from faceshifter.data.shards import (
     load_faces,
     read_lines,
@@ -27,6 +28,7 @@ from faceshifter.errors import DataError, DeviceError, FaceShifterError, Trainin
 from faceshifter.models.aei import AEINet
 from faceshifter.models.discriminator import MultiScaleDiscriminator
 from faceshifter.models.identity import load_identity_encoder
+from faceshifter.pretrained import load_aei, load_encoder_of
 from faceshifter.recipes import AEI_RECIPES, HEAR_RECIPES, IDENTITY_RECIPES
 from faceshifter.train import aei, hear, identity
 from faceshifter.train.loop import update_ema
@@ -358,3 +360,34 @@ def test_a_damaged_configuration_is_refused_in_one_sentence(training, tmp_path):
     (tmp_path / "config.json").write_text('{"aei": ')
     with pytest.raises(TrainingError, match=r"config\.json is damaged; restore it"):
         training(tmp_path)
+
+
+def test_the_second_stage_takes_errors_of_its_set_and_first_stage_alone(
+    trainings, faces_data, tmp_path
+) -> None:
+    training = trainings["hear"]
+    first_stage, info = load_aei(training.files["aei_weights"])
+    encoder = load_encoder_of(info, training.files["aei_weights"], training.files["identity"])
+    rank_errors(faces_data, first_stage, encoder, tmp_path / "errors")
+    with_errors = replace(training, files=training.files | {"errors": tmp_path / "errors"})
+    with_errors(tmp_path / "given", steps=2)
+    training(tmp_path / "own", steps=2)
+    assert_same_result(tmp_path / "given", tmp_path / "own")
+    assert not (tmp_path / "given" / "errors").exists()
+    ranked = load_errors(tmp_path / "own" / "errors", faces_data, first_stage)
+    targets = load_tensors(tmp_path / "own" / "hardest.safetensors")[0]["targets"]
+    names = [crop.file for crop in load_faces(faces_data, 16, progress=False).crops]
+    expected = sorted(ranked, key=lambda face: -face.error)[: len(names) // 2]
+    assert [names[idx] for idx in targets] == [face.file for face in expected]
+
+    other = AEINet(first_stage.config).eval()
+    rank_errors(faces_data, other, encoder, tmp_path / "others")
+    not_fitting = replace(training, files=training.files | {"errors": tmp_path / "others"})
+    with pytest.raises(DataError, match=r"errors of other first stage \(--aei\);") as error:
+        not_fitting(tmp_path / "refused", steps=2)
+    assert_is_one_sentence(error.value)
+    rank_errors(faces_data, first_stage, encoder, tmp_path / "few", ranked=4)
+    fewer = replace(training, files=training.files | {"errors": tmp_path / "few"})
+    with pytest.raises(TrainingError, match="other hardest faces; give the same --errors") as error:
+        fewer(tmp_path / "given", steps=2)
+    assert_is_one_sentence(error.value)

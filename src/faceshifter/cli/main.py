@@ -9,13 +9,14 @@ import tyro
 from faceshifter import __version__
 from faceshifter.cli.measuring import check_identity, evaluate
 from faceshifter.cli.swapping import demo, swap
-from faceshifter.cli.training import bench, prepare, train
+from faceshifter.cli.training import bench, prepare, rank_errors, train
 from faceshifter.errors import FaceShifterError
 
 COMMANDS: dict[str, Callable[..., Any]] = {
     "swap": swap,
     "demo": demo,
     "prepare": prepare,
+    "rank-errors": rank_errors,
     "train": train,
     "evaluate": evaluate,
     "check-identity": check_identity,

@@ -1,4 +1,4 @@
-"""Commands that train: ``prepare``, ``train`` and ``bench``."""
+"""Commands that train: ``prepare``, ``rank-errors``, ``train`` and ``bench``."""
 
 import os
 from dataclasses import dataclass, field
@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Annotated
 
 import tyro
-from tyro.conf import Positional, arg, subcommand
+from tyro.conf import Positional, UseAppendAction, arg, subcommand
 
 from faceshifter import recipes
 from faceshifter.cli.options import Device
@@ -17,6 +17,7 @@ from faceshifter.config import (
     Intervals,
     Runtime,
 )
+from faceshifter.errors import DataError
 
 
 def prepare(
@@ -148,8 +149,11 @@ class TrainHEAR:
     """weights.safetensors of the first stage."""
     recipe: Annotated[HEARRecipe, arg(name="")]  # type: ignore[valid-type]
     """A complete configuration; its fields can be changed by the flags behind its name."""
-    occluders: tyro.conf.UseAppendAction[tuple[Path, ...]] = ()
+    occluders: UseAppendAction[tuple[Path, ...]] = ()
     """Folder or tar of RGBA cut-outs; may be repeated. Without any, all occlusions are drawn."""
+    errors: Path | None = None
+    """Folder that rank-errors wrote of the same data and first stage, to choose from all of its
+    faces. Without it, they are ranked at the start."""
     identity: Path | None = None
     """The first stage's identity encoder, where it is a file."""
     runtime: Annotated[Runtime, arg(name="")] = field(default_factory=Runtime)
@@ -173,6 +177,7 @@ class TrainHEAR:
             self.run,
             self.aei,
             occluder_paths=self.occluders,
+            errors=self.errors,
             identity=self.identity,
             runtime=self.runtime,
             intervals=self.every,
@@ -193,6 +198,51 @@ def train(*, stage: Annotated[Stage, arg(name="")]) -> None:
         stage: What to train.
     """
     stage.start()
+
+
+def rank_errors(
+    data: Positional[Path],
+    /,
+    *,
+    aei: Path,
+    out: Path,
+    identity: Path | None = None,
+    occluders: UseAppendAction[tuple[Path, ...]] = (),
+    share: float = 0.1,
+    device: Device = "auto",
+) -> None:
+    """Find the faces that the first stage loses most of, and show what they are covered with.
+
+    Run again to go on; another share needs no new ranking.
+
+    Args:
+        data: Folder that prepare wrote.
+        aei: weights.safetensors of the first stage.
+        out: Folder for the errors, the hardest faces, and pictures of both.
+        identity: The first stage's identity encoder, where it is a file.
+        occluders: Folder or tar of RGBA cut-outs for the picture of occlusions; may be repeated.
+        share: How many faces are the hardest, above 0 and up to 1.
+        device: Where to compute.
+    """
+    if not 0 < share <= 1:
+        raise DataError(f"--share {share} is not above 0 and up to 1; give 0.1 for a tenth")
+    from faceshifter.data import ranking
+    from faceshifter.data.occlusion import Occluders
+    from faceshifter.device import choose_device
+    from faceshifter.pretrained import load_aei, load_encoder_of
+    from faceshifter.train.loop import to_device
+
+    where = choose_device(device)
+    network, info = load_aei(aei)
+    encoder = load_encoder_of(info, aei, identity).to(where)
+    cutouts = Occluders.load(occluders)
+    faces = ranking.rank_errors(data, to_device(network, where), encoder, out)
+    hardest = ranking.write_selection(
+        data, out, faces, cutouts, share=share, size=network.config.image_size
+    )
+    mean = sum(face.error for face in faces) / len(faces)
+    print(f"{len(faces)} faces, mean error {mean:.4f}")
+    print(f"{len(hardest)} hardest, from {hardest[-1].error:.4f} to {hardest[0].error:.4f}: {out}")
 
 
 def bench(*, device: Device = "auto") -> None:

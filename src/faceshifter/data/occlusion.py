@@ -4,11 +4,13 @@ Cut-outs and layers are RGBA with colours premultiplied by alpha, so that blurri
 """
 
 import io
+import lzma
 import tarfile
+import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePath
-from typing import Self, TypeVar
+from typing import Literal, Self, TypeVar, get_args
 
 import cv2
 import numpy as np
@@ -22,11 +24,17 @@ Picture = UInt8[np.ndarray, "_ _ _"]  # an RGB surface or an RGBA cut-out
 Face = UInt8[np.ndarray, "s s 3"]
 Layer = Float32[np.ndarray, "s s 4"]  # RGBA in [0, 255], as large as the face
 T = TypeVar("T")
-_CANVAS = 160  # pixels; side of drawings, and at most the longer side of stored pictures
+Kind = Literal["none", "object", "hand", "both"]
+KINDS: tuple[Kind, ...] = get_args(Kind)
+_CANVAS = 160  # pixels; side of drawings
+_STORED = 256  # pixels; at most the longer side of a cut-out in memory
+_SUFFIXES = (".png", ".webp", ".tif", ".tiff")
 _TILTS = (15, 180)  # degrees; standard deviations: half of the occluders are about upright
 _P_CUTOUT, _P_CAST = 0.5, 0.6  # objects that are no drawings, occluders that cast a shadow
 _LENGTH = (0.4, 1.0)  # an occluder's longer side over the picture's, which a face fills
+_WORN = ((1.3, 1.5), (1.0, 1.15))  # the same of what has its place: hair and shadows, glasses
 _MATCH_HAND, _MATCH_OBJECT = (0.5, 1.0), (0.0, 0.5)  # how far colours move to the skin's
+_MATCH_WORN = (0.0, 0.2)
 _WHITE, _SKIN_COLOUR = (255, 255, 255, 255), (205, 150, 120)
 
 
@@ -41,7 +49,7 @@ class Occluders:
 
     @classmethod
     def load(cls, paths: Sequence[Path]) -> Self:
-        """Read folders and tars of PNG cut-outs; a kind that is missing is drawn.
+        """Read folders and tars of RGBA cut-outs; a kind that is missing is drawn.
 
         ``hand_*`` is a hand, ``texture_*`` a texture, all else an object. Files that are damaged,
         opaque without being textures, or next to empty are skipped.
@@ -52,10 +60,12 @@ class Occluders:
         kinds: dict[str, list[Picture]] = {"hand": [], "texture": [], "object": []}
         skipped = 0
         for path in paths:
-            pictures = [(name, _decode(name, png)) for name, png in _read_pngs(path)]
+            pictures = [(name, _decode(name, data)) for name, data in _read_files(path)]
             used = [(name, picture) for name, picture in pictures if picture is not None]
             if not used:
-                raise DataError(f"{path} holds no cut-outs; give PNG files with transparency")
+                raise DataError(
+                    f"{path} holds no cut-outs; give PNG, WebP or TIFF files with transparency"
+                )
             for name, picture in used:
                 kinds.get(name.partition("_")[0], kinds["object"]).append(picture)
             skipped += len(pictures) - len(used)
@@ -63,56 +73,69 @@ class Occluders:
 
 
 def occlude(image: Face, rng: np.random.Generator, occluders: Occluders) -> Face:
-    """Cover an aligned RGB face with nothing, a hand, an object or both, a quarter each.
+    """Cover an aligned RGB face with nothing, an object, a hand or both, a quarter each.
 
     The result is new, and a function of the image, the generator's state and the occluders alone.
     """
+    return cover(image, KINDS[int(rng.integers(len(KINDS)))], rng, occluders)
+
+
+def cover(image: Face, kind: Kind, rng: np.random.Generator, occluders: Occluders) -> Face:
+    """``occlude`` with what is given by name."""
     result = image.copy()
-    with_hand, with_object = divmod(int(rng.integers(4)), 2)
-    if with_object:
-        layer = _object_layer(len(image), rng, occluders)
-        result = _blend(result, match_colours(layer, image, rng.uniform(*_MATCH_OBJECT)), rng)
-    if with_hand:
+    if kind in ("object", "both"):
+        result = _blend(result, _object_layer(image, rng, occluders), rng)
+    if kind in ("hand", "both"):
         hand = _pick(rng, occluders.hands or [_draw(rng, _draw_hand)])
-        layer = _place(hand, len(image), rng, reach=0.25)
+        layer = _place(_mirror(hand, rng), len(image), rng, reach=0.25)
         result = _blend(result, match_colours(layer, image, rng.uniform(*_MATCH_HAND)), rng)
     return result
 
 
 def match_colours(layer: Layer, image: Face, amount: float) -> Layer:
-    """Move the mean and spread of a layer's RGB by a share of the way to those of the skin."""
-    alpha = layer[:, :, 3:]
-    visible = layer[layer[:, :, 3] > 25]
+    """Move the mean and spread of a layer's RGB by a share of the way to those of the skin.
+
+    Spread is one number for the three channels: a gain for each would change the layer's hues.
+    """
+    size, step = len(image), max(len(image) // 128, 1)  # every second pixel of 256 tells enough
+    sample = layer[::step, ::step]
+    visible = sample[sample[:, :, 3] > 25]
     if not len(visible):
         return layer
-    quarter = len(image) // 4
-    skin = image[quarter:-quarter, quarter:-quarter].reshape(-1, 3)  # between eyes and mouth
+    # Cheeks and nose, between the eyes and the mouth.
+    skin = image[int(0.36 * size) : int(0.62 * size) : step, size // 4 : -(size // 4) : step]
+    skin = skin.reshape(-1, 3)
     straight = visible[:, :3] * (255 / visible[:, 3:])
-    contrast = skin.std(axis=0) / (straight.std(axis=0) + 1)
-    gain = 1 + amount * (contrast.clip(0.5, 1.6) - 1)  # a flat drawing stays rather flat
+    contrast = skin.std(axis=0).mean() / (straight.std(axis=0).mean() + 1)
+    gain = 1 + amount * (min(max(contrast, 0.5), 1.6) - 1)  # a flat drawing stays rather flat
     mean = straight.mean(axis=0)
-    shift = mean + amount * (skin.mean(axis=0) - mean) - gain * mean
-    rgb = layer[:, :, :3] * gain.astype(np.float32) + alpha * (shift / 255).astype(np.float32)
-    return np.dstack([np.clip(rgb, 0, alpha), alpha])
+    matrix = np.diag((gain, gain, gain, 1.0))
+    matrix[:3, 3] = (mean + amount * (skin.mean(axis=0) - mean) - gain * mean) / 255
+    matched = np.maximum(cv2.transform(layer, matrix), np.float32(0))
+    return cv2.min(matched, cv2.merge((layer[:, :, 3],) * 4))
 
 
-def _read_pngs(path: Path) -> list[tuple[str, bytes]]:
+def _read_files(path: Path) -> list[tuple[str, bytes]]:
     """File names and contents of a folder or tar, sorted."""
     try:
         if path.is_dir():
-            return sorted((file.name, file.read_bytes()) for file in path.rglob("*.png"))
-        with tarfile.open(path, "r:") as tar:
-            files = [(file.name, tar.extractfile(file)) for file in tar if file.isfile()]
-            pngs = [(name, file) for name, file in files if file and name.endswith(".png")]
-            return sorted((PurePath(name).name, file.read()) for name, file in pngs)
-    except (OSError, tarfile.TarError) as error:
-        raise DataError(f"give a folder or tar of PNG cut-outs, not {path} ({error})") from None
+            paths = [file for file in path.rglob("*") if file.suffix.lower() in _SUFFIXES]
+            return sorted((file.name, file.read_bytes()) for file in paths if file.is_file())
+        files = []
+        with tarfile.open(path) as tar:
+            for member in tar:
+                name, file = PurePath(member.name), tar.extractfile(member)
+                if file and name.suffix.lower() in _SUFFIXES:
+                    files.append((name.name, file.read()))
+        return sorted(files)
+    except (OSError, EOFError, tarfile.TarError, zlib.error, lzma.LZMAError) as error:
+        raise DataError(f"give a folder or tar of RGBA cut-outs, not {path} ({error})") from None
 
 
-def _decode(name: str, png: bytes) -> Picture | None:
+def _decode(name: str, data: bytes) -> Picture | None:
     """A texture, or a premultiplied cut-out without its empty border; None if it is of no use."""
     try:
-        with Image.open(io.BytesIO(png)) as file:
+        with Image.open(io.BytesIO(data)) as file:
             picture = file.convert("RGB" if name.startswith("texture_") else "RGBA")
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):
         return None
@@ -121,33 +144,50 @@ def _decode(name: str, png: bytes) -> Picture | None:
         if alpha.min() == 255 or np.count_nonzero(alpha > 127) < 16:  # next to empty
             return None
         picture = picture.convert("RGBa").crop(picture.getchannel("A").getbbox())
-    picture.thumbnail((_CANVAS, _CANVAS), Image.Resampling.BOX)
+    picture.thumbnail((_STORED, _STORED), Image.Resampling.BOX)
     return np.array(picture)
 
 
-def _object_layer(size: int, rng: np.random.Generator, occluders: Occluders) -> Layer:
-    """A cut-out or a drawing in its place."""
+def _object_layer(image: Face, rng: np.random.Generator, occluders: Occluders) -> Layer:
+    """A cut-out or a drawing in its place and colours."""
+    size = len(image)
     if occluders.objects and rng.random() < _P_CUTOUT:
-        return _place(_pick(rng, occluders.objects), size, rng)
-    if rng.random() < 0.5:
-        return _place(_draw(rng, _draw_hair, _draw_glasses), size, rng, worn=True)
-    blotches = (rng.uniform(25, 230, 3) + rng.uniform(-25, 25, (9, 9, 1))).astype(np.uint8)
-    surface = _pick(rng, (blotches, _pick(rng, occluders.textures or [blotches])))
-    white = _draw(rng, _draw_shape, _draw_text, _draw_stick)
-    surface = np.insert(cv2.resize(surface, white.shape[:2]), 3, 255, axis=2)
-    return _place(cv2.multiply(white, surface, scale=1 / 255), size, rng)
+        layer = _place(_mirror(_pick(rng, occluders.objects), rng), size, rng)
+    elif rng.random() < 0.5:
+        drawing = _pick(rng, (_draw_hair, _draw_hair, _draw_glasses, _draw_glasses, _draw_shadow))
+        layer = _place(_draw(rng, drawing), size, rng, worn=_WORN[drawing is _draw_glasses])
+        if drawing is _draw_shadow:  # it has no colour of its own
+            return layer
+        return match_colours(layer, image, rng.uniform(*_MATCH_WORN))
+    else:
+        blotches = (rng.uniform(25, 230, 3) + rng.uniform(-25, 25, (9, 9, 1))).astype(np.uint8)
+        surface = _pick(rng, (blotches, _pick(rng, occluders.textures or [blotches])))
+        white = _draw(rng, _draw_shape, _draw_text, _draw_stick)
+        surface = cv2.cvtColor(cv2.resize(surface, white.shape[:2]), cv2.COLOR_RGB2RGBA)
+        layer = _place(cv2.multiply(white, surface, scale=1 / 255), size, rng)
+    return match_colours(layer, image, rng.uniform(*_MATCH_OBJECT))
+
+
+def _mirror(cutout: Picture, rng: np.random.Generator) -> Picture:
+    """Left and right exchanged, half of the time."""
+    return np.ascontiguousarray(cutout[:, :: _pick(rng, (1, -1))])
 
 
 def _place(
-    cutout: Picture, size: int, rng: np.random.Generator, *, worn: bool = False, reach: float = 0.0
+    cutout: Picture,
+    size: int,
+    rng: np.random.Generator,
+    *,
+    worn: tuple[float, float] | None = None,
+    reach: float = 0.0,
 ) -> Layer:
-    """Mirror, scale, turn, move and soften a cut-out, as a layer of a face of ``size`` pixels.
+    """Scale, turn, move and soften a cut-out, as a layer of a face of ``size`` pixels.
 
-    What is ``worn`` is in place already, but for some jitter. It moves by up to ``reach`` of the
-    face's side in the direction of its lower end, as an arm comes in from outside.
+    What is ``worn``, at one of those scales, is in place but for some jitter. A cut-out moves by up
+    to ``reach`` of the face's side in the direction of its lower end, as an arm comes in from
+    outside.
     """
-    cutout = np.ascontiguousarray(cutout[:, :: _pick(rng, (1, -1))])
-    factor = size * rng.uniform(*((1.0, 1.15) if worn else _LENGTH)) / max(cutout.shape[:2])
+    factor = size * rng.uniform(*(worn or _LENGTH)) / max(cutout.shape[:2])
     if factor < 1:  # warping alone would alias
         smaller = [max(1, round(side * factor)) for side in cutout.shape[1::-1]]
         cutout = cv2.resize(cutout, smaller, interpolation=cv2.INTER_AREA)
@@ -163,14 +203,20 @@ def _place(
 
 def _blend(image: Face, layer: Layer, rng: np.random.Generator) -> Face:
     """Lay a layer, brightened or darkened, over a face that mostly is in its soft shadow."""
-    rgb, alpha = layer[:, :, :3] * np.float32(rng.uniform(0.75, 1.15)), layer[:, :, 3:] / 255
-    under = image * (1 - alpha)
+    brightness, alpha = rng.uniform(0.75, 1.15), cv2.extractChannel(layer, 3)
+    keep = 1 - alpha / 255
     if rng.random() < _P_CAST:
-        shift = np.column_stack([np.eye(2), len(image) * rng.uniform(-0.05, 0.05, 2)])
-        shadow = cv2.warpAffine(alpha, shift, image.shape[:2])
-        shadow = cv2.GaussianBlur(shadow, (0, 0), len(image) * rng.uniform(0.01, 0.03))
-        under *= 1 - np.float32(rng.uniform(0.2, 0.6)) * shadow[:, :, None]
-    return np.rint(under + np.minimum(rgb, layer[:, :, 3:])).astype(np.uint8)
+        # A shadow is soft: a quarter of the resolution shows all of it.
+        size = len(image) / 4
+        shadow = cv2.resize(alpha, None, fx=0.25, fy=0.25, interpolation=cv2.INTER_AREA)
+        shift = np.column_stack([np.eye(2), size * rng.uniform(-0.05, 0.05, 2)])
+        shadow = cv2.warpAffine(shadow, shift, shadow.shape)
+        shadow = cv2.GaussianBlur(shadow, (0, 0), size * rng.uniform(0.01, 0.03))
+        keep *= 1 - rng.uniform(0.2, 0.6) / 255 * cv2.resize(shadow, alpha.shape)
+    rgb = cv2.cvtColor(layer, cv2.COLOR_RGBA2RGB) * np.float32(brightness)
+    light = cv2.min(rgb, cv2.merge((alpha,) * 3))
+    under = cv2.multiply(image, cv2.merge((keep,) * 3), dtype=cv2.CV_32F)
+    return cv2.add(under, light, dtype=cv2.CV_8U)
 
 
 def _pick(rng: np.random.Generator, items: Sequence[T]) -> T:
@@ -185,13 +231,21 @@ def _draw(rng: np.random.Generator, *drawings: Callable[..., None]) -> Picture:
 
 
 def _draw_shape(rng: np.random.Generator, canvas: Picture) -> None:
-    """A polygon, an ellipse, or the soft shadow of one."""
+    """A polygon or an ellipse."""
     axes, step = rng.integers(25, 55, 2).tolist(), _pick(rng, (5, 5, 60, 90, 120))
     points = np.array(cv2.ellipse2Poly((80, 80), axes, 0, 0, 360, step))
     points += rng.integers(-step // 6, step // 6 + 1, points.shape, np.int32)
     cv2.fillPoly(canvas, [points], _WHITE, cv2.LINE_AA)
-    if rng.random() < 0.3:
-        canvas[:] = cv2.GaussianBlur(canvas, (0, 0), 4) * (0.04, 0.04, 0.04, rng.uniform(0.3, 0.6))
+
+
+def _draw_shadow(rng: np.random.Generator, canvas: Picture) -> None:
+    """A band of shadow across the face, its edges from hard to soft."""
+    centre, angle = rng.uniform(30, 130, 2), rng.uniform(0, np.pi)
+    along = 250 * np.array((np.cos(angle), np.sin(angle)))
+    start, end = np.rint((centre - along, centre + along)).astype(int).tolist()
+    colour = (0, 0, 0, rng.uniform(50, 120))
+    cv2.line(canvas, start, end, colour, int(rng.integers(25, 140)), cv2.LINE_AA)
+    canvas[:] = cv2.GaussianBlur(canvas, (0, 0), rng.uniform(0.5, 8))
 
 
 def _draw_text(rng: np.random.Generator, canvas: Picture) -> None:
@@ -203,25 +257,29 @@ def _draw_text(rng: np.random.Generator, canvas: Picture) -> None:
 
 def _draw_stick(rng: np.random.Generator, canvas: Picture) -> None:
     """A bar with a ball on it: microphones, lollipops, pens."""
-    _draw_limb(canvas, (80, 38, 80, 140), int(rng.integers(5, 28)), [rng.uniform(80, 255)] * 3)
-    _draw_limb(canvas, (80, 38, 80, 38), int(rng.integers(5, 72)), _WHITE[:3])
+    _draw_limbs(canvas, [((80, 38, 80, 140), int(rng.integers(5, 28)))], [rng.uniform(80, 255)] * 3)
+    _draw_limbs(canvas, [((80, 38, 80, 38), int(rng.integers(5, 72)))], _WHITE[:3])
 
 
 def _draw_hand(rng: np.random.Generator, canvas: Picture) -> None:
     """A forearm, a palm and fingers, some of them bent."""
-    _draw_limb(canvas, (80, 110, 80, 159), 40, _SKIN_COLOUR)
-    _draw_limb(canvas, (80, 105, 80, 115), 52, _SKIN_COLOUR)
-    for turn in (-62, -22, -7, 8, 24):  # degrees
-        length, angle = _pick(rng, (38, 60, 66)), np.radians(turn)
+    limbs = [((80, 110, 80, 175), 42), ((72, 112, 88, 112), 48)]
+    for turn in (-58, -20, -7, 7, 21):  # degrees
+        length, angle = rng.uniform(*_pick(rng, ((36, 44), (56, 68)))), np.radians(turn)
         tip = int(80 + length * np.sin(angle)), int(106 - length * np.cos(angle))
-        _draw_limb(canvas, (80 + turn // 2, 104, *tip), 15, _SKIN_COLOUR)
+        limbs.append(((80 + max(turn, -22), 108, *tip), 14))
+    _draw_limbs(canvas, limbs, _SKIN_COLOUR)
 
 
-def _draw_limb(canvas: Picture, ends: Sequence[int], width: int, rgb: Sequence[float]) -> None:
-    """A thick line with round ends (x, y, x, y), darker towards its edges."""
-    for share in (1.0, 0.85, 0.7, 0.5):
-        colour = (*((1.3 - 0.6 * share) * np.array(rgb)), 255)
-        cv2.line(canvas, ends[:2], ends[2:], colour, max(1, int(share * width)), cv2.LINE_AA)
+def _draw_limbs(
+    canvas: Picture, limbs: Sequence[tuple[Sequence[int], int]], rgb: Sequence[float]
+) -> None:
+    """Thick lines with round ends (x, y, x, y), darker towards the edge of them all."""
+    for share in np.linspace(1, 0.3, 8):  # the edges of all first, so that limbs grow together
+        colour = (*((1.2 - 0.55 * share**2) * np.array(rgb)), 255)
+        for ends, width in limbs:
+            thickness = max(1, int(share * width))
+            cv2.line(canvas, ends[:2], ends[2:], colour, thickness, cv2.LINE_AA)
 
 
 def _draw_hair(rng: np.random.Generator, canvas: Picture) -> None:
@@ -229,13 +287,13 @@ def _draw_hair(rng: np.random.Generator, canvas: Picture) -> None:
     colour = np.array([110, 80, 55]) * rng.uniform(0.15, 1.9) + rng.uniform(0, 30)
     t = np.linspace(0, 1, 12)[:, None]
     for _ in range(int(rng.integers(1, 5))):
-        ends = rng.uniform([(0, -20), (10, 50)], [(160, 10), (150, 150)])
+        ends = rng.uniform([(10, -10), (30, 60)], [(150, 20), (130, 140)])
         bend, width = rng.normal(0, 15, 2), rng.uniform(2, 9)
         for _ in range(int(rng.integers(8, 24))):
             root, tip = ends + rng.normal(0, width, (2, 2))
             curve = (8 * (root + (tip - root) * t + 4 * bend * t * (1 - t))).astype(np.int32)
             shade = (*(colour * rng.uniform(0.6, 1.5)).clip(0, 255), 255)
-            for thickness, end in enumerate(np.sort(rng.integers(2, 13, 3))[::-1], start=1):
+            for thickness, end in enumerate(np.sort(rng.integers(2, 13, 2))[::-1], start=1):
                 cv2.polylines(canvas, [curve[:end]], False, shade, thickness, cv2.LINE_AA, shift=3)
 
 

@@ -10,7 +10,7 @@ import io
 import json
 import os
 import tarfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -87,25 +87,12 @@ class StoredFaces:
         try:
             with shard.open("rb") as file:
                 file.seek(offset)
-                return decode_face(file.read(length), self.size)
-        except (OSError, ValueError) as error:
+                jpeg = file.read(length)
+        except OSError as error:
             raise DataError(
                 f"{shard} cannot be read ({error}); delete it and run prepare again"
             ) from None
-
-
-def decode_face(jpeg: bytes, size: int) -> UInt8[Tensor, "3 s s"]:
-    """A stored crop as RGB, reduced by area averages to ``size`` pixels.
-
-    Raises:
-        ValueError: It is not an image.
-    """
-    bgr = cv2.imdecode(np.frombuffer(jpeg, np.uint8), cv2.IMREAD_COLOR) if jpeg else None
-    if bgr is None:
-        raise ValueError("a crop in it is damaged")
-    if bgr.shape[0] != size:
-        bgr = cv2.resize(bgr, (size, size), interpolation=cv2.INTER_AREA)
-    return torch.from_numpy(np.ascontiguousarray(bgr[:, :, ::-1])).permute(2, 0, 1)
+        return decode_crop(jpeg, self.size, shard)
 
 
 def write_atomically(path: Path, data: bytes) -> None:
@@ -169,6 +156,28 @@ def iter_shard(path: Path) -> Iterator[tuple[str, bytes]]:
         raise DataError(
             f"{path} cannot be read ({error}); delete it and run prepare again"
         ) from None
+
+
+def read_jpegs(data: Path, shard: str, files: Collection[str]) -> dict[str, bytes]:
+    """Some files of one shard by name.
+
+    Raises:
+        DataError: The shard is missing or damaged, or lacks one of them.
+    """
+    jpegs = {name: jpeg for name, jpeg in iter_shard(data / shard) if name in files}
+    if len(jpegs) < len(files):
+        raise DataError(f"{data} lacks faces of {shard}; delete that and run prepare again")
+    return jpegs
+
+
+def decode_crop(jpeg: bytes, size: int, shard: Path) -> UInt8[Tensor, "3 s s"]:
+    """A crop in RGB, reduced by area averages to the given side; ``shard`` is for the message."""
+    bgr = cv2.imdecode(np.frombuffer(jpeg, np.uint8), cv2.IMREAD_COLOR) if jpeg else None
+    if bgr is None:
+        raise DataError(f"{shard} is damaged; delete it and run prepare again")
+    if bgr.shape[0] != size:
+        bgr = cv2.resize(bgr, (size, size), interpolation=cv2.INTER_AREA)
+    return torch.from_numpy(np.ascontiguousarray(bgr[:, :, ::-1])).permute(2, 0, 1)
 
 
 def read_geometry(data: Path) -> CropGeometry:
@@ -242,12 +251,7 @@ def load_faces(data: Path, size: int, progress: bool = True) -> Faces:
 
     def decode(item: tuple[int, bytes]) -> int:
         idx, jpeg = item
-        try:
-            images[idx] = decode_face(jpeg, size)
-        except ValueError:
-            raise DataError(
-                f"{data}/{crops[idx].shard} is damaged; delete it and run prepare again"
-            ) from None
+        images[idx] = decode_crop(jpeg, size, data / crops[idx].shard)
         return idx
 
     stored = (

@@ -9,7 +9,6 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn import functional as F
-from tqdm import tqdm
 
 from faceshifter import __version__
 from faceshifter.checkpoint import export_weights, fingerprint, load_tensors, save_tensors
@@ -17,9 +16,10 @@ from faceshifter.config import HEARTrainConfig, Intervals, Runtime
 from faceshifter.data.feed import feed, find_faces
 from faceshifter.data.occlusion import Occluders, occlude
 from faceshifter.data.pairs import Draws, Pairs, Population, RawPairs, draw_pairs
+from faceshifter.data.ranking import RankedFace, load_errors, rank_errors, select_hardest
 from faceshifter.data.shards import Faces, StoredFaces, read_geometry
 from faceshifter.errors import TrainingError
-from faceshifter.images import save_grid, to_range
+from faceshifter.images import save_grid
 from faceshifter.losses import Scalar, change_loss, hear_loss, identity_loss, reconstruction_loss
 from faceshifter.models.aei import AEINet
 from faceshifter.models.hear import HEARNet, heuristic_error
@@ -223,24 +223,6 @@ def batches(
         yield [part.to_pairs(device, fetch.config.augment) for part in parts]
 
 
-def rank_errors(
-    aei: AEINet,
-    encoder: IdentityEncoder,
-    faces: Faces | StoredFaces,
-    chosen: Int[np.ndarray, " n"],
-    batch: int,
-) -> Float[Tensor, " n"]:
-    """Mean absolute heuristic error of each chosen face."""
-    device = next(aei.parameters()).device
-    errors = []
-    for part in tqdm(np.array_split(chosen, -(-len(chosen) // batch)), "heuristic errors"):
-        X_t = to_range(faces.pictures(torch.from_numpy(part)).to(device))
-        pairs = Pairs(X_s=X_t, X_t=X_t, same=torch.ones(len(part), dtype=torch.bool), num_same=1.0)
-        _, delta_Y_t, _ = first_stage(aei, encoder, pairs)
-        errors.append(delta_Y_t.abs().mean(dim=(1, 2, 3)).cpu())
-    return torch.cat(errors)
-
-
 def train(
     config: HEARTrainConfig,
     data: Path,
@@ -248,6 +230,7 @@ def train(
     aei_weights: Path,
     *,
     occluder_paths: Sequence[Path] = (),
+    errors: Path | None = None,
     identity: Path | None = None,
     runtime: Runtime | None = None,
     intervals: Intervals | None = None,
@@ -260,6 +243,8 @@ def train(
         run: Folder of the run; ``weights.safetensors`` in it is always the newest export.
         aei_weights: The first stage.
         occluder_paths: Folders or tars of RGBA cut-outs; without any, all are drawn.
+        errors: A folder that ``rank-errors`` wrote of this set and first stage; without it, they
+            are ranked here.
         identity: The first stage's encoder, where it is a file.
         runtime: Where and how to compute.
         intervals: How often to report, to watch and to write checkpoints.
@@ -284,7 +269,17 @@ def train(
         # On the CPU, where pictures are occluded.
         size, cpu = aei.config.image_size, torch.device("cpu")
         faces = find_faces(data, size, cpu, runtime, ranks.world)
-        hardest = ranks.first_does(lambda: _hardest(run, aei, encoder, faces, config))
+        if errors is not None:
+            ranked = load_errors(errors, data, aei)
+        else:
+            ranked = ranks.first_does(
+                lambda: rank_errors(
+                    data, aei, encoder, run / "errors", ranked=config.ranked, seed=config.seed
+                )
+            )
+        hardest = ranks.first_does(
+            lambda: _targets(run, faces, select_hardest(ranked, config.hardest))
+        )
         population, held_out = Population.split([c.identity for c in faces.crops], config.seed)
         targets = np.flatnonzero(np.isin(population.faces, hardest))
         fetch = OccludedFetch(
@@ -369,21 +364,19 @@ def measure_refinement(training: HEARTraining, seen: Pairs) -> dict[str, float]:
     return figures
 
 
-def _hardest(
-    run: Path,
-    aei: AEINet,
-    encoder: IdentityEncoder,
-    faces: Faces | StoredFaces,
-    config: HEARTrainConfig,
+def _targets(
+    run: Path, faces: Faces | StoredFaces, hardest: Sequence[RankedFace]
 ) -> Int[np.ndarray, " k"]:
-    """Indices of the faces with the largest heuristic errors; kept in the run for its resume."""
-    path = run / "errors.safetensors"
-    rng = np.random.default_rng(config.seed)
-    chosen = np.sort(rng.permutation(len(faces.crops))[: config.ranked])
-    if path.exists():
-        errors = load_tensors(path)[0]["errors"]
-    else:
-        errors = rank_errors(aei, encoder, faces, chosen, config.batch)
-        save_tensors(path, {"errors": errors}, {"kind": "errors"})
-    kept = max(round(config.hardest * len(chosen)), 1)
-    return chosen[errors.topk(kept).indices.numpy()]
+    """Indices of the hardest faces, which the run keeps: a resume has to have the same."""
+    idx_of = {(crop.shard, crop.file): idx for idx, crop in enumerate(faces.crops)}
+    idxs = [idx_of[face.shard, face.file] for face in hardest]
+    path = run / "hardest.safetensors"
+    targets = torch.tensor(idxs)
+    if not path.exists():
+        save_tensors(path, {"targets": targets}, {"kind": "hardest"})
+    if not torch.equal(load_tensors(path)[0]["targets"], targets):
+        raise TrainingError(
+            f"{run} is a run with other hardest faces; give the same --errors to resume it, or "
+            "another --run"
+        )
+    return targets.numpy()

@@ -48,8 +48,8 @@ class Plan:
     batch: int
     networks: list[NetworkCost]
     memory: dict[str, int]
-    """In float32, as on a CPU; activations are what autograd keeps of one part of a batch. What a layer
-    needs while it runs comes on top: a seventh of the sum, measured for ``tiny``."""
+    """In float32, as on a CPU; activations are what autograd keeps of a part of a batch. What a
+    layer needs while it runs comes on top: a seventh of the sum, measured for ``tiny``."""
     disk: dict[str, int]
     """At most, at any one time."""
     notes: list[str]
