@@ -5,6 +5,7 @@ command takes a model's path, and a path may always stand for the name.
 """
 
 import hashlib
+import http
 import http.client
 import os
 import urllib.error
@@ -130,6 +131,8 @@ def _download(model: ModelFile, path: Path) -> None:
             _receive(model, partial)
         except urllib.error.HTTPError as error:
             reason = f"HTTP status {error.code}"
+            if error.code == http.HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE:
+                partial.unlink(missing_ok=True)  # not of the file that is there now
             break
         except urllib.error.URLError as error:
             reason = str(getattr(error.reason, "strerror", None) or error.reason)
@@ -145,10 +148,7 @@ def _download(model: ModelFile, path: Path) -> None:
         )
     if _sha256(partial) != model.sha256:
         partial.unlink()
-        raise DependencyError(
-            f"{model.url} is not the file that it should be (its SHA-256 differs), so it was not "
-            f"kept; get it elsewhere and put it here as {path}"
-        )
+        raise _wrong_file(model, partial)
     partial.replace(path)
 
 
@@ -160,21 +160,36 @@ def _receive(model: ModelFile, partial: Path) -> None:
     headers = {"User-Agent": f"faceshifter/{__version__}", "Range": f"bytes={start}-"}
     request = urllib.request.Request(model.url, headers=headers)
     with urllib.request.urlopen(request, timeout=TIMEOUT) as response:
-        going_on = response.headers.get("Content-Range", "").startswith(f"bytes {start}-")
+        content_range = response.headers.get("Content-Range", "")
+        if not content_range.startswith(f"bytes {start}-"):
+            start = 0
+        rest = response.headers.get("Content-Length", "")
+        if rest and start + int(rest) != model.size:
+            raise _wrong_file(model, partial)
         with (
-            partial.open("ab" if going_on else "wb") as file,
+            partial.open("ab" if start else "wb") as file,
             tqdm(
-                desc=model.file,
-                total=model.size,
-                initial=start if going_on else 0,
-                unit="B",
-                unit_scale=True,
+                desc=model.file, total=model.size, initial=start, unit="B", unit_scale=True
             ) as bar,
         ):
-            # One byte more than there should be shows that it is another file.
-            while file.tell() <= model.size and (block := response.read(BLOCK)):
+            # What is longer than the file is another one, and may be endless.
+            while file.tell() <= model.size and (block := _read(response)):
                 file.write(block)
                 bar.update(len(block))
+
+
+def _read(response: http.client.HTTPResponse) -> bytes:
+    try:
+        return response.read(BLOCK)
+    except OSError as error:  # of the connection; those of the disk are told otherwise
+        raise ConnectionError(error) from error
+
+
+def _wrong_file(model: ModelFile, partial: Path) -> DependencyError:
+    return DependencyError(
+        f"{model.url} is not the file that it should be (its size or SHA-256 differs), so it was "
+        f"not kept; get it elsewhere and put it here as {partial.with_suffix('')}"
+    )
 
 
 def _sha256(path: Path) -> str:

@@ -28,7 +28,11 @@ MAX_CONTRAST = 2.0
 """Most by which matching the colours stretches or flattens them."""
 
 
-def classical_swap(source: Pixels, target: Pixels, finder: MeshFinder) -> Pixels:
+def classical_swap(
+    source: UInt8[np.ndarray, "h_s w_s 3"],
+    target: UInt8[np.ndarray, "h_t w_t 3"],
+    finder: MeshFinder,
+) -> UInt8[np.ndarray, "h_t w_t 3"]:
     """The target photo with the face of the source photo, without any trained generator.
 
     Only what both photos show of a face is swapped: the far cheek of a profile stays the target's.
@@ -90,9 +94,9 @@ def _warp(
     points_t = mesh_t.points - corner
     index, mask = _without_slits(_rasterize(triangles, points_t, mesh_t.depth, size))
     y, x = np.nonzero(index >= 0)
-    corners_t, corners_s = (p[triangles[index[y, x]]] for p in (points_t, mesh_s.points))
-    weights = _barycentric(np.column_stack([x, y]).astype(float), corners_t)
-    positions = np.einsum("nk,nki->ni", weights, corners_s)
+    pixels = np.column_stack([x, y]).astype(float)
+    weights = _barycentric(pixels, points_t[triangles], index[y, x])
+    positions = np.einsum("pk,pki->pi", weights, mesh_s.points[triangles[index[y, x]]])
     # Shrunk to the target's scale first: sampling a larger photo at single points would alias.
     factor = min(np.sqrt(np.prod(np.ptp(mesh_t.points, axis=0) / np.ptp(mesh_s.points, axis=0))), 1)
     height, width = (max(round(n * factor), 1) for n in source.shape[:2])
@@ -163,12 +167,14 @@ def _rasterize(
 
 
 def _barycentric(
-    points: Float[np.ndarray, "n 2"], corners: Float[np.ndarray, "n 3 2"]
-) -> Float[np.ndarray, "n 3"]:
-    """Weights of the corners that make up each point, of the nearest edge for one just outside."""
+    points: Float[np.ndarray, "p 2"],
+    corners: Float[np.ndarray, "m 3 2"],
+    index: Int[np.ndarray, " p"],
+) -> Float[np.ndarray, "p 3"]:
+    """Weights of the corners of its triangle for each point; one just outside is moved in."""
     a, b, c = corners.transpose(1, 0, 2)
-    edges = np.stack([b - a, c - a], axis=2)
-    v = np.linalg.solve(edges, (points - a)[:, :, None])[:, :, 0]
+    inverse = np.linalg.inv(np.stack([b - a, c - a], axis=2))
+    v = np.einsum("pij,pj->pi", inverse[index], points - a[index])
     weights = np.column_stack([1 - v.sum(axis=1), v]).clip(0, 1)
     return weights / weights.sum(axis=1, keepdims=True)
 
