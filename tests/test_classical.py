@@ -149,7 +149,7 @@ def test_very_small_faces_are_swapped(radius: float) -> None:
     assert (result != picture(40, 40, 3)).any()
     photo = picture(40, 40)
     same = classical_swap(photo, photo, FixedMeshes(mesh, mesh))
-    assert np.abs(same.astype(int) - photo).max() <= 6
+    assert np.abs(same.astype(int) - photo).max() <= 10  # a third of a pixel in these colours
 
 
 def test_a_face_of_a_few_pixels_is_refused() -> None:
@@ -182,7 +182,7 @@ def test_matched_colours_have_the_reference_s_mean_and_contrast_under_the_mask()
         lab = cv2.cvtColor(pixels.astype(np.float32) / 255, cv2.COLOR_RGB2LAB)[mask]
         return lab.mean(axis=0), lab.std(axis=0)
 
-    pixels, reference = picture(seed=1), (picture(seed=2) * 0.6 + 60).astype(np.uint8)
+    pixels, reference = picture(seed=1), (picture(seed=2) * 0.8 + 20).astype(np.uint8)
     mask = hull(head(), pixels.shape)
     (mean, std), (mean_r, std_r) = (
         statistics(p) for p in (match_colours(pixels, reference, mask), reference)
@@ -214,6 +214,15 @@ def test_meshes_need_mediapipe_and_its_file(monkeypatch, tmp_path: Path) -> None
         MeshFinder(DlibDetector(), tmp_path / "no.task")
 
 
+def test_the_nearer_of_two_triangles_is_shown() -> None:
+    points = np.array([[0, 0], [20, 0], [0, 20], [0, 0], [20, 0], [20, 20]], float)
+    triangles, size = np.array([[0, 1, 2], [3, 4, 5]]), np.array([21, 21])
+    for depth, nearer in (([5, 5, 5, 1, 1, 1], 1), ([1, 1, 1, 5, 5, 5], 0)):
+        index = classical._rasterize(triangles, points, np.array(depth, float), size)
+        assert index[4, 10] == nearer  # in both
+        assert (index[10, 2], index[10, 18], index[19, 2]) == (0, 1, -1)
+
+
 # Many pairs
 
 
@@ -228,6 +237,15 @@ def pairs(tmp_path: Path) -> Path:
         "source,note,target\na.png,x,b.png\nbad.png,,b.png\nc.png,,none.png\nb.png,,c.png\n"
     )
     return table
+
+
+def test_a_pair_given_twice_is_swapped_once_and_long_names_fit(tmp_path: Path) -> None:
+    name = "\N{CJK UNIFIED IDEOGRAPH-4E2D}" * 80 + ".png"
+    Image.new("RGB", (8, 8)).save(tmp_path / name)
+    (tmp_path / "pairs.csv").write_text(f"source,target\n{name},{name}\n{name},{name}\n")
+    report = swap_pairs(read_pairs(tmp_path / "pairs.csv"), tmp_path, take_source, "copy")
+    assert (report.num_pairs, report.failures) == (1, [])
+    assert len(rows_of(tmp_path / "results.csv")) == 2
 
 
 def take_source(source: Photo, target: Photo) -> Photo:
@@ -382,8 +400,8 @@ def test_a_swap_of_portraits_takes_the_source_s_face(finder, astronaut, grace_ho
     result = classical_swap(astronaut, grace_hopper, finder)
     changed = (result != grace_hopper).any(axis=2)
     assert 0.02 < changed.mean() < 0.2
-    cut = classical_swap(grace_hopper, np.ascontiguousarray(astronaut[:150, 225:]), finder)
-    assert cut.shape == (150, 287, 3)
+    cut = classical_swap(grace_hopper, np.ascontiguousarray(astronaut[:150]), finder)
+    assert (cut != astronaut[:150]).any(axis=2).mean() > 0.03
     with pytest.raises(NoFaceError, match="no facial landmarks were found in the target photo"):
         classical_swap(astronaut, np.full((64, 64, 3), 128, np.uint8), finder)
 

@@ -23,9 +23,14 @@ MIN_SIDE = 8
 """Pixels; a smaller face has nothing to blend."""
 MARGIN = 4
 """Pixels around the face in which it is blended; Poisson blending needs two."""
+MAX_OUTSIDE = 0.5
+"""How far a pixel may lie outside of the triangle that it shows, in triangles.
+
+Drawn triangles cover pixels up to one beyond their edges, far more than the width of thin ones.
+"""
 SUBPIXEL_BITS = 4
 MAX_CONTRAST = 2.0
-"""Most by which matching the colours stretches or flattens them."""
+"""Most by which matching the colours stretches them; a flat source has only noise to stretch."""
 
 
 def classical_swap(
@@ -171,11 +176,11 @@ def _barycentric(
     corners: Float[np.ndarray, "m 3 2"],
     index: Int[np.ndarray, " p"],
 ) -> Float[np.ndarray, "p 3"]:
-    """Weights of the corners of its triangle for each point; one just outside is moved in."""
+    """Weights of the corners of its triangle for each point, bounded for one far outside."""
     a, b, c = corners.transpose(1, 0, 2)
     inverse = np.linalg.inv(np.stack([b - a, c - a], axis=2))
     v = np.einsum("pij,pj->pi", inverse[index], points - a[index])
-    weights = np.column_stack([1 - v.sum(axis=1), v]).clip(0, 1)
+    weights = np.column_stack([1 - v.sum(axis=1), v]).clip(-MAX_OUTSIDE, 1 + MAX_OUTSIDE)
     return weights / weights.sum(axis=1, keepdims=True)
 
 
@@ -206,10 +211,8 @@ def match_colours(
     """Give a picture the mean and contrast that the reference has under the mask, in Lab."""
     lab, lab_reference = _lab(pixels), _lab(reference)
     old, new = lab[mask], lab_reference[mask]
-    contrast = (new.std(axis=0) + 1e-3) / (old.std(axis=0) + 1e-3)
-    contrast = contrast.clip(1 / MAX_CONTRAST, MAX_CONTRAST)
-    # A grey reference has no colour at all, and then nothing may keep some.
-    contrast[new.std(axis=0) < 1e-2] = 0
+    contrast = new.std(axis=0) / (old.std(axis=0) + 1e-3)  # near 0 where a target is grey
+    contrast = contrast.clip(max=MAX_CONTRAST)
     matched = (lab - old.mean(axis=0)) * contrast + new.mean(axis=0)
     rgb = cv2.cvtColor(matched.astype(np.float32), cv2.COLOR_LAB2RGB)
     return np.rint(rgb * 255).clip(0, 255).astype(np.uint8)

@@ -36,7 +36,7 @@ class SwapReport:
 
 
 def read_pairs(path: Path) -> list[tuple[Path, Path]]:
-    """Source and target of every row of a CSV file; other columns are ignored.
+    """Source and target of every row of a CSV file, each pair once; other columns are ignored.
 
     Raises:
         DataError: It is not such a table, or has no rows.
@@ -57,7 +57,8 @@ def read_pairs(path: Path) -> list[tuple[Path, Path]]:
             raise DataError(f"{path}, line {number}, lacks source or target; fill it in")
     if not rows:
         raise DataError(f"{path} has no pairs; give a line for each")
-    return [(path.parent / row["source"], path.parent / row["target"]) for row in rows]
+    pairs = [(path.parent / row["source"], path.parent / row["target"]) for row in rows]
+    return list(dict.fromkeys(pairs))
 
 
 def swap_pairs(pairs: list[tuple[Path, Path]], out: Path, swap: Swap, method: str) -> SwapReport:
@@ -96,7 +97,7 @@ def _name(source: Path, target: Path, out: Path) -> str:
     """A file name that says whose it is and belongs to this pair alone, wherever its row is."""
     pair = f"{_relative(source, out)}\n{_relative(target, out)}"
     digest = hashlib.sha256(pair.encode()).hexdigest()[:8]
-    return f"{source.stem[:60]}-in-{target.stem[:60]}-{digest}.png"
+    return f"{source.stem[:24]}-in-{target.stem[:24]}-{digest}.png"
 
 
 def _relative(path: Path, folder: Path) -> str:
