@@ -7,6 +7,7 @@ from typing import Any
 import tyro
 
 from faceshifter import __version__
+from faceshifter.cli.baseline import baseline, models
 from faceshifter.cli.measuring import check_identity, evaluate
 from faceshifter.cli.swapping import demo, swap
 from faceshifter.cli.training import bench, prepare, rank_errors, train
@@ -20,6 +21,8 @@ COMMANDS: dict[str, Callable[..., Any]] = {
     "train": train,
     "evaluate": evaluate,
     "check-identity": check_identity,
+    "baseline": baseline,
+    "models": models,
     "bench": bench,
 }
 

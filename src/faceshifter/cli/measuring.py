@@ -23,12 +23,13 @@ def evaluate(
 
     Args:
         photos: Folder of photos or tars, labelled as for prepare; pairs are of different people.
-        recogniser: ONNX network of 112 x 112 ArcFace crops that was not used in training.
+        recogniser: ONNX network of 112 x 112 ArcFace crops that was not used in training;
+            auraface downloads one.
         pairs: How many.
         sheet: Picture of the first 16 pairs: source, target, one stage, two stages.
         weights: Folder with aei.safetensors and hear.safetensors, in place of the package's.
         identity: Identity encoder that --weights were trained with, where it is not built in.
-        yunet: YuNet's model file, to detect faces with it instead of dlib.
+        yunet: YuNet's model file, to detect faces with it instead of dlib; yunet downloads it.
         device: Where to compute.
     """
     if sheet is not None:
@@ -59,7 +60,7 @@ def check_identity(
     Args:
         faces: Labelled photos: one sub-folder a person, or an index.jsonl that names people.
         encoder: dlib, mobilefacenet, or a file of weights.
-        yunet: YuNet's model file, to detect faces with it instead of dlib.
+        yunet: YuNet's model file, to detect faces with it instead of dlib; yunet downloads it.
         device: Where to compute.
     """
     from faceshifter.config import CropGeometry

@@ -39,7 +39,7 @@ def swap(
         save_steps: Folder for every intermediate picture.
         weights: Folder with aei.safetensors and hear.safetensors, in place of the package's.
         identity: Identity encoder that --weights were trained with, where it is not built in.
-        yunet: YuNet's model file, to detect faces with it instead of dlib.
+        yunet: YuNet's model file, to detect faces with it instead of dlib; yunet downloads it.
         device: Where to compute.
     """
     check_output(out)

@@ -36,7 +36,7 @@ def prepare(
             an index.jsonl with "file" and "identity", says whose photos they are.
         out: Folder for the prepared set.
         size: Side of the aligned crops in pixels.
-        yunet: YuNet's model file, to detect faces with it instead of dlib.
+        yunet: YuNet's model file, to detect faces with it instead of dlib; yunet downloads it.
         workers: Processes.
     """
     from faceshifter.data.prepare import prepare as run_prepare

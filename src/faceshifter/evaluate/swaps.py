@@ -23,6 +23,7 @@ from faceshifter.errors import (
 from faceshifter.face.align import crop_face, crop_matrix, fit_similarity, warp
 from faceshifter.face.blend import paste_face
 from faceshifter.images import Photo, Pixels, save_photo, to_tensor
+from faceshifter.model_files import model_file
 from faceshifter.models.identity import ARCFACE_CROP
 from faceshifter.swap import FaceSwapper
 
@@ -67,6 +68,7 @@ class Recogniser:
                 "measuring with an ONNX recogniser needs onnxruntime; run "
                 "pip install 'faceshifter[evaluate]'"
             ) from None
+        path = model_file(path)
         if not path.is_file():
             raise CheckpointError(f"{path} does not exist; give a recogniser's .onnx file")
         size = ARCFACE_CROP.size

@@ -17,6 +17,7 @@ from faceshifter.errors import DependencyError, NoFaceError
 from faceshifter.face.align import fit_similarity, invert_matrix, transform_points
 from faceshifter.face.landmarks import PATCH_BOX, PATCH_LANDMARKS, refine_landmarks
 from faceshifter.images import Pixels
+from faceshifter.model_files import model_file
 
 Box = tuple[float, float, float, float]
 Found = tuple[Float[np.ndarray, "n 2"], float]
@@ -89,8 +90,8 @@ class YuNetDetector:
     def __init__(self, model: Path) -> None:
         if not model.is_file():
             raise DependencyError(
-                f"{model} does not exist; give the path of YuNet's ONNX file, or leave it out to "
-                "use dlib"
+                f"{model} does not exist; give the path of YuNet's ONNX file, or yunet to download "
+                "it, or leave it out to use dlib"
             )
         log_level = cv2.utils.logging.getLogLevel()
         cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_ERROR)  # OpenCV 5 warns in vain
@@ -144,12 +145,12 @@ class YuNetDetector:
 
 
 def load_detector(yunet: Path | None = None) -> FaceDetector:
-    """YuNet where its model file is given, dlib otherwise.
+    """YuNet where its model file, or the name ``yunet``, is given, dlib otherwise.
 
     Raises:
         DependencyError: The file is missing or of another form.
     """
-    return DlibDetector() if yunet is None else YuNetDetector(yunet)
+    return DlibDetector() if yunet is None else YuNetDetector(model_file(yunet))
 
 
 def _find_boxes(pixels: Pixels) -> list[Found]:

@@ -1,0 +1,104 @@
+"""Swaps of many pairs of photos by any method: pairs.csv in, pictures and results.csv out.
+
+Paths in either file are relative to the file's own folder.
+"""
+
+import csv
+import hashlib
+import io
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from tqdm import tqdm
+
+from faceshifter.data.shards import write_atomically
+from faceshifter.errors import DataError, ImageError, NoFaceError
+from faceshifter.images import Photo, load_photo, save_photo
+
+PAIR_COLUMNS = ("source", "target")
+RESULT_COLUMNS = ("source", "target", "result", "method")
+
+Swap = Callable[[Photo, Photo], Photo]
+"""A method: the photo of who is put in, the photo that is changed, to the result."""
+
+
+@dataclass(frozen=True)
+class SwapReport:
+    """What became of the pairs."""
+
+    num_pairs: int
+    num_kept: int
+    """Pairs whose result was there already."""
+    failures: list[str]
+    """A line for each pair without a result."""
+
+
+def read_pairs(path: Path) -> list[tuple[Path, Path]]:
+    """Source and target of every row of a CSV file, each pair once; other columns are ignored.
+
+    Raises:
+        DataError: It is not such a table, or has no rows.
+    """
+    try:
+        with path.open(newline="", encoding="utf-8-sig") as file:
+            reader = csv.DictReader(file, restval="")
+            rows = list(reader)
+            header = reader.fieldnames or ()
+    except OSError as error:
+        raise DataError(f"{path} cannot be read ({error.strerror}); give a CSV file") from None
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise DataError(f"{path} is not a CSV file in UTF-8 ({error}); save it as one") from None
+    if not set(PAIR_COLUMNS) <= set(header):
+        raise DataError(f"{path} lacks source or target in its first line; begin it source,target")
+    for number, row in enumerate(rows, 2):
+        if not (row["source"] and row["target"]):
+            raise DataError(f"{path}, line {number}, lacks source or target; fill it in")
+    if not rows:
+        raise DataError(f"{path} has no pairs; give a line for each")
+    pairs = [(path.parent / row["source"], path.parent / row["target"]) for row in rows]
+    return list(dict.fromkeys(pairs))
+
+
+def swap_pairs(pairs: list[tuple[Path, Path]], out: Path, swap: Swap, method: str) -> SwapReport:
+    """Write one picture a pair and then ``results.csv``. Call again to go on.
+
+    A pair that cannot be swapped is reported and left out of the table; the others go on.
+
+    Args:
+        pairs: Paths of source and target.
+        out: Folder, which exists.
+        swap: The method.
+        method: What the table calls it.
+
+    Raises:
+        OutputError: A file cannot be written.
+    """
+    rows, failures, num_kept = [], [], 0
+    for source, target in tqdm(pairs, unit="pair"):
+        result = out / _name(source, target, out)
+        if result.exists():
+            num_kept += 1
+        else:
+            try:
+                save_photo(result, swap(load_photo(source), load_photo(target)))
+            except (ImageError, NoFaceError) as error:
+                failures.append(f"{source} -> {target}: {error}")
+                continue
+        rows.append([_relative(source, out), _relative(target, out), result.name, method])
+    text = io.StringIO(newline="")
+    csv.writer(text, lineterminator="\n").writerows([RESULT_COLUMNS, *rows])
+    write_atomically(out / "results.csv", text.getvalue().encode())
+    return SwapReport(len(pairs), num_kept, failures)
+
+
+def _name(source: Path, target: Path, out: Path) -> str:
+    """A file name that says whose it is and belongs to this pair alone, wherever its row is."""
+    pair = f"{_relative(source, out)}\n{_relative(target, out)}"
+    digest = hashlib.sha256(pair.encode()).hexdigest()[:8]
+    return f"{source.stem[:24]}-in-{target.stem[:24]}-{digest}.png"
+
+
+def _relative(path: Path, folder: Path) -> str:
+    return Path(os.path.relpath(path.resolve(), folder.resolve())).as_posix()
