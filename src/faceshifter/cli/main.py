@@ -7,6 +7,7 @@ from typing import Any
 import tyro
 
 from faceshifter import __version__
+from faceshifter.cli.analyses import masks, query, study
 from faceshifter.cli.measuring import check_identity, evaluate
 from faceshifter.cli.swapping import demo, swap
 from faceshifter.cli.training import bench, prepare, train
@@ -20,6 +21,9 @@ COMMANDS: dict[str, Callable[..., Any]] = {
     "evaluate": evaluate,
     "check-identity": check_identity,
     "bench": bench,
+    "masks": masks,
+    "query": query,
+    "study": study,
 }
 
 
