@@ -191,11 +191,11 @@ def study(
         raise DependencyError(
             f"a study needs {error.name}; run pip install 'faceshifter[study]'"
         ) from None
-    where = listen(host, port)
-    app = create_app(Votes(votes, read), pairs)
-    print(f"{len(read.units)} pairs, methods {', '.join(read.methods)}")
-    print(f"http://{host}:{where.getsockname()[1]}, until Ctrl-C", flush=True)
-    serve(app, where)
+    with listen(host, port) as where:
+        app = create_app(Votes(votes, read), pairs)
+        print(f"{len(read.units)} pairs, methods {', '.join(read.methods)}")
+        print(f"http://{host}:{where.getsockname()[1]}, until Ctrl-C", flush=True)
+        serve(app, where)
 
 
 def _write_table(votes: "Votes", path: Path) -> None:

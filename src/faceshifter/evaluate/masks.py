@@ -18,7 +18,7 @@ from faceshifter.images import Pixels, load_photo, to_images, to_tensor
 from faceshifter.models.aei import AEINet
 from faceshifter.swap import FaceSwapper
 
-Mask = Float[np.ndarray, "h h"]
+Mask = Float[np.ndarray, "_ _"]  # square
 
 
 @dataclass(frozen=True)

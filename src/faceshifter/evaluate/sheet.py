@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 import cv2
 import numpy as np
+from jaxtyping import UInt8
 from PIL import Image, ImageDraw, ImageFont
 
 from faceshifter.images import Pixels
@@ -45,7 +46,7 @@ def draw_sheet(rows: Sequence[Sequence[Cell]], side: int) -> Pixels:
     return np.array(sheet)
 
 
-def _resize(pixels: Pixels, side: int) -> Pixels:
+def _resize(pixels: Pixels, side: int) -> UInt8[np.ndarray, "side side 3"]:
     larger = pixels.shape[0] > side
     interpolation = cv2.INTER_AREA if larger else cv2.INTER_NEAREST
     return cv2.resize(pixels, (side, side), interpolation=interpolation)

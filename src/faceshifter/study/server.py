@@ -137,11 +137,13 @@ def listen(host: str, port: int) -> socket.socket:
     """
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     try:
+        if not 0 <= port < 2**16:
+            raise OSError(0, "there is no such port")
         return socket.create_server((host, port), family=family)
-    except (OSError, OverflowError) as error:
-        reason = getattr(error, "strerror", None) or error
+    except OSError as error:
         raise OutputError(
-            f"{host} port {port} cannot be served from ({reason}); choose another --host or --port"
+            f"{host} port {port} cannot be served from ({error.strerror}); choose another --host "
+            "or --port"
         ) from None
 
 
