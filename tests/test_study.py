@@ -461,8 +461,7 @@ def test_a_study_names_the_package_it_lacks(
     results: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setitem(sys.modules, "fastapi", None)
-    monkeypatch.delitem(sys.modules, "faceshifter.study.server")
-    words = ["study", str(results), "--votes", str(results.with_name("v.sqlite"))]
+    words = ["study", str(results), "--votes", str(results.with_name("v.sqlite")), "--port", "0"]
     monkeypatch.setattr(sys, "argv", ["faceshifter", *words])
     with pytest.raises(SystemExit, match="2"):
         cli.main()

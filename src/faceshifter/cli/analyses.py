@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Literal
 from tyro.conf import Positional
 
 from faceshifter.cli.options import Device, check_folder, check_output
-from faceshifter.errors import DataError, DependencyError
+from faceshifter.errors import DataError
 
 if TYPE_CHECKING:
     from faceshifter.study.votes import Votes
@@ -185,12 +185,8 @@ def study(
             raise DataError(f"{votes} does not exist; run the study first, without --table")
         _write_table(Votes(votes, read), table)
         return
-    try:
-        from faceshifter.study.server import create_app, listen, serve
-    except ImportError as error:
-        raise DependencyError(
-            f"a study needs {error.name}; run pip install 'faceshifter[study]'"
-        ) from None
+    from faceshifter.study.server import create_app, listen, serve
+
     with listen(host, port) as where:
         app = create_app(Votes(votes, read), pairs)
         print(f"{len(read.units)} pairs, methods {', '.join(read.methods)}")

@@ -8,18 +8,17 @@ from dataclasses import asdict
 from functools import lru_cache
 from importlib import resources
 from pathlib import Path
-from typing import TypeVar
+from typing import TYPE_CHECKING, Annotated, TypeVar
 
-import uvicorn
-from fastapi import Cookie, FastAPI, HTTPException, Request, Response
-from fastapi.responses import HTMLResponse, RedirectResponse
 from PIL import Image
-from pydantic import BaseModel
 
-from faceshifter.errors import ImageError, OutputError
+from faceshifter.errors import DependencyError, ImageError, OutputError
 from faceshifter.images import ENCODER_OPTIONS, load_photo
 from faceshifter.provenance import xmp_packet
 from faceshifter.study.votes import Votes
+
+if TYPE_CHECKING:
+    from fastapi import FastAPI
 
 T = TypeVar("T")
 COOKIE_SECONDS = 365 * 24 * 3600
@@ -34,19 +33,30 @@ HEADERS = {
 }
 
 
-class Choice(BaseModel):
-    """A vote: the place of the chosen result, from 0."""
-
-    choice: int
-
-
-def create_app(votes: Votes, num_pairs: int) -> FastAPI:
+def create_app(votes: Votes, num_pairs: int) -> "FastAPI":
     """The study as an ASGI application.
 
     Args:
         votes: The study's file.
         num_pairs: Pairs that a new rater is given.
+
+    Raises:
+        DependencyError: FastAPI or uvicorn is not installed.
     """
+    try:
+        import uvicorn  # noqa: F401  # which serve needs
+        from fastapi import Body, Cookie, FastAPI, HTTPException, Request, Response
+        from fastapi.responses import HTMLResponse, RedirectResponse
+    except ImportError as error:
+        raise DependencyError(
+            f"a study needs {error.name}; run pip install 'faceshifter[study]'"
+        ) from None
+
+    def found(value: T | None) -> T:
+        if value is None:
+            raise HTTPException(404, "there is no such page")
+        return value
+
     app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
     page = resources.files("faceshifter.study").joinpath("page.html").read_text("utf-8")
 
@@ -90,8 +100,10 @@ def create_app(votes: Votes, num_pairs: int) -> FastAPI:
         return asdict(found(votes.question(rater, index)))
 
     @app.post("/api/{rater}/{index}")
-    def vote(rater: str, index: int, choice: Choice) -> dict[str, int | None]:
-        found(votes.vote(rater, index, choice.choice) or None)
+    def vote(
+        rater: str, index: int, choice: Annotated[int, Body(embed=True)]
+    ) -> dict[str, int | None]:
+        found(votes.vote(rater, index, choice) or None)
         return progress(rater)
 
     @app.get("/picture/{token}")
@@ -103,13 +115,6 @@ def create_app(votes: Votes, num_pairs: int) -> FastAPI:
             raise HTTPException(404, "this picture is gone") from error
 
     return app
-
-
-def found(value: T | None) -> T:
-    """The value, or a page that says there is none."""
-    if value is None:
-        raise HTTPException(404, "there is no such page")
-    return value
 
 
 @lru_cache(maxsize=256)
@@ -147,8 +152,10 @@ def listen(host: str, port: int) -> socket.socket:
         ) from None
 
 
-def serve(app: FastAPI, where: socket.socket) -> None:
+def serve(app: "FastAPI", where: socket.socket) -> None:
     """Serve until interrupted."""
+    import uvicorn
+
     config = uvicorn.Config(app, log_level="warning", access_log=False)
     with suppress(KeyboardInterrupt):  # which uvicorn raises again when it has ended
         uvicorn.Server(config).run(sockets=[where])
