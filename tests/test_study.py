@@ -361,6 +361,16 @@ def test_raters_in_a_browser_lose_no_vote_when_the_server_is_killed(
         press(Keys.BACKSPACE)
         wait_for("2 of 9")
         assert [b.get_attribute("aria-pressed") for b in buttons()] == ["true", "false", "false"]
+        # Whoever is fast is asked what is shown.
+        press(Keys.BACKSPACE + Keys.BACKSPACE + "3")
+        wait_for("1 of 9")
+        question = browser.find_element(By.ID, "question").text
+        assert question == "Which picture shows the person most like the one in the source photo?"
+        assert [b.get_attribute("aria-pressed") for b in buttons()] == ["false", "true", "false"]
+        press("2")
+        wait_for("3 of 9")
+        press(Keys.BACKSPACE)
+        wait_for("2 of 9")
         expected["attributes"][picture_of(buttons()[2])] += 1
         press("3")
         wait_for("3 of 9")

@@ -17,7 +17,7 @@ from faceshifter.errors import DataError, OutputError
 from faceshifter.study.units import Study
 
 QUESTIONS = ("identity", "attributes", "realism")
-"""Of each pair, in this order; Section 4.1 (i) to (iii)."""
+"""Of each pair, in this order; Section 4.1 (i) to (iii). page.html words them."""
 
 WAIT_SECONDS = 30
 SCHEMA = """
