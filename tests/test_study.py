@@ -6,6 +6,7 @@ import re
 import shutil
 import signal
 import socket
+import sqlite3
 import subprocess
 import sys
 import threading
@@ -13,6 +14,7 @@ import urllib.error
 import urllib.request
 from collections import Counter
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from importlib import resources
 from pathlib import Path
 
@@ -184,8 +186,13 @@ def test_votes_on_other_pictures_and_foreign_files_are_refused(
     (tmp_path / "fewer.csv").write_text(fewer)
     with pytest.raises(DataError, match="holds votes on other pictures"):
         Votes(votes.path, read_study(tmp_path / "fewer.csv"))
-    with pytest.raises(DataError, match="holds no votes"):
-        Votes(results, votes.study)
+    with closing(sqlite3.connect(tmp_path / "other.sqlite")) as db:
+        db.execute("CREATE TABLE study (name TEXT)")
+    for foreign in (results, tmp_path / "other.sqlite"):
+        before = foreign.read_bytes()
+        with pytest.raises(DataError, match="holds no votes"):
+            Votes(foreign, votes.study)
+        assert foreign.read_bytes() == before
     with pytest.raises(OutputError, match="cannot be written"):
         Votes(tmp_path / "no" / "votes.sqlite", votes.study)
 

@@ -176,7 +176,7 @@ class Index:
                 if not path.exists():
                     self._embed_part(path, range(start, min(start + PART, len(files))))
                 bar.update(min(PART, len(files) - start))
-        found = [torch.cat([indices for _, indices in self._parts()])][0]
+        found = torch.cat([indices for _, indices in self._parts()])
         if len(found) < 2:
             raise DataError("the gallery has fewer than two faces; give a larger one")
         pca = self._fit(found)

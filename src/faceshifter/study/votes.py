@@ -9,7 +9,7 @@ import random
 import secrets
 import sqlite3
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -59,19 +59,18 @@ class Votes:
             OutputError: It cannot be written.
         """
         self.path, self.study = path, study
-        new = not path.exists()
         try:
-            with self._transaction() as db:
-                if db.execute("SELECT name FROM sqlite_master").fetchone() is None:
+            if not path.exists() or not path.stat().st_size:
+                with self._transaction() as db:
                     for statement in filter(str.strip, SCHEMA.split(";")):
                         db.execute(statement)
                     db.execute("INSERT INTO study VALUES (?)", (study.digest,))
-                saved = db.execute("SELECT digest FROM study").fetchone()
-        except sqlite3.OperationalError as error:
-            if not new and "no such table" in str(error):
-                raise DataError(f"{path} holds no votes; choose another --votes") from None
+        except sqlite3.Error as error:
             raise OutputError(f"{path} cannot be written ({error}); choose another") from None
-        except sqlite3.DatabaseError as error:
+        try:  # in a way that leaves a file of something else as it is
+            with closing(sqlite3.connect(path)) as db:
+                saved = db.execute("SELECT digest FROM study").fetchone()
+        except sqlite3.Error as error:
             raise DataError(f"{path} holds no votes ({error}); choose another --votes") from None
         if saved != (study.digest,):
             raise DataError(f"{path} holds votes on other pictures; choose another --votes")
@@ -192,13 +191,10 @@ class Votes:
     @contextmanager
     def _reading(self) -> Iterator[sqlite3.Connection]:
         """A connection; readers do not wait for a writer."""
-        db = sqlite3.connect(self.path, timeout=WAIT_SECONDS, isolation_level=None)
-        try:
+        with closing(sqlite3.connect(self.path, timeout=WAIT_SECONDS, isolation_level=None)) as db:
             db.execute("PRAGMA journal_mode = WAL")
             db.execute("PRAGMA synchronous = FULL")
             yield db
-        finally:
-            db.close()
 
     @contextmanager
     def _transaction(self) -> Iterator[sqlite3.Connection]:
