@@ -259,6 +259,13 @@ def test_the_wilson_interval_has_its_known_values() -> None:
     np.testing.assert_allclose(wilson(1.0, 20), (0.8389, 1.0), atol=5e-5)
 
 
+@pytest.mark.parametrize("p", [0.0, 1.0])
+def test_an_interval_contains_its_share(p: float) -> None:
+    for n in range(1, 200):
+        low, high = wilson(p, n)
+        assert 0 <= low <= p <= high <= 1
+
+
 def test_votes_of_raters_who_always_agree_with_themselves_count_once_a_rater() -> None:
     decided = share_of([20] * 50 + [0] * 50, [20] * 100)
     assert decided is not None

@@ -50,7 +50,7 @@ def wilson(p: float, n: float) -> tuple[float, float]:
     """95 % score interval of a share p of n independent votes."""
     centre = (p + Z**2 / (2 * n)) / (1 + Z**2 / n)
     half = Z / (1 + Z**2 / n) * math.sqrt(p * (1 - p) / n + Z**2 / (4 * n**2))
-    return max(0.0, centre - half), min(1.0, centre + half)
+    return max(0.0, min(p, centre - half)), min(1.0, max(p, centre + half))  # rounding aside
 
 
 def shares(
