@@ -61,6 +61,7 @@ def package_files() -> set[str]:
     files = {str(path.relative_to(PACKAGE)) for path in PACKAGE.rglob("*.py")}
     # A sub-package's __init__.py is its docstring alone.
     files -= {f"{path.parent.name}/__init__.py" for path in PACKAGE.glob("*/__init__.py")}
+    files |= {str(path.relative_to(PACKAGE)) for path in PACKAGE.rglob("*.html")}
     return files | {"py.typed", "weights"}
 
 

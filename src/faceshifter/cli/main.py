@@ -7,6 +7,7 @@ from typing import Any
 import tyro
 
 from faceshifter import __version__
+from faceshifter.cli.analyses import masks, query, study
 from faceshifter.cli.baseline import baseline, models
 from faceshifter.cli.measuring import check_identity, evaluate
 from faceshifter.cli.swapping import demo, swap
@@ -24,6 +25,9 @@ COMMANDS: dict[str, Callable[..., Any]] = {
     "baseline": baseline,
     "models": models,
     "bench": bench,
+    "masks": masks,
+    "query": query,
+    "study": study,
 }
 
 

@@ -16,6 +16,11 @@ def check_output(out: Path, option: str = "--out") -> None:
     if out.suffix.lower() not in SUFFIXES:
         known = ", ".join(SUFFIXES)
         raise OutputError(f"{option} {out} has none of the suffixes {known}; choose one")
+    check_folder(out, option)
+
+
+def check_folder(out: Path, option: str) -> None:
+    """Say now, not after the work, that a file's folder is missing or cannot be written."""
     if not out.parent.is_dir():
         raise OutputError(f"the folder {out.parent} of {option} does not exist; create it first")
     if not os.access(out.parent, os.W_OK):

@@ -1,0 +1,105 @@
+"""What a study shows: pairs of photos and what each method made of them, from a CSV file."""
+
+import csv
+import hashlib
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+from PIL import Image
+
+from faceshifter.errors import DataError
+
+COLUMNS = ("source", "target", "result", "method")
+
+
+@dataclass(frozen=True)
+class Unit:
+    """One source and target, with the result of every method."""
+
+    source: Path
+    target: Path
+    results: dict[str, Path]
+    """By method; the same methods in every unit."""
+
+
+@dataclass(frozen=True)
+class Study:
+    """All units, and the digits that tell this study from others."""
+
+    units: list[Unit]
+    digest: str
+    """Changes with any pair, method or file name."""
+
+    @property
+    def methods(self) -> list[str]:
+        """In the order of names."""
+        return list(self.units[0].results)
+
+
+def read_study(path: Path) -> Study:
+    """Read a CSV file with a line for each result: source, target, result, method.
+
+    Paths are relative to the file's own folder. Other columns are ignored.
+
+    Raises:
+        DataError: The file is not such a table, a method lacks a pair, or a picture is missing.
+    """
+    results: dict[tuple[str, str], dict[str, str]] = {}
+    for number, row in enumerate(_rows(path), 2):
+        source, target, result, method = (row[column] for column in COLUMNS)
+        if not (source and target and result and method):
+            raise DataError(f"{path}, line {number}, lacks one of {', '.join(COLUMNS)}; fill it in")
+        unit = results.setdefault((source, target), {})
+        if method in unit:
+            raise DataError(
+                f"{path}, line {number}, is a second result of {method} for {source} and {target}; "
+                "keep one"
+            )
+        unit[method] = result
+    methods = {method for unit in results.values() for method in unit}
+    if len(methods) < 2:
+        raise DataError(f"{path} has results of {len(methods)} methods; give two or more")
+    for (source, target), unit in results.items():
+        if lacking := sorted(methods - set(unit)):
+            raise DataError(
+                f"{path} has no result of {', '.join(lacking)} for {source} and {target}; add it, "
+                "or leave the pair out"
+            )
+    folder = path.resolve().parent
+    units = [
+        Unit(folder / s, folder / t, {method: folder / unit[method] for method in sorted(unit)})
+        for (s, t), unit in results.items()
+    ]
+    for picture in {p for u in units for p in (u.source, u.target, *u.results.values())}:
+        _check_picture(picture, path)
+    lines = [[source, target, sorted(unit.items())] for (source, target), unit in results.items()]
+    return Study(units, hashlib.sha256(json.dumps(lines).encode()).hexdigest())
+
+
+def _rows(path: Path) -> list[dict[str, str]]:
+    try:
+        with path.open(newline="", encoding="utf-8-sig") as file:
+            reader = csv.DictReader(file, restval="")
+            rows = list(reader)
+            header = reader.fieldnames or ()
+    except OSError as error:
+        raise DataError(f"{path} cannot be read ({error.strerror}); give a CSV file") from None
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise DataError(f"{path} is not a CSV file in UTF-8 ({error}); save it as one") from None
+    if lacking := [column for column in COLUMNS if column not in header]:
+        raise DataError(
+            f"{path} lacks the column {lacking[0]}; its first line has to name {','.join(COLUMNS)}"
+        )
+    return rows
+
+
+def _check_picture(picture: Path, path: Path) -> None:
+    try:
+        with Image.open(picture):
+            pass
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):
+        raise DataError(
+            f"{picture}, named in {path}, is missing or no picture; paths are relative to the CSV "
+            "file's folder"
+        ) from None
