@@ -510,7 +510,7 @@ def test_bench_prints_a_line_for_each_preset(run: Run, monkeypatch: pytest.Monke
     names = ("paper", "small", "tiny")
     monkeypatch.setattr(speed, "AEI_PRESETS", dict.fromkeys(names, AEI_PRESETS["smoke"]))
     monkeypatch.setattr(speed, "HEAR_PRESETS", dict.fromkeys(names, HEAR_PRESETS["smoke"]))
-    code, out, err = run("bench", "--device", "cpu")
+    code, out, err = run("bench", "swap", "--device", "cpu")
     assert (code, err) == (0, "")
     header, rule, *lines = out.splitlines()
     assert header.startswith("| preset | AEI-Net, M | HEAR-Net, M | GMAC | ms on cpu, ")

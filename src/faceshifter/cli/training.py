@@ -3,7 +3,7 @@
 import os
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import tyro
 from tyro.conf import Positional, UseAppendAction, arg, subcommand
@@ -245,13 +245,63 @@ def rank_errors(
     print(f"{len(hardest)} hardest, from {hardest[-1].error:.4f} to {hardest[0].error:.4f}: {out}")
 
 
-def bench(*, device: Device = "auto") -> None:
-    """Time one swap of an aligned crop for each preset, with random weights.
+@dataclass(frozen=True, kw_only=True)
+class BenchSwap:
+    """Time one swap of an aligned crop for each preset, with random weights."""
+
+    device: Device = "auto"
+    """Where to compute."""
+
+    def start(self) -> None:
+        """Measure and print."""
+        from faceshifter.evaluate.speed import speed_table
+
+        for line in speed_table(self.device):
+            print(line)
+
+
+@dataclass(frozen=True, kw_only=True)
+class BenchTrain:
+    """Measure stage one's training: samples a second, and what the time goes into."""
+
+    presets: tuple[Literal["paper", "small", "tiny", "smoke"], ...] = ("small",)
+    """Recipes to measure, one after the other."""
+    batch: int | None = None
+    """Pairs a step, where it is not the recipe's."""
+    steps: int = 20
+    """Steps measured, after two to warm up."""
+    gains: bool = False
+    """Measure bf16, channels-last and torch.compile: none of them, each alone, and all."""
+    out: Path | None = None
+    """Also write the figures to this JSON file."""
+    runtime: Annotated[Runtime, arg(name="")] = field(default_factory=Runtime)
+
+    def start(self) -> None:
+        """Measure and print."""
+        import json
+
+        from faceshifter.data.shards import write_atomically
+        from faceshifter.train.bench import bench_training, gains, table, to_json
+
+        runtimes = list(gains(self.runtime)) if self.gains else [self.runtime]
+        speeds = [
+            bench_training(preset, self.batch, self.steps, runtime)
+            for preset in self.presets
+            for runtime in runtimes
+        ]
+        print(f"{speeds[0].device}; shares are of a step in which each part is waited for\n")
+        print("\n".join(table(speeds)))
+        if self.out is not None:
+            write_atomically(self.out, json.dumps(to_json(speeds), indent=1).encode())
+
+
+Bench = Annotated[BenchSwap, subcommand("swap")] | Annotated[BenchTrain, subcommand("train")]
+
+
+def bench(*, what: Annotated[Bench, arg(name="")]) -> None:
+    """Measure speed: of a swap, or of a training.
 
     Args:
-        device: Where to compute.
+        what: Of what.
     """
-    from faceshifter.evaluate.speed import speed_table
-
-    for line in speed_table(device):
-        print(line)
+    what.start()

@@ -1,0 +1,222 @@
+"""How fast a training of stage one runs, and what its time goes into."""
+
+import itertools
+import statistics
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from faceshifter.config import AEITrainConfig, Runtime
+from faceshifter.data.pairs import Pairs, Population
+from faceshifter.data.shards import Crop, Faces
+from faceshifter.device import choose_device
+from faceshifter.models.identity import load_identity_encoder
+from faceshifter.recipes import AEI_RECIPES
+from faceshifter.train.aei import AEITraining, Fetch, batches
+from faceshifter.train.distributed import Ranks
+from faceshifter.train.plan import plan_aei
+
+NUM_FACES = 256
+WARM_UP = 2
+"""Steps before the clock starts: compilation and the choice of algorithms."""
+SWITCHES = ("bf16", "channels-last", "compile")
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingSpeed:
+    """One measured training."""
+
+    preset: str
+    batch: int
+    device: str
+    runtime: str
+    """What was switched on: bf16, channels-last, compile."""
+    samples_per_second: float
+    shares: dict[str, float]
+    """Of a step's time: data, identity, generator, discriminator, optimiser; they add up to 1."""
+    tflops: float
+    """Achieved, in 10^12 operations a second; a multiply-accumulate is two."""
+    matrix_tflops: float
+    """What a large matrix product reaches on this device in this precision."""
+    peak_gib: float
+    """Memory at most: the GPU's, or the process's on a CPU."""
+    warm_up_seconds: float
+
+
+def bench_training(preset: str, batch: int | None, steps: int, runtime: Runtime) -> TrainingSpeed:
+    """Measure a recipe of stage one on random pictures, with dlib as its encoder.
+
+    Args:
+        preset: Name of the recipe.
+        batch: Pairs a step, where it is not the recipe's.
+        steps: Steps measured.
+        runtime: What is switched on.
+    """
+    recipe = AEI_RECIPES[preset][1]
+    ranks = Ranks(choose_device(runtime.device))
+    geometry = recipe.model.geometry
+    encoder = load_identity_encoder("dlib", geometry).to(ranks.device)
+    config = replace(
+        recipe,
+        model=replace(recipe.model, c_id=encoder.c_id),
+        batch=batch or recipe.batch,
+        identity="dlib",
+        teachers=(),
+        steps=sys.maxsize,
+    )
+    if ranks.device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(ranks.device)
+    training = AEITraining(config, [encoder], ranks, runtime)
+    source = _random_batches(config, ranks, runtime)
+    start = _now(ranks.device)
+    for position in range(WARM_UP):
+        training.step(position, next(source))
+    warm_up = _now(ranks.device) - start
+    start = _now(ranks.device)
+    for position in range(WARM_UP, WARM_UP + steps):
+        training.step(position, next(source))
+    rate = steps * config.batch / (_now(ranks.device) - start)
+    plan = plan_aei(replace(config, steps=1), Path())
+    return TrainingSpeed(
+        preset=preset,
+        batch=config.batch,
+        device=_name(ranks.device),
+        runtime=_describe(runtime, ranks.device),
+        samples_per_second=rate,
+        shares=_shares(training, source, min(steps, 5)),
+        tflops=rate * 2 * plan.sample_gmac / 1000,
+        matrix_tflops=matrix_tflops(ranks.device, _is_bf16(runtime, ranks.device)),
+        peak_gib=_peak_gib(ranks.device),
+        warm_up_seconds=warm_up,
+    )
+
+
+def gains(runtime: Runtime) -> Iterator[Runtime]:
+    """Nothing switched on, each of bf16, channels-last and compile alone, and all of them."""
+    plain = replace(runtime, precision="fp32", channels_last=False, compile="no")
+    yield plain
+    yield replace(plain, precision="bf16")
+    yield replace(plain, channels_last=True)
+    yield replace(plain, compile="yes")
+    yield replace(plain, precision="bf16", channels_last=True, compile="yes")
+
+
+def table(speeds: list[TrainingSpeed]) -> Iterator[str]:
+    """Lines of a Markdown table."""
+    parts = list(speeds[0].shares)
+    yield f"| preset | batch | with | samples/s | {' | '.join(parts)} | TFLOP/s | of | GiB |"
+    yield "|" + "---|" * (len(parts) + 7)
+    for speed in speeds:
+        shares = " | ".join(f"{speed.shares[part]:.0%}" for part in parts)
+        yield (
+            f"| {speed.preset} | {speed.batch} | {speed.runtime} | {speed.samples_per_second:.2f} "
+            f"| {shares} | {speed.tflops:.3f} | {speed.matrix_tflops:.3f} | {speed.peak_gib:.1f} |"
+        )
+
+
+def to_json(speeds: list[TrainingSpeed]) -> list[dict[str, object]]:
+    """The same as values."""
+    return [asdict(speed) for speed in speeds]
+
+
+def matrix_tflops(device: torch.device, bf16: bool) -> float:
+    """The rate of a large matrix product: what the device can do at best, in TFLOP/s."""
+    n = 8192 if device.type == "cuda" else 2048
+    a, b = torch.randn(2, n, n, device=device, dtype=torch.bfloat16 if bf16 else torch.float32)
+    seconds = [_timed(lambda: a @ b, device) for _ in range(6)]
+    return 2 * n**3 / min(seconds) / 1e12
+
+
+def _random_batches(
+    config: AEITrainConfig, ranks: Ranks, runtime: Runtime
+) -> Iterator[list[Pairs]]:
+    size = config.model.image_size
+    images = torch.randint(0, 256, (NUM_FACES, 3, size, size), dtype=torch.uint8)
+    crop = Crop(shard="", file="", photo="", identity="", eye_distance=0.0, sharpness=0.0)
+    faces = Faces(images, [crop] * NUM_FACES, config.model.geometry).to(ranks.device)
+    population = Population(np.arange(NUM_FACES), np.arange(NUM_FACES))
+    fetch = Fetch(config, population, None)
+    return batches(fetch, faces, 0, ranks.device, runtime)
+
+
+def _shares(training: AEITraining, source: Iterator[list[Pairs]], steps: int) -> dict[str, float]:
+    """Parts of a step's time, each waited for: together they are slower than the training."""
+    device, encoder = training.device, training.encoders[0]
+    times: dict[str, list[float]] = {}
+
+    def measure(part: str, action: Callable[[], object]) -> None:
+        times.setdefault(part, []).append(_timed(action, device))
+
+    for position in range(steps):
+        taken: list[list[Pairs]] = []
+        results: list[tuple[dict[str, Tensor], list[Tensor]]] = []
+        measure("data", lambda: taken.append(next(source)))  # noqa: B023  # called at once
+        parts = taken[0]
+        measure("identity", lambda: _identity_passes(encoder, parts))  # noqa: B023
+        measure(
+            "generator",
+            lambda: results.append(training.generator_gradients(position, parts)),  # noqa: B023
+        )
+        measure("optimiser", lambda: training.update_generator(position))  # noqa: B023
+        swaps = results[0][1]
+        measure("discriminator", lambda: training.discriminator_gradients(parts, swaps))  # noqa: B023
+        measure("optimiser", training.update_discriminator)
+    sums = {part: statistics.median(seconds) for part, seconds in times.items()}
+    sums["optimiser"] = 2 * sums["optimiser"]  # of two networks
+    sums["generator"] = max(sums["generator"] - sums["identity"], 0)  # which it contains
+    total = sum(sums.values())
+    return {part: seconds / total for part, seconds in sums.items()}
+
+
+def _identity_passes(encoder: torch.nn.Module, parts: list[Pairs]) -> None:
+    """What the identity loss adds to a step: X_s, Y, and the way back to Y."""
+    for pairs in parts:
+        with torch.no_grad():
+            encoder(pairs.X_s)
+        Y = pairs.X_t.clone().requires_grad_(True)
+        encoder(Y).sum().backward()
+
+
+def _timed(action: Callable[[], object], device: torch.device) -> float:
+    start = _now(device)
+    action()
+    return _now(device) - start
+
+
+def _now(device: torch.device) -> float:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return time.perf_counter()
+
+
+def _is_bf16(runtime: Runtime, device: torch.device) -> bool:
+    return runtime.precision == "bf16" or (runtime.precision == "auto" and device.type == "cuda")
+
+
+def _describe(runtime: Runtime, device: torch.device) -> str:
+    compiled = runtime.compile == "yes" or (runtime.compile == "auto" and device.type == "cuda")
+    on = [_is_bf16(runtime, device), runtime.channels_last, compiled]
+    return ", ".join(itertools.compress(SWITCHES, on)) or "fp32 alone"
+
+
+def _name(device: torch.device) -> str:
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    return f"CPU, {torch.get_num_threads()} threads"
+
+
+def _peak_gib(device: torch.device) -> float:
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / 2**30
+    try:
+        import resource
+    except ImportError:  # Windows
+        return float("nan")
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**30
