@@ -176,7 +176,7 @@ def test_a_recogniser_of_the_training_is_refused(tmp_path: Path) -> None:
         {"identity": {"name": "teacher"}},
         {"teachers": [{"name": "x", "sha256": digest}]},
     ):
-        with pytest.raises(CheckpointError, match="was used in training .* --force"):
+        with pytest.raises(CheckpointError, match=r"was used in training .* --force"):
             refuse_training_recogniser(path, info)
 
 

@@ -1,11 +1,11 @@
-"""What is measured: pairs of photos, a table of any tool's results, or FaceForensics++'s folders."""
+"""What is measured: pairs of photos, any tool's results, or FaceForensics++'s folders."""
 
 import csv
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 
@@ -19,6 +19,7 @@ Method = Callable[[Pixels, Pixels], Pixels]
 """A face swapper: source photo and target photo, upright RGB, to the result, RGB."""
 
 
+@runtime_checkable
 class Picture(Protocol):
     """A photo or a frame that is read when it is needed."""
 

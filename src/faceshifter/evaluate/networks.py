@@ -1,9 +1,11 @@
 """Networks that measure: ONNX recognisers and features, and MediaPipe's Face Landmarker."""
 
+import atexit
 import contextlib
 import hashlib
 import os
 from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -137,7 +139,8 @@ class Landmarker:
                 self.network = tasks.vision.FaceLandmarker.create_from_options(options)
             except (RuntimeError, ValueError) as error:
                 raise CheckpointError(f"{path} is not a Face Landmarker; get it again") from error
-        self.image = lambda crop: Image(image_format=ImageFormat.SRGB, data=crop)
+        atexit.register(self.network.close)  # its own destructor fails at the interpreter's end
+        self.image: Any = partial(Image, ImageFormat.SRGB)
 
     def measure(
         self, pixels: Pixels, landmarks: Float[np.ndarray, "5 2"]

@@ -4,7 +4,7 @@ import base64
 import html
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -99,15 +99,15 @@ def _occlusion(records: Sequence[dict[str, Any]]) -> dict[str, Any]:
 
 def _breakdowns(records: Sequence[dict[str, Any]], names: list[str]) -> list[dict[str, Any]]:
     """Cosine to the source by the target's pose, resolution and synthetic occlusion."""
-    bins = [
-        ("yaw of the target, deg", lambda r: abs(r["yaw"]) if "yaw" in r else None, (0, 15, 30, 90)),
+    bins: list[tuple[str, Callable[[dict[str, Any]], float | None], tuple[float, ...]]] = [
+        ("yaw of the target, deg", lambda r: r.get("yaw"), (0, 15, 30, 90)),
         ("eyes of the target, px apart", lambda r: r.get("eyes"), (0, 40, 60, 100, 10**6)),
         ("face covered", lambda r: (r.get("occlusion") or {}).get("covered"), (0, 0.1, 0.3, 1)),
     ]  # fmt: skip
     lines = []
     for title, value, edges in bins:
         for low, high in pairwise(edges):
-            part = [r for r in records if (v := value(r)) is not None and low <= v < high]
+            part = [r for r in records if (v := value(r)) is not None and low <= abs(v) < high]
             if part:
                 means = {n: _row(part, n).get("to_source") for n in names}
                 lines.append(
