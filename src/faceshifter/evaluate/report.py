@@ -31,7 +31,9 @@ v(a)>v(b)?d:v(a)<v(b)?-d:0).forEach(r=>t.tBodies[0].append(r))})"""
 def write_reports(out: Path, records: Sequence[dict[str, Any]], dim: int, left_out: list[str]) -> \
         dict[str, Any]:  # fmt: skip
     """Write the three reports and return what report.json holds."""
-    names = list(dict.fromkeys(name for record in records for name in record["methods"]))
+    found = {name for record in records for name in record["methods"]}
+    anchors = ("copy-target", "paste-source")
+    names = sorted(found, key=lambda name: (name not in anchors, name))  # as features.f32 has them
     table = {name: _row(records, name) for name in names}
     if dim:
         _add_distances(out, table, names, dim, len(records))
