@@ -304,13 +304,6 @@ def test_a_folder_of_steps_that_cannot_be_made_is_refused(
     assert "text.jpg/steps cannot be made" in error
 
 
-def test_the_sheet_of_an_evaluation_is_checked_under_its_own_name(
-    refuse: Refuse, inputs: Path, tmp_path: Path
-) -> None:
-    options = ["--recogniser", "no.onnx", "--sheet", tmp_path / "sheet"]
-    assert "--sheet" in refuse("evaluate", inputs / "people", *options)
-
-
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")
 def test_cuda_without_a_device_is_refused(refuse: Refuse, inputs: Path, tmp_path: Path) -> None:
     photos = inputs / "eileen.jpg", inputs / "grace.png"
@@ -332,6 +325,7 @@ def test_an_evaluation_names_the_package_it_lacks(
 ) -> None:
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
     options = ["--recogniser", inputs / "text.jpg", "--weights", inputs / "weights"]
+    options += ["--out", inputs / "measured"]
     assert "needs onnxruntime; run pip" in refuse("evaluate", inputs / "people", *options)
 
 

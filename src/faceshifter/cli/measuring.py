@@ -1,50 +1,105 @@
 """Commands that measure: ``evaluate`` and ``check-identity``."""
 
+import sys
 from pathlib import Path
 
 from tyro.conf import Positional
 
-from faceshifter.cli.options import Device, check_output
+from faceshifter.cli.options import Device
 
 
 def evaluate(
-    photos: Positional[Path],
+    swaps: Positional[Path],
     /,
     *,
+    out: Path,
     recogniser: Path,
     pairs: int = 100,
-    sheet: Path | None = None,
+    landmarker: Path | None = None,
+    features: Path | None = None,
+    occluders: tuple[Path, ...] = (),
     weights: Path | None = None,
     identity: Path | None = None,
     yunet: Path | None = None,
     device: Device = "auto",
+    force: bool = False,
+    strict: bool = False,
 ) -> None:
-    """Measure how much of source and target a recogniser sees in swaps of fixed pairs.
+    """Measure our swaps, or any tool's: identity, pose, expression and what was left alone.
 
     Args:
-        photos: Folder of photos or tars, labelled as for prepare; pairs are of different people.
-        recogniser: ONNX network of 112 x 112 ArcFace crops that was not used in training;
-            auraface downloads one.
-        pairs: How many.
-        sheet: Picture of the first 16 pairs: source, target, one stage, two stages.
+        swaps: Labelled photos or a CSV of source,target: ours are made and measured. A CSV of
+            source,target,result[,method], or the folder of FaceForensics++: those are measured.
+        out: Folder of the reports; the same command goes on where a killed one stopped.
+        recogniser: ONNX network of 112 x 112 ArcFace crops that was not used in training.
+        pairs: How many, of labelled photos.
+        landmarker: MediaPipe's face_landmarker.task, for pose, expression and gaze.
+        features: ONNX network of faces for FID and KID.
+        occluders: Cut-outs for the occlusion test, as for train; without them all are drawn.
         weights: Folder with aei.safetensors and hear.safetensors, in place of the package's.
         identity: Identity encoder that --weights were trained with, where it is not built in.
-        yunet: YuNet's model file, to detect faces with it instead of dlib; yunet downloads it.
+        yunet: YuNet's model file, to detect faces with it instead of dlib.
         device: Where to compute.
+        force: Measure with a recogniser that was used in training all the same.
+        strict: Exit with 2 where anything could not be measured.
     """
-    if sheet is not None:
-        check_output(sheet, "--sheet")
-    from faceshifter.evaluate.swaps import Recogniser, evaluate_swaps, table
+    from faceshifter.data.occlusion import Occluders
+    from faceshifter.errors import CheckpointError, DependencyError
+    from faceshifter.evaluate import swaps as measuring
+    from faceshifter.evaluate.inputs import read_cases
+    from faceshifter.evaluate.networks import (
+        Landmarker,
+        Recogniser,
+        refuse_training_recogniser,
+        sha256,
+    )
+    from faceshifter.evaluate.report import markdown, write_reports
+    from faceshifter.face.detect import load_detector
+    from faceshifter.pretrained import load_aei, packaged_weights
     from faceshifter.swap import FaceSwapper
 
-    swapper = FaceSwapper.from_pretrained(weights, identity=identity, yunet=yunet, device=device)
-    evaluation = evaluate_swaps(
-        photos, swapper, Recogniser(recogniser), num_pairs=pairs, sheet=sheet
-    )
-    print(f"{evaluation.num_pairs} pairs, mean cosine +- standard error\n")
-    print("\n".join(table(evaluation)))
-    for line in evaluation.not_measured:
-        print(f"not measured: {line}")
+    cases = read_cases(swaps, pairs)
+    info = load_aei((weights or packaged_weights()) / "aei.safetensors")[1]
+    if not force:
+        refuse_training_recogniser(recogniser, info)
+    tools = measuring.Tools(load_detector(yunet), Recogniser(recogniser))
+    left_out = []
+    try:
+        tools.landmarker = Landmarker(landmarker) if landmarker else None
+    except (CheckpointError, DependencyError) as error:
+        left_out.append(f"pose, expression and gaze: {error}")
+    try:
+        tools.features = Recogniser(features) if features else None
+    except CheckpointError as error:
+        left_out.append(f"FID and KID: {error}")
+    if landmarker is None:
+        left_out.append("pose, expression and gaze: no --landmarker was given")
+    if features is None:
+        left_out.append("FID and KID: no --features were given")
+    methods = {}
+    if not any(case.results for case in cases):
+        tools.swapper = FaceSwapper.from_pretrained(
+            weights, identity=identity, yunet=yunet, device=device
+        )
+        tools.occluders = Occluders.load(occluders)
+        methods = measuring.Stages(tools.swapper).methods()
+    config = {
+        "input": str(swaps),
+        "pairs": [[case.source.name, case.target.name] for case in cases],
+        "methods": [*methods, *sorted({name for case in cases for name in case.results})],
+        "weights": str(weights) if methods else "",
+        "occluders": [str(path) for path in occluders],
+        "recogniser": sha256(recogniser),
+        "landmarker": sha256(landmarker) if landmarker and tools.landmarker else "",
+        "features": sha256(features) if features and tools.features else "",
+        "detector": "yunet" if yunet else "dlib",
+    }
+    measuring.evaluate(cases, methods, tools, out, config)
+    dim = tools.features.dim if tools.features else 0
+    report = write_reports(out, measuring.read_records(out), dim, left_out)
+    print("\n".join(markdown(report)))
+    if strict and report["notes"]:
+        sys.exit(2)
 
 
 def check_identity(
@@ -60,7 +115,7 @@ def check_identity(
     Args:
         faces: Labelled photos: one sub-folder a person, or an index.jsonl that names people.
         encoder: dlib, mobilefacenet, or a file of weights.
-        yunet: YuNet's model file, to detect faces with it instead of dlib; yunet downloads it.
+        yunet: YuNet's model file, to detect faces with it instead of dlib.
         device: Where to compute.
     """
     from faceshifter.config import CropGeometry

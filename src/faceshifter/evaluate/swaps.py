@@ -1,209 +1,330 @@
-"""How much of the source and of the target a recogniser sees in swaps, beside two anchors.
+"""Measure face swaps, pair by pair, beside two anchors; what a killed run has done is kept.
 
 *copy-target* puts out the target as it is; *paste-source* pastes the source's aligned face into the
-target. A swapper has to lie between them.
+target. A swapper has to lie between them. The protocol is in docs/evaluation.md.
 """
 
-from collections.abc import Iterator, Sequence
+import json
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+import cv2
 import numpy as np
-from jaxtyping import Float, UInt8
+from jaxtyping import Float
 from tqdm import tqdm
 
-from faceshifter.data.prepare import PhotoFile, find_photos
-from faceshifter.errors import (
-    CheckpointError,
-    DataError,
-    DependencyError,
-    ImageError,
-    NoFaceError,
-)
-from faceshifter.face.align import crop_face, crop_matrix, fit_similarity, warp
+from faceshifter.config import CropGeometry
+from faceshifter.data.occlusion import Occluders, occlude
+from faceshifter.data.shards import write_atomically
+from faceshifter.errors import DataError, FaceShifterError, ImageError, NoFaceError, OutputError
+from faceshifter.evaluate.inputs import Case, Frame, Method, Picture
+from faceshifter.evaluate.metrics import background_errors, outside_face, rotation_error
+from faceshifter.evaluate.networks import Landmarker, Recogniser
+from faceshifter.face.align import crop_face, crop_matrix
 from faceshifter.face.blend import paste_face
-from faceshifter.images import Photo, Pixels, save_photo, to_tensor
-from faceshifter.model_files import model_file
-from faceshifter.models.identity import ARCFACE_CROP
+from faceshifter.face.detect import Face, FaceDetector
+from faceshifter.images import Photo, Pixels, save_photo
 from faceshifter.swap import FaceSwapper
 
-METHODS = ("copy-target", "paste-source", "one stage", "two stages")
-SHEET_PAIRS = 16
+ANCHORS = ("copy-target", "paste-source")
+CROP = 256  # pixels; of paste-source, flicker and the pictures' faces
+GEOMETRY = CropGeometry()
+KEPT_PICTURES = 8  # at either end
+COVERED = 8  # levels; a pixel that the occluder changed by more is the occluder's
 
 
-@dataclass(frozen=True)
-class Cosines:
-    """Mean cosines over the pairs, and their standard errors, NaN for one pair."""
+@dataclass
+class Tools:
+    """What measures; what is None is left out."""
 
-    to_source: float
-    to_target: float
-    source_error: float
-    target_error: float
-
-
-@dataclass(frozen=True)
-class SwapEvaluation:
-    """Results by method, and the pairs that could not be measured."""
-
-    cosines: dict[str, Cosines]
-    num_pairs: int
-    not_measured: list[str]
-    """Their photos, and why."""
+    detector: FaceDetector
+    recogniser: Recogniser
+    landmarker: Landmarker | None = None
+    features: Recogniser | None = None
+    occluders: Occluders | None = None
+    swapper: FaceSwapper | None = None
+    """Ours, for occlusion fidelity."""
 
 
-class Recogniser:
-    """A face recognition network as ONNX: RGB (b, 3, 112, 112) in [-1, 1] on ArcFace's template."""
+class Stages:
+    """Both stages of a FaceShifter as two methods that share their work."""
 
-    def __init__(self, path: Path) -> None:
-        """Load it.
+    def __init__(self, swapper: FaceSwapper) -> None:
+        self.swapper = swapper
+        self.kept: tuple[Pixels, Pixels, list[Pixels]] | None = None
 
-        Raises:
-            DependencyError: onnxruntime is not installed.
-            CheckpointError: The file is not such a network.
-        """
-        try:
-            import onnxruntime
-        except ImportError:
-            raise DependencyError(
-                "measuring with an ONNX recogniser needs onnxruntime; run "
-                "pip install 'faceshifter[evaluate]'"
-            ) from None
-        path = model_file(path)
-        if not path.is_file():
-            raise CheckpointError(f"{path} does not exist; give a recogniser's .onnx file")
-        size = ARCFACE_CROP.size
-        try:
-            self.session = onnxruntime.InferenceSession(
-                str(path), providers=["CPUExecutionProvider"]
-            )
-            shape = self._run(np.zeros((1, 3, size, size), np.float32)).shape
-            if len(shape) != 2:
-                raise TypeError("the output is not a descriptor")
-        except Exception as error:  # its exceptions have no common public base
-            raise CheckpointError(
-                f"{path} is not a recogniser; give an ONNX network that maps RGB faces "
-                f"(1, 3, {size}, {size}) to descriptors (1, d)"
-            ) from error
+    def methods(self) -> dict[str, Method]:
+        """By name."""
+        return {
+            "one stage": lambda s, t: self._both(s, t)[0],
+            "two stages": lambda s, t: self._both(s, t)[1],
+        }
 
-    def embed(self, pixels: Pixels, landmarks: Float[np.ndarray, "5 2"]) -> Float[np.ndarray, " d"]:
-        """Unit embedding of the face of an RGB photo with these landmarks."""
-        size = ARCFACE_CROP.size
-        matrix = fit_similarity(landmarks, np.array(ARCFACE_CROP.points))
-        X = to_tensor(warp(pixels, matrix, width=size, height=size)[None]).numpy()
-        (embedding,) = self._run(X)
-        return embedding / np.linalg.norm(embedding)
-
-    def _run(self, X: Float[np.ndarray, "1 3 n n"]) -> np.ndarray:
-        return self.session.run(None, {self.session.get_inputs()[0].name: X})[0]
+    def _both(self, source: Pixels, target: Pixels) -> list[Pixels]:
+        if self.kept is None or self.kept[0] is not source or self.kept[1] is not target:
+            z_id = self.swapper.identity([source], face="largest")
+            swapped = self.swapper.swap(target, z_id)
+            (steps,) = swapped.steps
+            first = paste_face(target, steps.Y_hat_st, steps.matrix)
+            self.kept = source, target, [first, swapped.pixels]
+        return self.kept[2]
 
 
-def fixed_pairs(
-    files: Sequence[PhotoFile], num_pairs: int, seed: int = 0
-) -> list[tuple[PhotoFile, PhotoFile]]:
-    """Source and target of different people, a function of the files' names and the seed.
-
-    Raises:
-        DataError: There are no two people.
-    """
-    if len({file.identity for file in files}) < 2:
-        raise DataError("pairs need photos of at least two people; name people by folders")
-    rng = np.random.default_rng(seed)
-    pairs: list[tuple[PhotoFile, PhotoFile]] = []
-    while len(pairs) < num_pairs:
-        source, target = (files[idx] for idx in rng.integers(len(files), size=2))
-        if source.identity != target.identity:
-            pairs.append((source, target))
-    return pairs
-
-
-def evaluate_swaps(
-    photos: Path,
-    swapper: FaceSwapper,
-    recogniser: Recogniser,
-    *,
-    num_pairs: int = 100,
-    sheet: Path | None = None,
-) -> SwapEvaluation:
-    """Swap fixed pairs of photos and measure each method's faces.
-
-    The face is cropped for the recogniser by the landmarks found in the target photo, so that a
-    result in which no face is found any more still counts.
+def evaluate(
+    cases: Sequence[Case],
+    methods: Mapping[str, Method],
+    tools: Tools,
+    out: Path,
+    config: dict[str, Any],
+) -> None:
+    """Measure every pair that out/records.jsonl lacks, and append one line for each.
 
     Args:
-        photos: Folder of photos or tars, as ``prepare`` takes.
-        swapper: With both stages.
-        recogniser: One that was not used in training.
-        num_pairs: How many.
-        sheet: Where to draw the first pairs: source, target, one stage, two stages.
+        cases: The pairs, with finished results or to be swapped by ``methods``.
+        methods: Swappers by name.
+        tools: What measures.
+        out: Folder, made where it is not there.
+        config: What the numbers depend on; another one than the folder's is refused.
 
     Raises:
-        DataError: There are no two people, or no pair could be measured.
-        OutputError: The sheet cannot be written.
+        OutputError: The folder was made with another configuration.
     """
-    pairs = fixed_pairs(list(find_photos(photos)), num_pairs)
-    cosines: dict[str, list[tuple[float, float]]] = {method: [] for method in METHODS}
-    not_measured: list[str] = []
-    drawn: list[UInt8[np.ndarray, "h w 3"]] = []
-    for source, target in tqdm(pairs, unit="pair"):
-        try:
-            results, z_s, z_t, pictures = _measure(source, target, swapper, recogniser)
-        except (ImageError, NoFaceError) as error:
-            not_measured.append(f"{source.name} -> {target.name}: {error}")
-            continue
-        for method, z in results:
-            cosines[method].append((float(z @ z_s), float(z @ z_t)))
-        if len(drawn) < SHEET_PAIRS:
-            drawn.append(pictures)
-    if not drawn:
-        raise DataError(f"no pair of photos in {photos} could be measured; give photos of faces")
-    if sheet is not None:
-        save_photo(sheet, Photo(np.concatenate(drawn, axis=1)))
-    return SwapEvaluation(
-        {method: _summary(np.array(values)) for method, values in cosines.items()},
-        len(pairs) - len(not_measured),
-        not_measured,
-    )
+    _check_config(out, config)
+    done = _whole_lines(out / "records.jsonl")
+    gallery = _gallery(cases, tools, out / "gallery.npz")
+    names = [*ANCHORS, *methods, *sorted({m for case in cases for m in case.results})]
+    with (out / "records.jsonl").open("a", encoding="utf-8") as file:
+        bar = tqdm(range(done, len(cases)), initial=done, total=len(cases), unit="pair")
+        for idx in bar:
+            record = _measure(cases[idx], idx, names, methods, tools, gallery, out)
+            file.write(json.dumps(record) + "\n")
+            file.flush()
+
+
+def read_records(out: Path) -> list[dict[str, Any]]:
+    """The lines of a run, in order."""
+    lines = (out / "records.jsonl").read_text(encoding="utf-8").splitlines()
+    return [json.loads(line) for line in lines]
+
+
+def _check_config(out: Path, config: dict[str, Any]) -> None:
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OutputError(f"{out} cannot be made ({error.strerror}); choose another") from None
+    path = out / "config.json"
+    if not path.exists():
+        write_atomically(path, json.dumps(config, indent=1).encode())
+        return
+    old = json.loads(path.read_text())
+    changed = [key for key in {**old, **config} if old.get(key) != config.get(key)]
+    if changed:
+        raise OutputError(
+            f"{out} was measured with another {' and '.join(changed)}; give the same, or another "
+            "--out"
+        )
+
+
+def _whole_lines(path: Path) -> int:
+    """How many pairs are measured; a line that a kill cut off is removed."""
+    if not path.exists():
+        return 0
+    data = path.read_bytes()
+    whole = data[: data.rfind(b"\n") + 1]
+    if whole != data:
+        write_atomically(path, whole)
+    return whole.count(b"\n")
+
+
+@dataclass(frozen=True)
+class Gallery:
+    """Embeddings of every source and target photo in which a face was found."""
+
+    names: list[str]
+    identity: np.ndarray
+    z: Float[np.ndarray, "n d"]
+
+    def rank(self, z: Float[np.ndarray, " d"], identity: str) -> int:
+        """Identities whose best photo is nearer than the right one's best; 0 is a hit."""
+        cosines = self.z @ z
+        right = self.identity == identity
+        if not right.any():
+            return len(self.z)
+        nearer = ~right & (cosines >= cosines[right].max())
+        return len(set(self.identity[nearer].tolist()))
+
+
+def _gallery(cases: Sequence[Case], tools: Tools, path: Path) -> Gallery:
+    if not path.exists():
+        pictures = {p.name: p for case in cases for p in (case.source, case.target)}
+        names, identity, z = [], [], []
+        for picture in tqdm(pictures.values(), "gallery", unit="photo"):
+            try:
+                pixels = picture.pixels()
+                face = _face(tools, pixels, picture.name)
+                z.append(tools.recogniser.embed([(pixels, face.landmarks)])[0])
+            except (ImageError, NoFaceError):
+                continue  # told with each of its pairs
+            names.append(picture.name)
+            identity.append(picture.identity)
+        if not z:
+            raise DataError("no face was found in any photo; give photos of faces")
+        temporary = path.with_name(".gallery.partial.npz")
+        np.savez(temporary, names=names, identity=identity, z=np.stack(z))
+        temporary.replace(path)
+    stored = np.load(path)
+    return Gallery(stored["names"].tolist(), stored["identity"], stored["z"])
+
+
+def _face(tools: Tools, pixels: Pixels, name: str, notes: list[str] | None = None) -> Face:
+    faces = tools.detector.detect(pixels)
+    if not faces:
+        raise NoFaceError(f"no face was found in {name}; give one with a larger face")
+    if len(faces) > 1 and notes is not None:
+        notes.append(f"{name} has {len(faces)} faces; the largest was measured")
+    return faces[0]
 
 
 def _measure(
-    source: PhotoFile, target: PhotoFile, swapper: FaceSwapper, recogniser: Recogniser
-) -> tuple[
-    list[tuple[str, Float[np.ndarray, " d"]]],
-    Float[np.ndarray, " d"],
-    Float[np.ndarray, " d"],
-    UInt8[np.ndarray, "h w 3"],
-]:
-    """Embeddings by method, of source and target, and a column of pictures."""
-    pixels_s, pixels_t = source.pixels(), target.pixels()
-    face_s = swapper.find_faces(pixels_s, "largest", source.name)[0]
-    face_t = swapper.find_faces(pixels_t, "largest", target.name)[0]
-    size, geometry = swapper.image_size, swapper.geometry
-    matrix = crop_matrix(face_t.landmarks, geometry, size)
-    crop_s = crop_face(pixels_s, crop_matrix(face_s.landmarks, geometry, size), size)
-    z_id = swapper.encoder(to_tensor(crop_s[None]).to(swapper.device))
-    steps = swapper.swap_crop(crop_face(pixels_t, matrix, size), z_id, matrix)
-    crops = (steps.X_t, crop_s, steps.Y_hat_st, steps.result)
-    photos = [pixels_t] + [paste_face(pixels_t, crop, matrix) for crop in crops[1:]]
-    results = [
-        (method, recogniser.embed(photo, face_t.landmarks))
-        for method, photo in zip(METHODS, photos, strict=True)
-    ]
-    column = np.concatenate([crop_s, steps.X_t, steps.Y_hat_st, steps.result])
-    return results, recogniser.embed(pixels_s, face_s.landmarks), results[0][1], column
+    case: Case, idx: int, names: Sequence[str], methods: Mapping[str, Method], tools: Tools,
+    gallery: Gallery, out: Path,
+) -> dict[str, Any]:  # fmt: skip
+    """One line: what each method scored, or why nothing could be."""
+    notes: list[str] = []
+    record: dict[str, Any] = {
+        "pair": idx, "source": case.source.name, "target": case.target.name,
+        "notes": notes, "methods": {},
+    }  # fmt: skip
+    try:
+        source, target = case.source.pixels(), case.target.pixels()
+        face_s = _face(tools, source, case.source.name, notes)
+        face_t = _face(tools, target, case.target.name, notes)
+        matrix = crop_matrix(face_t.landmarks, GEOMETRY, CROP)
+        z_s, z_t = tools.recogniser.embed([(source, face_s.landmarks), (target, face_t.landmarks)])
+    except (ImageError, NoFaceError) as error:
+        return {**record, "error": str(error)}
+    crop_s = crop_face(source, crop_matrix(face_s.landmarks, GEOMETRY, CROP), CROP)
+    record["eyes"] = float(np.linalg.norm(face_t.landmarks[1] - face_t.landmarks[0]))
+    seen_t = tools.landmarker and tools.landmarker.measure(target, face_t.landmarks)
+    if seen_t:
+        record["yaw"] = float(np.degrees(np.arcsin(np.clip(-seen_t[0][2, 0], -1, 1))))
+    outside = outside_face(target.shape[:2], matrix, CROP)
+    photos: dict[str, Pixels] = {}
+    for name in names:
+        try:
+            if name == "copy-target":
+                photo = target
+            elif name == "paste-source":
+                photo = paste_face(target, crop_s, matrix)
+            elif name in methods:
+                photo = methods[name](source, target)
+            elif name in case.results:
+                photo = case.results[name].pixels()
+            else:
+                continue  # this pair was not given for that method
+            if photo.shape != target.shape:
+                notes.append(f"{name}: its size is not the target's; it was scaled")
+                photo = cv2.resize(photo, target.shape[1::-1], interpolation=cv2.INTER_AREA)
+            photos[name] = photo
+            record["methods"][name] = background_errors(photo, target, outside)
+            flicker = _flicker(case.target, case.results.get(name), photo, target, matrix)
+            record["methods"][name].update(flicker)
+            face = face_t if name == "copy-target" else _face(tools, photo, f"{name}'s result")
+        except FaceShifterError as error:
+            notes.append(f"{name}: {error}")
+            lost = "undetected" if name in photos else "failed"
+            record["methods"].setdefault(name, {}).update({lost: 1, "top1": 0, "top5": 0})
+            continue
+        z = tools.recogniser.embed([(photo, face.landmarks)])[0]
+        rank = gallery.rank(z, case.source.identity)
+        values = {
+            "top1": int(rank < 1), "top5": int(rank < 5),
+            "to_source": float(z @ z_s), "to_target": float(z @ z_t),
+        }  # fmt: skip
+        seen = tools.landmarker and seen_t and tools.landmarker.measure(photo, face.landmarks)
+        if seen and seen_t:
+            values["pose"] = rotation_error(seen[0], seen_t[0])
+            values["expression"] = float(np.linalg.norm(seen[1] - seen_t[1]))
+            values["gaze"] = float(np.linalg.norm(seen[2] - seen_t[2]))
+        elif seen_t:
+            values["no_pose"] = 1
+        record["methods"][name].update(values)
+    if tools.occluders is not None and tools.swapper is not None:
+        record["occlusion"] = _occlusion(tools, target, face_t, source, z_s, idx)
+    if tools.features is not None:
+        _store_features(tools.features, photos, names, target, face_t, idx, out)
+    size = CROP // 2
+    shown = [crop_s, *(crop_face(p, matrix, CROP) for p in (target, *photos.values()))]
+    small = [cv2.resize(p, (size, size), interpolation=cv2.INTER_AREA) for p in shown]
+    _keep_picture(out / "pictures", idx, record, np.concatenate(small, axis=1))
+    return record
 
 
-def _summary(values: Float[np.ndarray, "n 2"]) -> Cosines:
-    mean, error = values.mean(axis=0), np.full(2, np.nan)
-    if len(values) > 1:
-        error = values.std(axis=0, ddof=1) / np.sqrt(len(values))
-    return Cosines(float(mean[0]), float(mean[1]), float(error[0]), float(error[1]))
+def _flicker(
+    target: Picture, result: Picture | None, photo: Pixels, first: Pixels, matrix: Any
+) -> dict[str, float]:
+    """How differently result and target change to the next frame, mean of levels in the crop."""
+    if not (isinstance(target, Frame) and isinstance(result, Frame)):
+        return {}
+    after = [Frame(f.name, f.identity, f.path, f.sample, True).pixels() for f in (result, target)]
+    if after[0].shape != first.shape:
+        return {}
+    pictures = (after[0], photo, after[1], first)
+    a, b, c, d = (crop_face(p, matrix, CROP).astype(np.float64) for p in pictures)
+    return {"flicker": float(np.abs((a - b) - (c - d)).mean())}
 
 
-def table(evaluation: SwapEvaluation) -> Iterator[str]:
-    """Lines of a Markdown table."""
-    yield "| method | cosine to source | cosine to target |"
-    yield "|---|---|---|"
-    for method, c in evaluation.cosines.items():
-        source = f"{c.to_source:.3f} +- {c.source_error:.3f}"
-        target = f"{c.to_target:.3f} +- {c.target_error:.3f}"
-        yield f"| {method} | {source} | {target} |"
+def _occlusion(
+    tools: Tools, target: Pixels, face: Face, source: Pixels, z_s: Any, idx: int
+) -> dict[str, float]:
+    """Errors inside of a known occluder after either stage, and what it costs in identity."""
+    assert tools.swapper is not None
+    assert tools.occluders is not None
+    size, rng = tools.swapper.image_size, np.random.default_rng(idx)
+    matrix = crop_matrix(face.landmarks, tools.swapper.geometry, size)
+    X_t = crop_face(target, matrix, size)
+    covered = occlude(X_t, rng, tools.occluders)
+    inside = np.abs(covered.astype(int) - X_t).max(axis=2) > COVERED
+    if not inside.any():
+        return {}
+    z_id = tools.swapper.identity([source], face="largest")
+    free, steps = (tools.swapper.swap_crop(c, z_id, matrix) for c in (X_t, covered))
+    z = tools.recogniser.embed(
+        [(paste_face(target, s.result, matrix), face.landmarks) for s in (free, steps)]
+    )
+    one, two = (
+        float(np.abs(picture[inside].astype(int) - covered[inside]).mean())
+        for picture in (steps.Y_hat_st, steps.result)
+    )
+    change = float(z[1] @ z_s - z[0] @ z_s)
+    return {"covered": float(inside.mean()), "one stage": one, "two stages": two, "id": change}
+
+
+def _store_features(
+    network: Recogniser, photos: dict[str, Pixels], names: Sequence[str], target: Pixels,
+    face: Face, idx: int, out: Path,
+) -> None:  # fmt: skip
+    """Row idx of features.f32: of the target and each method a flag and the features."""
+    rows = np.zeros((1 + len(names), 1 + network.dim), np.float32)
+    found = [0, *(1 + i for i, name in enumerate(names) if name in photos)]
+    pictures = [target, *(photos[name] for name in names if name in photos)]
+    rows[found, 1:] = network.features([(p, face.landmarks) for p in pictures])
+    rows[found, 0] = 1
+    path = out / "features.f32"
+    with path.open("r+b" if path.exists() else "w+b") as file:
+        file.seek(idx * rows.nbytes)
+        file.write(rows.tobytes())
+
+
+def _keep_picture(folder: Path, idx: int, record: dict[str, Any], strip: Pixels) -> None:
+    """Keep the pictures of the best and worst pairs by the last method's cosine to the source."""
+    scores = [m["to_source"] for m in record["methods"].values() if "to_source" in m]
+    if not scores:
+        return
+    folder.mkdir(exist_ok=True)
+    save_photo(folder / f"{scores[-1]:+.6f}_{idx}.jpg", Photo(strip))
+    files = sorted(folder.glob("[+-]*_*.jpg"), key=lambda file: float(file.stem.split("_")[0]))
+    for file in files[KEPT_PICTURES:-KEPT_PICTURES]:
+        file.unlink()
