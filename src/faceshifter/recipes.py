@@ -50,6 +50,7 @@ AEI_RECIPES: dict[str, tuple[str, AEITrainConfig]] = {
         "A network a thirtieth the size at 256 x 256, on one GPU in half an hour and more.",
         AEITrainConfig(
             model=AEI_PRESETS["small"],
+            discriminator=DiscriminatorConfig(channels=(32, 64, 128, 256)),
             identity="dlib",
             steps=20_000,
             batch=64,

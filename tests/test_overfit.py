@@ -1,0 +1,50 @@
+"""Each stage can learn eight pairs by heart: L_rec falls tenfold."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from faceshifter.config import CropGeometry, Runtime
+from faceshifter.data.occlusion import Occluders
+from faceshifter.data.pairs import Population, draw_pairs
+from faceshifter.data.shards import load_faces
+from faceshifter.models.identity import load_identity_encoder
+from faceshifter.pretrained import load_aei, packaged_weights
+from faceshifter.recipes import AEI_RECIPES, HEAR_RECIPES
+from faceshifter.train.aei import AEITraining, read_pairs
+from faceshifter.train.distributed import Ranks
+from faceshifter.train.hear import HEARTraining, OccludedFetch
+
+CPU = torch.device("cpu")
+STEPS = {"aei": 120, "hear": 120}
+
+
+def overfit(stage: str, data: Path, steps: int) -> list[float]:
+    """L_rec of eight fixed pairs, half of them of one photo twice, in each step of ``tiny``."""
+    faces = load_faces(data, 128, progress=False)
+    people = np.unique([crop.identity for crop in faces.crops], return_inverse=True)[1]
+    population = Population(np.arange(len(people)), people)
+    encoder = load_identity_encoder("dlib", CropGeometry())
+    ranks, runtime = Ranks(CPU), Runtime(device="cpu")
+    training: AEITraining | HEARTraining
+    if stage == "aei":
+        draws = draw_pairs(population, seed=0, position=0, batch=8, different=0.5)
+        pairs = read_pairs(draws, faces).to_pairs(CPU, augmented=False)
+        training = AEITraining(AEI_RECIPES["tiny"][1], [encoder], ranks, runtime)
+    else:
+        config = replace(HEAR_RECIPES["tiny"][1], batch=8)
+        fetch = OccludedFetch(config, population, np.arange(len(people)), faces, Occluders())
+        pairs = fetch.occlude(fetch.draw(0, 8), 0).to_pairs(CPU, augmented=False)
+        aei, _ = load_aei(packaged_weights() / "aei.safetensors")
+        training = HEARTraining(config, aei, encoder, ranks, runtime)
+    return [training.step(step, [pairs])["loss/rec"].item() for step in range(steps)]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("stage", STEPS)
+def test_eight_pairs_are_learned_by_heart(stage: str, faces_data: Path) -> None:
+    losses = overfit(stage, faces_data, STEPS[stage])
+    assert min(losses) < losses[0] / 10, losses[::10]
