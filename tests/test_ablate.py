@@ -4,6 +4,7 @@ import json
 import os
 import signal
 import sys
+import warnings
 from collections.abc import Callable
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -12,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from torch import nn
 
 from faceshifter.cli import main as cli
 from faceshifter.config import AEITrainConfig, Intervals, Runtime
@@ -25,22 +27,33 @@ from faceshifter.provenance import read_mark
 from faceshifter.recipes import AEI_PRESETS, AEI_RECIPES
 from faceshifter.train import ablate as ablation
 from faceshifter.train import aei
-from faceshifter.train.ablate import METHODS, NUM_ROWS, Ablation, variants
+from faceshifter.train.ablate import METHODS, NUM_ROWS, Ablation, Embed, variants
 from faceshifter.train.loop import update_ema
 
-SMOKE = AEI_RECIPES["smoke"][1]
-SIZE = SMOKE.model.image_size
+SIZE = AEI_PRESETS["smoke"].image_size
 Ablate = Callable[..., Ablation | None]
+
+
+@pytest.fixture(scope="module")
+def smoke(tmp_path_factory: pytest.TempPathFactory) -> AEITrainConfig:
+    """Two steps with a tiny encoder, encoder.pt."""
+    path = tmp_path_factory.mktemp("models") / "encoder.pt"
+    with torch.random.fork_rng(), warnings.catch_warnings():
+        torch.manual_seed(1)
+        layers = nn.Sequential(nn.Conv2d(3, 8, 8, 8), nn.ReLU(), nn.Flatten(), nn.Linear(1568, 128))
+        warnings.simplefilter("ignore", DeprecationWarning)
+        torch.jit.save(torch.jit.trace(layers, torch.zeros(1, 3, 112, 112)), path)
+    return replace(AEI_RECIPES["smoke"][1], steps=2, identity=str(path))
 
 
 @pytest.fixture
 def ablate(faces_data: Path) -> Ablate:
-    """An ablation of two steps a method."""
+    """Reports each step, and could go on from each."""
 
-    def run(folder: Path, config: AEITrainConfig = replace(SMOKE, steps=2), **more):
-        runtime, intervals = Runtime(device="cpu"), Intervals(report=1, watch=2, checkpoint=1)
+    def run(folder: Path, config: AEITrainConfig, embed: Embed | None = None) -> Ablation | None:
+        runtime, every = Runtime(device="cpu"), Intervals(report=1, watch=2, checkpoint=1)
         return ablation.ablate(
-            config, faces_data, folder, runtime=runtime, intervals=intervals, **more
+            config, faces_data, folder, embed=embed, runtime=runtime, intervals=every
         )
 
     return run
@@ -87,8 +100,8 @@ def test_the_methods_differ_in_what_the_paper_changes_and_in_nothing_else(preset
             assert recipes[method] == AEI_RECIPES[f"{preset}-{method}"][1]
 
 
-def test_a_killed_ablation_goes_on_to_the_same_result(ablate, monkeypatch, tmp_path) -> None:
-    whole = ablate(tmp_path / "whole", embed=mean_colour)
+def test_a_killed_ablation_goes_on_to_the_same_result(ablate, smoke, monkeypatch, tmp_path) -> None:
+    whole = ablate(tmp_path / "whole", smoke, mean_colour)
     updates = []
 
     def update(ema, network, decay, position) -> None:
@@ -100,62 +113,65 @@ def test_a_killed_ablation_goes_on_to_the_same_result(ablate, monkeypatch, tmp_p
     with monkeypatch.context() as patch:
         patch.setattr(aei, "update_ema", update)
         with pytest.raises(KeyboardInterrupt):
-            ablate(tmp_path / "killed", embed=mean_colour)
+            ablate(tmp_path / "killed", smoke, mean_colour)
         assert not (tmp_path / "killed" / "ablation.md").exists()
-        ablate(tmp_path / "killed", embed=mean_colour)
+        ablate(tmp_path / "killed", smoke, mean_colour)
     assert updates == [0, 1, 0, 1, 1, 0, 1, 0, 1]  # nothing trained is trained again
     for method in METHODS:
         weights = [tmp_path / n / method / "weights.safetensors" for n in ("whole", "killed")]
         assert weights[0].read_bytes() == weights[1].read_bytes()
     before = contents(tmp_path / "killed")
-    again = ablate(tmp_path / "killed", embed=mean_colour)
+    again = ablate(tmp_path / "killed", smoke, mean_colour)
     assert contents(tmp_path / "killed") == before
     for figures, expected in zip(again.figures.values(), whole.figures.values(), strict=True):
         del figures["samples_per_second"], expected["samples_per_second"]
         assert figures == expected
 
 
-def test_a_signal_ends_the_ablation_and_not_one_method_alone(ablate, monkeypatch, tmp_path) -> None:
+def test_a_signal_ends_the_ablation_and_not_one_method_alone(
+    ablate, smoke, monkeypatch, tmp_path
+) -> None:
     def update(ema, network, decay, position) -> None:
         os.kill(os.getpid(), signal.SIGTERM)
         update_ema(ema, network, decay, position)
 
     monkeypatch.setattr(aei, "update_ema", update)
-    assert ablate(tmp_path) is None
+    assert ablate(tmp_path, smoke) is None
     assert [path.name for path in tmp_path.iterdir()] == [METHODS[0]]
 
 
 def test_another_budget_seed_or_variant_is_refused_before_anything_is_trained(
-    ablate, monkeypatch, tmp_path
+    ablate, smoke, monkeypatch, tmp_path
 ) -> None:
-    ablate(tmp_path / "out", replace(SMOKE, steps=1))
+    ablate(tmp_path / "out", replace(smoke, steps=1))
     before = contents(tmp_path / "out")
     for changes, named in (({"steps": 3}, "aei.steps"), ({"steps": 1, "seed": 1}, "aei.seed")):
         with pytest.raises(TrainingError, match=rf"other {named}; .* or another --out"):
-            ablate(tmp_path / "out", replace(SMOKE, **changes))
+            ablate(tmp_path / "out", replace(smoke, **changes))
     assert contents(tmp_path / "out") == before
 
     (tmp_path / "late").mkdir()
     (tmp_path / "out" / "full").rename(tmp_path / "late" / "full")  # the last to be trained
     with pytest.raises(TrainingError, match=r"aei\.steps"):
-        ablate(tmp_path / "late")
+        ablate(tmp_path / "late", smoke)
     assert [path.name for path in (tmp_path / "late").iterdir()] == ["full"]
 
-    added = replace(SMOKE, model=replace(SMOKE.model, integration="add"))
+    added = replace(smoke, model=replace(smoke.model, integration="add"))
     with pytest.raises(TrainingError, match="makes the variants itself"):
         ablate(tmp_path / "new", added)
     monkeypatch.setenv("WORLD_SIZE", "2")
     with pytest.raises(TrainingError, match="ablate runs in one process"):
-        ablate(tmp_path / "new")
+        ablate(tmp_path / "new", smoke)
     assert not (tmp_path / "new").exists()
 
 
 def test_the_command_writes_the_table_and_a_column_for_each_method(
-    faces_data, monkeypatch, capsys, tmp_path
+    faces_data, smoke, monkeypatch, capsys, tmp_path
 ) -> None:
     out = tmp_path / "new" / "out"
-    words = ["--data", faces_data, "--out", out, "--device", "cpu", "smoke", "--steps", "1"]
-    monkeypatch.setattr(sys, "argv", ["faceshifter", "ablate", *map(str, words)])
+    words = ["faceshifter", "ablate", "--data", str(faces_data), "--out", str(out)]
+    words += ["--device", "cpu", "smoke", "--steps", "1", "--identity", smoke.identity]
+    monkeypatch.setattr(sys, "argv", words)
     cli.main()
     table = (out / "ablation.md").read_text()
     assert capsys.readouterr().out.startswith(table)
@@ -168,11 +184,12 @@ def test_the_command_writes_the_table_and_a_column_for_each_method(
         figures = saved["methods"][method]
         shown = dict(zip(rows[0], row, strict=True))
         last = read_lines(out / method / "stats.jsonl")[-1]
-        assert shown["cosine to source, dlib"] == f"{last['watch/cos_source/dlib']:.3f}"
+        assert shown["cosine to source, encoder"] == f"{last['watch/cos_source/encoder']:.3f}"
         assert shown["abs(Y_st - X_t)"] == f"{last['watch/change']:.3f}"
         assert shown["abs(Y_tt - X_t)"] == f"{last['watch/rec']:.3f}"
         assert shown["L_id"] == f"{last['loss/id']:.3f}"
-        assert figures["watch/cos_target/dlib"] == pytest.approx(last["watch/cos_target/dlib"])
+        watched = {key: value for key, value in last.items() if key.startswith("watch/")}
+        assert {key: figures[key] for key in watched} == pytest.approx(watched, abs=1e-4)
     parameters = {name: figures["parameters"] for name, figures in saved["methods"].items()}
     assert parameters["add"] < parameters["full"] < parameters["cat"]
 
@@ -181,7 +198,7 @@ def test_the_command_writes_the_table_and_a_column_for_each_method(
     assert sheet.shape[1] == 6 * (SIZE + 2 * MARGIN)
     faces = open_faces(faces_data, SIZE)
     X_s, X_t = aei.choose_watched(faces, range(12), torch.device("cpu"))
-    encoder = load_identity_encoder("dlib", SMOKE.model.geometry)
+    encoder = load_identity_encoder(smoke.identity, smoke.model.geometry)
     for idx in range(NUM_ROWS):
         assert np.array_equal(cell(sheet, idx, 0), to_images(X_s)[idx])
         assert np.array_equal(cell(sheet, idx, 1), to_images(X_t)[idx])
