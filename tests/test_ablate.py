@@ -128,6 +128,20 @@ def test_a_killed_ablation_goes_on_to_the_same_result(ablate, smoke, monkeypatch
         assert figures == expected
 
 
+def test_a_kill_while_the_last_weights_are_written_is_made_good(
+    ablate, smoke, monkeypatch, tmp_path
+) -> None:
+    def export(path: Path, *_) -> None:
+        raise KeyboardInterrupt
+
+    config = replace(smoke, steps=1)
+    with monkeypatch.context() as patch:
+        patch.setattr(aei, "export_weights", export)
+        with pytest.raises(KeyboardInterrupt):
+            ablate(tmp_path, config)
+    assert ablate(tmp_path, config) is not None
+
+
 def test_a_signal_ends_the_ablation_and_not_one_method_alone(
     ablate, smoke, monkeypatch, tmp_path
 ) -> None:

@@ -140,7 +140,7 @@ def _measure(
         Y_st = to_images(aei(X_t, encoders[0](X_s)[:, None])[:, 0])
         columns[method.capitalize()] = Y_st
         figures[method] = {
-            "parameters": float(sum(p.numel() for p in aei.parameters())),
+            "parameters": sum(p.numel() for p in aei.parameters()),
             **_training_figures(folder / method / "stats.jsonl"),
             **measure_swaps(aei, encoders, (X_s, X_t)),
         }
