@@ -2,6 +2,7 @@
 
 import json
 import os
+import resource
 import signal
 import warnings
 from collections.abc import Callable
@@ -24,7 +25,7 @@ from faceshifter.data.shards import (
     read_lines,
 )
 from faceshifter.device import choose_device
-from faceshifter.errors import DataError, DeviceError, FaceShifterError, TrainingError
+from faceshifter.errors import DataError, DeviceError, FaceShifterError, OutputError, TrainingError
 from faceshifter.models.aei import AEINet
 from faceshifter.models.discriminator import MultiScaleDiscriminator
 from faceshifter.models.identity import load_identity_encoder
@@ -126,7 +127,7 @@ def reports(run: Path) -> list[dict[str, Any]]:
     return [{key: line[key] for key in line if not key.startswith("time/")} for line in lines]
 
 
-def assert_same_result(run: Path, reference: Path) -> None:
+def assert_same_result(run: Path, reference: Path, but: tuple[str, ...] = ()) -> None:
     names = [path.name for path in find_checkpoints(reference / "checkpoints")]
     assert [path.name for path in find_checkpoints(run / "checkpoints")] == names
     expected, info = load_tensors(reference / "checkpoints" / names[-1])
@@ -135,7 +136,7 @@ def assert_same_result(run: Path, reference: Path) -> None:
     assert own.keys() == expected.keys()
     differing = [key for key in expected if not torch.equal(own[key], expected[key])]
     assert not differing
-    for name in ("weights.safetensors", "config.json"):
+    for name in {"weights.safetensors", "config.json"}.difference(but):
         assert (run / name).read_bytes() == (reference / name).read_bytes()
 
 
@@ -391,3 +392,108 @@ def test_the_second_stage_takes_errors_of_its_set_and_first_stage_alone(
     with pytest.raises(TrainingError, match="other hardest faces; give the same --errors") as error:
         fewer(tmp_path / "given", steps=2)
     assert_is_one_sentence(error.value)
+
+
+def test_a_torn_line_of_reports_and_a_torn_checkpoint_do_not_stop_a_resume(
+    training, capsys, tmp_path
+) -> None:
+    training(tmp_path / "whole")
+    training(tmp_path / "torn")
+    run = tmp_path / "torn"
+    newest = find_checkpoints(run / "checkpoints")[-1]
+    newest.write_bytes(newest.read_bytes()[:1000])
+    stats = run / "stats.jsonl"
+    stats.write_text(stats.read_text()[:-20])
+    training(run)
+    assert "is damaged; going on from the one before" in capsys.readouterr().err
+    assert_same_result(run, tmp_path / "whole")
+    assert reports(run) == reports(tmp_path / "whole")
+
+
+def test_a_checkpoint_that_does_not_fit_on_the_disk_leaves_the_last_one_and_a_sentence(
+    trainings, tmp_path
+) -> None:
+    training = trainings["aei"]
+    run = tmp_path / "run"
+    training(run, EVERY_STEP, steps=2)
+    config = json.loads((run / "config.json").read_text())
+    config["aei"]["steps"] = 4
+    (run / "config.json").write_text(json.dumps(config))
+    before = {path: path.read_bytes() for path in (run / "checkpoints").iterdir()}
+    limit = resource.getrlimit(resource.RLIMIT_FSIZE)
+    try:  # a file larger than this cannot be written, as on a full disk
+        resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, limit[1]))
+        with pytest.raises(OutputError, match=r"cannot be written .*; free disk space") as error:
+            training(run, EVERY_STEP, steps=4)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limit)
+    assert_is_one_sentence(error.value)
+    assert before == {path: path.read_bytes() for path in (run / "checkpoints").iterdir()}
+    training(run, EVERY_STEP, steps=4)
+    training(tmp_path / "whole", EVERY_STEP, steps=4)
+    assert_same_result(run, tmp_path / "whole", but=("config.json",))
+
+
+def test_a_network_that_gets_worse_and_worse_stops_before_it_is_saved(
+    trainings, monkeypatch, tmp_path
+) -> None:
+    errors = iter([0.1, 0.1, 0.5, 0.6, 0.7])
+    monkeypatch.setattr(aei, "measure_swaps", lambda *_: {"watch/rec": next(errors)})
+    with pytest.raises(TrainingError, match="diverged before step 10") as error:
+        trainings["aei"](tmp_path, Intervals(report=1, watch=2, checkpoint=2), steps=100)
+    assert_is_one_sentence(error.value)
+    names = [path.name for path in find_checkpoints(tmp_path / "checkpoints")]
+    assert names == ["step-00000002.safetensors", "step-00000004.safetensors"]
+
+
+def test_parts_of_a_step_add_up_to_its_losses(trainings, tmp_path) -> None:
+    for name in ("aei", "hear"):
+        for parts in (1, 2):
+            training = trainings[name]
+            training(tmp_path / f"{name}-{parts}", steps=1, batch=8, accumulate=parts)
+        (whole,), (halves,) = (reports(tmp_path / f"{name}-{parts}") for parts in (1, 2))
+        # Batch norm sees other statistics, so only what does not depend on it is the same.
+        assert halves["loss/rec"] == pytest.approx(whole["loss/rec"], rel=0.3)
+        assert halves.keys() == whole.keys()
+    with pytest.raises(TrainingError, match="batch of 8 cannot be shared by 1 processes in 3"):
+        trainings["aei"](tmp_path / "three", steps=1, batch=8, accumulate=3)
+
+
+def test_a_set_read_from_disk_by_workers_trains_as_one_in_memory(trainings, tmp_path) -> None:
+    for name in ("aei", "hear"):
+        training = trainings[name]
+        training(tmp_path / name / "memory")
+        for workers in (0, 2):
+            run = tmp_path / name / str(workers)
+            runtime = Runtime(device="cpu", faces="stream", workers=workers)
+            files = {**training.files, "runtime": runtime, "intervals": EVERY_STEP}
+            training.module.train(training.config, training.data, run, **files)
+            assert_same_result(run, tmp_path / name / "memory")
+
+
+def test_tensorboard_holds_the_reports(trainings, tmp_path) -> None:
+    pytest.importorskip("tensorboard")
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    training = trainings["aei"]
+    runtime = Runtime(device="cpu", tensorboard=True)
+    training.module.train(
+        training.config, training.data, tmp_path, runtime=runtime, intervals=EVERY_STEP
+    )
+    events = EventAccumulator(str(tmp_path / "tensorboard")).Reload()
+    written = [event.value for event in events.Scalars("loss/id")]
+    assert written == pytest.approx([line["loss/id"] for line in reports(tmp_path)])
+    assert [event.step for event in events.Images("samples")] == [2, 4]
+
+
+def test_a_run_can_be_done_in_bfloat16_and_compiled_layers_stay_named(trainings, tmp_path) -> None:
+    training = trainings["aei"]
+    runtime = Runtime(device="cpu", precision="bf16", channels_last=False)
+    training.module.train(training.config, training.data, tmp_path / "bf16", runtime=runtime)
+    training(tmp_path / "fp32")
+    tensors, _ = load_tensors(tmp_path / "bf16" / "weights.safetensors")
+    assert tensors.keys() == load_tensors(tmp_path / "fp32" / "weights.safetensors")[0].keys()
+    state, _ = load_tensors(find_checkpoints(tmp_path / "bf16" / "checkpoints")[-1])
+    assert {
+        t.dtype for key, t in state.items() if key.startswith("aei/") and "num_" not in key
+    } == {torch.float32}

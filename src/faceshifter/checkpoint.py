@@ -12,6 +12,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from faceshifter.data.shards import flush_to_disk
 from faceshifter.errors import CheckpointError, OutputError
 
 Stateful = nn.Module | Optimizer
@@ -24,6 +25,7 @@ def save_tensors(path: Path, tensors: Mapping[str, Tensor], info: Mapping[str, A
     contiguous = {name: tensor.detach().contiguous() for name, tensor in tensors.items()}
     try:
         save_file(contiguous, temporary, {"faceshifter": json.dumps(info)})
+        flush_to_disk(temporary)
         temporary.replace(path)
     except (OSError, SafetensorError) as error:
         temporary.unlink(missing_ok=True)

@@ -20,6 +20,7 @@ AEI_PRESETS: dict[str, AEIConfig] = {
         encoder_channels=(16, 32, 64, 96, 160, 192, 192),
         generator_channels=(192, 192, 192, 192, 192, 96, 48, 24),
         att_kernel=1,
+        c_id=128,
     ),
     "tiny": AEIConfig(
         image_size=128,
@@ -46,8 +47,22 @@ HEAR_PRESETS: dict[str, HEARConfig] = {
 AEI_RECIPES: dict[str, tuple[str, AEITrainConfig]] = {
     "paper": ("Section 4 and Appendix B of the paper.", AEITrainConfig()),
     "small": (
-        "The paper's training of a network a thirtieth the size, at 256 x 256.",
-        AEITrainConfig(model=AEI_PRESETS["small"]),
+        "A network a thirtieth the size at 256 x 256, on one GPU in half an hour and more.",
+        AEITrainConfig(
+            model=AEI_PRESETS["small"],
+            identity="dlib",
+            steps=20_000,
+            batch=64,
+            same_pairs="person",
+            augment=True,
+            weights=(
+                AEIWeights(adv=0.1, att=2, id=30, rec=10),
+                AEIWeights(start=250, adv=0.3, att=3, id=20, rec=10),
+                AEIWeights(start=500, adv=0.6, att=4, id=12, rec=10),
+                AEIWeights(start=1000, adv=1.0, att=5, id=8, rec=12),
+                AEIWeights(start=2000, adv=1.0, att=6, id=6, rec=15),
+            ),
+        ),
     ),
     "tiny": (
         "128 x 128 on a CPU, hours.",
@@ -101,8 +116,15 @@ AEI_RECIPES |= {
 HEAR_RECIPES: dict[str, tuple[str, HEARTrainConfig]] = {
     "paper": ("Section 4 and Appendix B of the paper.", HEARTrainConfig()),
     "small": (
-        "The paper's training of a network a ninth the size.",
-        HEARTrainConfig(model=HEAR_PRESETS["small"]),
+        "A network a ninth the size, over AEI-Net small.",
+        HEARTrainConfig(
+            model=HEAR_PRESETS["small"],
+            steps=10_000,
+            batch=64,
+            augment=True,
+            lambda_rec=20,
+            lambda_id=4,
+        ),
     ),
     "tiny": (
         "128 x 128 on a CPU, half an hour.",

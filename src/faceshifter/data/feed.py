@@ -40,6 +40,8 @@ def feed(
     workers = runtime.workers
     if workers is None:
         workers = (os.cpu_count() or 1) if device.type == "cuda" else 0
+    if workers:  # before they are forked: OpenCV's own threads do not survive that, and it waits
+        cv2.setNumThreads(1)
     loader = DataLoader(
         _Steps(fetch, stop),
         batch_size=None,
@@ -47,7 +49,6 @@ def feed(
         num_workers=workers,
         prefetch_factor=PREFETCH if workers else None,
         pin_memory=device.type == "cuda",
-        worker_init_fn=_one_thread,
     )
     return iter(loader)
 
@@ -57,10 +58,6 @@ def _machine_memory() -> int:
     if not hasattr(os, "sysconf"):  # Windows
         return 1 << 40
     return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-
-
-def _one_thread(_: int) -> None:
-    cv2.setNumThreads(1)
 
 
 def find_faces(

@@ -95,6 +95,12 @@ class StoredFaces:
         return decode_crop(jpeg, self.size, shard)
 
 
+def flush_to_disk(path: Path) -> None:
+    """Make sure that a file's content outlives a power cut, before it takes another's place."""
+    with path.open("rb+") as file:
+        os.fsync(file.fileno())
+
+
 def write_atomically(path: Path, data: bytes) -> None:
     """Write a file that is either whole or not there.
 
@@ -104,6 +110,7 @@ def write_atomically(path: Path, data: bytes) -> None:
     temporary = path.with_name(f".{path.name}.partial")
     try:
         temporary.write_bytes(data)
+        flush_to_disk(temporary)
         temporary.replace(path)
     except OSError as error:
         temporary.unlink(missing_ok=True)
