@@ -15,15 +15,15 @@ from torch.nn import functional as F
 from faceshifter.cli import main as cli
 from faceshifter.config import AEIConfig, CropGeometry
 from faceshifter.data.shards import Crop, write_lines, write_shard
+from faceshifter.data.sheets import LINE_HEIGHT, MARGIN
 from faceshifter.errors import CheckpointError, DataError
 from faceshifter.evaluate import query
 from faceshifter.evaluate.gallery import Gallery
-from faceshifter.evaluate.masks import PairMasks, draw_masks, recorded_masks
+from faceshifter.evaluate.masks import PairMasks, check_has_masks, draw_masks
 from faceshifter.evaluate.query import Embedding, Index
-from faceshifter.evaluate.sheet import LINE_HEIGHT, MARGIN
 from faceshifter.face.detect import DlibDetector
 from faceshifter.images import to_tensor
-from faceshifter.models.aei import AEINet
+from faceshifter.models.aei import AEINet, recorded_masks
 from faceshifter.provenance import read_mark
 
 
@@ -128,12 +128,14 @@ def test_recording_masks_changes_no_result_and_leaves_no_hook(aei: AEINet) -> No
 
 
 def test_a_network_without_masks_is_refused(aei: AEINet) -> None:
-    for block in aei.generator.blocks:
-        for name, layer in block.named_children():
-            if name.startswith("aad"):
-                layer.to_mask = None
-    with pytest.raises(CheckpointError, match="variant without attentional masks"):
-        recorded_masks(aei).__enter__()
+    check_has_masks(aei)
+    for integration in ("add", "cat"):
+        without = AEINet(replace(aei.config, integration=integration))
+        with recorded_masks(without) as levels:
+            without(torch.rand(2, 3, 16, 16), F.normalize(torch.randn(2, 1, 12), dim=2))
+        assert levels == [{}] * 4
+        with pytest.raises(CheckpointError, match="variant without attentional masks"):
+            check_has_masks(without)
 
 
 def test_the_sheet_shows_the_mean_mask_of_each_level_white_for_identity() -> None:

@@ -25,7 +25,7 @@ from faceshifter.data.ranking import (
     write_selection,
 )
 from faceshifter.data.shards import Crop, load_faces, read_lines, write_lines, write_shard
-from faceshifter.data.sheets import save_histogram
+from faceshifter.data.sheets import LINE_HEIGHT, MARGIN, save_histogram
 from faceshifter.errors import DataError, FaceShifterError, OutputError
 from faceshifter.models.aei import AEINet
 from faceshifter.models.identity import IdentityCrop, IdentityEncoder
@@ -273,14 +273,15 @@ def test_the_sheet_shows_each_kind_below_the_uncovered_targets(rank, data, tmp_p
     out, size = tmp_path / "out", 64
     write_selection(data, out, rank(out), Occluders(), share=1.0, size=size)
     sheet = np.asarray(Image.open(out / "occlusions.png"))
-    rows = [sheet[top + 18 : top + 18 + size] for top in range(0, len(sheet), size + 18)]
+    width, height = size + 2 * MARGIN, size + 2 * MARGIN + LINE_HEIGHT
+    rows = [sheet[top + MARGIN :][:size] for top in range(0, len(sheet), height)]
     assert len(rows) == 1 + len(KINDS)
-    assert sheet.shape[1] == 10 * size
+    assert sheet.shape[1] == 10 * width
     targets, none = rows[0], rows[1 + KINDS.index("none")]
     assert np.array_equal(targets, none)
     for row, kind in zip(rows[1:], KINDS, strict=True):
         for idx in range(10):
-            part = slice(idx * size, (idx + 1) * size)
+            part = slice(idx * width + MARGIN, idx * width + MARGIN + size)
             target = np.ascontiguousarray(targets[:, part])
             again = cover(
                 target, kind, np.random.default_rng((idx, KINDS.index(kind))), Occluders()

@@ -101,10 +101,10 @@ def query(
     from json import dumps
 
     from faceshifter.data.shards import write_atomically
+    from faceshifter.data.sheets import Cell, draw_sheet
     from faceshifter.device import choose_device
     from faceshifter.evaluate.gallery import Gallery
     from faceshifter.evaluate.query import Index
-    from faceshifter.evaluate.sheet import Cell, draw_sheet
     from faceshifter.face.detect import load_detector
     from faceshifter.images import Photo, load_photo, save_photo
     from faceshifter.pretrained import load_aei, packaged_weights

@@ -7,6 +7,7 @@ from typing import Any
 import tyro
 
 from faceshifter import __version__
+from faceshifter.cli.ablation import ablate
 from faceshifter.cli.analyses import masks, query, study
 from faceshifter.cli.baseline import baseline, models
 from faceshifter.cli.measuring import check_identity, evaluate
@@ -25,6 +26,7 @@ COMMANDS: dict[str, Callable[..., Any]] = {
     "baseline": baseline,
     "models": models,
     "bench": bench,
+    "ablate": ablate,
     "masks": masks,
     "query": query,
     "study": study,

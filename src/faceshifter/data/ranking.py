@@ -30,9 +30,9 @@ from faceshifter.data.shards import (
     write_atomically,
     write_lines,
 )
-from faceshifter.data.sheets import Row, save_histogram, save_sheet
+from faceshifter.data.sheets import Cell, draw_sheet, save_histogram
 from faceshifter.errors import DataError, OutputError
-from faceshifter.images import to_range
+from faceshifter.images import Photo, save_photo, to_range
 from faceshifter.models.aei import AEINet
 from faceshifter.models.hear import heuristic_error
 from faceshifter.models.identity import IdentityEncoder
@@ -283,39 +283,38 @@ def write_selection(
     )
     spread = [hardest[idx * len(hardest) // COLUMNS] for idx in range(COLUMNS)]
     pictures = _pictures(data, [*hardest[: 2 * COLUMNS], *easiest, *spread], size)
-    rows = []
-    for start in range(0, len(hardest[: 2 * COLUMNS]), COLUMNS):
-        rows.append((f"the hardest, from {start + 1}", hardest[start : 2 * COLUMNS][:COLUMNS]))
-    rows.append(("the easiest", easiest))
-    save_sheet(
+    names = [f"hardest {idx}" for idx in range(1, 2 * COLUMNS + 1)]
+    rows = [
+        (names[start : start + COLUMNS], hardest[start : start + COLUMNS])
+        for start in range(0, len(hardest[: 2 * COLUMNS]), COLUMNS)
+    ]
+    rows.append(([f"easiest {idx}" for idx in range(1, COLUMNS + 1)], easiest))
+    _save_sheet(
         folder / "hardest.png",
         [
-            Row(
-                label,
-                [pictures[face.shard, face.file] for face in row],
-                [f"{face.error:.4f}" for face in row],
-            )
-            for label, row in rows
+            [
+                Cell(pictures[face.shard, face.file], f"{name}\n{face.error:.4f}")
+                for name, face in zip(row_names, row, strict=False)  # the last may be short
+            ]
+            for row_names, row in rows
         ],
+        size,
     )
     targets = [pictures[face.shard, face.file] for face in spread]
-    save_sheet(
-        folder / "occlusions.png",
+    covered = [
         [
-            Row("X_t of the hardest", targets),
-            *(
-                Row(
-                    kind,
-                    [
-                        cover(target, kind, np.random.default_rng((idx, row)), occluders)
-                        for idx, target in enumerate(targets)
-                    ],
-                )
-                for row, kind in enumerate(KINDS)
-            ),
-        ],
-    )
+            Cell(cover(target, kind, np.random.default_rng((idx, row)), occluders), kind)
+            for idx, target in enumerate(targets)
+        ]
+        for row, kind in enumerate(KINDS)
+    ]
+    uncovered = [Cell(target, "X_t") for target in targets]
+    _save_sheet(folder / "occlusions.png", [uncovered, *covered], size)
     return hardest
+
+
+def _save_sheet(path: Path, rows: Sequence[Sequence[Cell]], size: int) -> None:
+    save_photo(path, Photo(draw_sheet(rows, size)))
 
 
 def _pictures(

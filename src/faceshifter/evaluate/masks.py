@@ -1,21 +1,18 @@
 """The attentional masks M^k of a swap, Fig. 8: where the identity counts, level by level."""
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 
 import numpy as np
 import torch
 from jaxtyping import Float, UInt8
-from torch import Tensor, nn
 
+from faceshifter.data.sheets import Cell, draw_sheet
 from faceshifter.errors import CheckpointError
-from faceshifter.evaluate.sheet import Cell, draw_sheet
 from faceshifter.face.align import crop_face, crop_matrix
 from faceshifter.images import Pixels, load_photo, to_images, to_tensor
-from faceshifter.models.aei import AEINet
+from faceshifter.models.aei import AEINet, recorded_masks
 from faceshifter.swap import FaceSwapper
 
 Mask = Float[np.ndarray, "_ _"]  # square
@@ -39,40 +36,16 @@ class PairMasks:
         return [np.mean(list(layers.values()), axis=0) for layers in self.levels]
 
 
-@contextmanager
-def recorded_masks(aei: AEINet) -> Iterator[list[dict[str, Float[Tensor, "bm 1 _ _"]]]]:
-    """Record M of every AAD layer of the forward passes inside of the ``with``.
-
-    Gives one dictionary a level, by the layer's name in the block; the last pass stays. Hooks on
-    the networks' own convolutions, so there is no second way to compute M, and no cost outside.
+def check_has_masks(aei: AEINet) -> None:
+    """Refuse a network that blends without masks.
 
     Raises:
-        CheckpointError: This AEI-Net blends without masks.
+        CheckpointError: It does.
     """
-    levels: list[dict[str, Tensor]] = [{} for _ in aei.generator.blocks]
-
-    def record(level: int, name: str, _: nn.Module, __: tuple[Tensor], logits: Tensor) -> None:
-        levels[level][name] = torch.sigmoid(logits)
-
-    layers = [
-        (level, name, to_mask)
-        for level, block in enumerate(aei.generator.blocks)
-        for name, layer in block.named_children()
-        if isinstance(to_mask := getattr(layer, "to_mask", None), nn.Module)
-    ]
-    if not layers:
+    if aei.config.integration != "aad":
         raise CheckpointError(
             "this AEI-Net is a variant without attentional masks; give weights of one that has them"
         )
-    hooks = [
-        to_mask.register_forward_hook(partial(record, level, name))
-        for level, name, to_mask in layers
-    ]
-    try:
-        yield levels
-    finally:
-        for hook in hooks:
-            hook.remove()
 
 
 @torch.inference_mode()
@@ -84,6 +57,7 @@ def masks_of_pair(source: Path, target: Path, swapper: FaceSwapper) -> PairMasks
         ImageError: A photo cannot be read.
         NoFaceError: A photo has no face.
     """
+    check_has_masks(swapper.aei)
     crops = []
     for path in (source, target):
         pixels = load_photo(path).pixels

@@ -1,7 +1,9 @@
 """AEI-Net, the first stage: an AAD generator over a multi-level attributes encoder. Fig. 3(a)."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from functools import partial
 
 import torch
 from jaxtyping import Float
@@ -9,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from faceshifter.config import AEIConfig
-from faceshifter.models.aad import AADResBlock
+from faceshifter.models.aad import AADLayer, AADResBlock
 from faceshifter.models.attributes import MultiLevelAttributesEncoder
 
 
@@ -84,3 +86,29 @@ class AEINet(nn.Module):
                 f"z_id must be ({len(X_t)}, m, {self.config.c_id}), got {tuple(z_id.shape)}"
             )
         return self.generator(self.attributes_encoder(X_t), z_id)
+
+
+@contextmanager
+def recorded_masks(aei: AEINet) -> Iterator[list[dict[str, Float[Tensor, "bm 1 _ _"]]]]:
+    """Record M of every AAD layer of the forward passes inside of the ``with``.
+
+    Gives one dictionary a level, by the layer's name in the block; the last pass stays, and without
+    masks they stay empty. Hooks on the network's own convolutions, so there is no second way to
+    compute M, and no cost outside.
+    """
+    levels: list[dict[str, Tensor]] = [{} for _ in aei.generator.blocks]
+
+    def record(level: int, name: str, _: nn.Module, __: tuple[Tensor], logits: Tensor) -> None:
+        levels[level][name] = torch.sigmoid(logits)
+
+    hooks = [
+        layer.to_mask.register_forward_hook(partial(record, level, name))
+        for level, block in enumerate(aei.generator.blocks)
+        for name, layer in block.named_children()
+        if isinstance(layer, AADLayer) and layer.integration == "aad"
+    ]
+    try:
+        yield levels
+    finally:
+        for hook in hooks:
+            hook.remove()

@@ -1,6 +1,5 @@
 """Training of AEI-Net, Eq. (6)-(9)."""
 
-import contextlib
 import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
@@ -29,8 +28,7 @@ from faceshifter.losses import (
     identity_loss,
     reconstruction_loss,
 )
-from faceshifter.models.aad import AADLayer
-from faceshifter.models.aei import AEINet
+from faceshifter.models.aei import AEINet, recorded_masks
 from faceshifter.models.discriminator import MultiScaleDiscriminator
 from faceshifter.models.identity import IdentityEncoder, load_identity_encoder
 from faceshifter.train.distributed import (
@@ -316,7 +314,7 @@ def train(
         part_size(config.batch, config.accumulate, ranks)
         encoders = load_encoders(config, data, ranks)
         training = AEITraining(config, encoders, ranks, runtime, init)
-        open_run(run, {"aei": asdict(config), "data": data.name}, ranks)
+        open_run(run, what_makes(config, data), ranks)
         size = config.model.image_size
         faces = find_faces(data, size, ranks.device, runtime, ranks.world)
         population, held_out = Population.split([c.identity for c in faces.crops], config.seed)
@@ -351,6 +349,11 @@ def train(
             intervals=intervals,
             tensorboard=runtime.tensorboard,
         )
+
+
+def what_makes(config: AEITrainConfig, data: Path) -> dict[str, object]:
+    """What a run's config.json holds, and may not differ where it is resumed."""
+    return {"aei": asdict(config), "data": data.name}
 
 
 def load_encoders(config: AEITrainConfig, data: Path, ranks: Ranks) -> list[IdentityEncoder]:
@@ -422,35 +425,19 @@ def measure_swaps(
     """
     X_s, X_t = seen
     z_id = [(encoder(X_s), encoder(X_t)) for encoder in encoders]
-    with watch_masks(aei) as masks:
+    with recorded_masks(aei) as levels:
         Y = aei(X_t, torch.stack(z_id[0], dim=1))
     figures = {
         "watch/rec": F.l1_loss(Y[:, 1], X_t).item(),
         "watch/change": F.l1_loss(Y[:, 0], X_t).item(),
-        **{f"watch/mask/{k + 1}": torch.stack(M).mean().item() for k, M in masks.items()},
+        **{
+            f"watch/mask/{k}": torch.stack([M.mean() for M in masks.values()]).mean().item()
+            for k, masks in enumerate(levels, 1)
+            if masks
+        },
     }
     for encoder, (z_id_s, z_id_t) in zip(encoders, z_id, strict=True):
         z_id_Y = encoder(Y[:, 0])
         figures[f"watch/cos_source/{encoder.name}"] = (z_id_Y * z_id_s).sum(1).mean().item()
         figures[f"watch/cos_target/{encoder.name}"] = (z_id_Y * z_id_t).sum(1).mean().item()
     return figures
-
-
-@contextlib.contextmanager
-def watch_masks(aei: AEINet) -> Iterator[dict[int, list[Tensor]]]:
-    """Collect the mean of M of every AAD layer, by level from 0, while inside."""
-    means: dict[int, list[Tensor]] = {}
-    hooks = []
-    for k, block in enumerate(aei.generator.blocks):
-        for layer in block.modules():
-            if isinstance(layer, AADLayer) and layer.integration == "aad":
-
-                def collect(_: nn.Module, __: object, logits: Tensor, k: int = k) -> None:
-                    means.setdefault(k, []).append(logits.sigmoid().mean())
-
-                hooks.append(layer.to_mask.register_forward_hook(collect))
-    try:
-        yield means
-    finally:
-        for hook in hooks:
-            hook.remove()

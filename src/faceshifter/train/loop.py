@@ -116,20 +116,30 @@ def open_run(run: Path, config: dict[str, Any], ranks: Ranks) -> None:
     ranks.first_does(lambda: _open_run(run, config))
 
 
-def _open_run(run: Path, config: dict[str, Any]) -> None:
+def refuse_another_run(run: Path, config: dict[str, Any], option: str = "--run") -> bool:
+    """Whether a folder is a run of this configuration already; ``option`` is what gave the folder.
+
+    Raises:
+        TrainingError: It is another run's; the message names the keys that differ.
+    """
     path = run / "config.json"
-    config = json.loads(json.dumps(config))
-    if path.exists():
-        try:
-            saved = json.loads(path.read_text())
-        except ValueError:
-            raise TrainingError(f"{path} is damaged; restore it, or give another --run") from None
-        differing = sorted(_differences(saved, config))
-        if differing:
-            raise TrainingError(
-                f"{run} is a run with other {', '.join(differing)}; "
-                "give the same values to resume it, or another --run"
-            )
+    if not path.exists():
+        return False
+    try:
+        saved = json.loads(path.read_text())
+    except ValueError:
+        raise TrainingError(f"{path} is damaged; restore it, or give another {option}") from None
+    differing = sorted(_differences(saved, json.loads(json.dumps(config))))
+    if differing:
+        raise TrainingError(
+            f"{run} is a run with other {', '.join(differing)}; "
+            f"give the same values to resume it, or another {option}"
+        )
+    return True
+
+
+def _open_run(run: Path, config: dict[str, Any]) -> None:
+    if refuse_another_run(run, config):
         return
     try:
         (run / "checkpoints").mkdir(parents=True, exist_ok=True)
@@ -236,8 +246,9 @@ def run_steps(
                 bar.set_postfix_str(" ".join(f"{key}={value:.3f}" for key, value in terms.items()))
                 sums, reported, waited, last_time = {}, position, 0.0, time.monotonic()
             if saving and ranks.is_first and not is_diverging(history):
-                save_checkpoint(run / "checkpoints", position, state, {})
+                # The checkpoint last: a run that is killed in between makes both again.
                 snapshot(position)
+                save_checkpoint(run / "checkpoints", position, state, {})
                 if writer is not None:
                     _samples_to_tensorboard(writer, run, position)
                 last_time = time.monotonic()
