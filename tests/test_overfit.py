@@ -19,7 +19,7 @@ from faceshifter.train.distributed import Ranks
 from faceshifter.train.hear import HEARTraining, OccludedFetch
 
 CPU = torch.device("cpu")
-STEPS = {"aei": 120, "hear": 120}
+STEPS = {"aei": 120, "hear": 250}
 
 
 def overfit(stage: str, data: Path, steps: int) -> list[float]:

@@ -279,20 +279,22 @@ class BenchTrain:
     def start(self) -> None:
         """Measure and print."""
         import json
+        from dataclasses import asdict
 
         from faceshifter.data.shards import write_atomically
-        from faceshifter.train.bench import bench_training, gains, table, to_json
+        from faceshifter.train.bench import bench_training, gains, table_header, table_row
 
-        runtimes = list(gains(self.runtime)) if self.gains else [self.runtime]
-        speeds = [
-            bench_training(preset, self.batch, self.steps, runtime)
-            for preset in self.presets
-            for runtime in runtimes
-        ]
-        print(f"{speeds[0].device}; shares are of a step in which each part is waited for\n")
-        print("\n".join(table(speeds)))
-        if self.out is not None:
-            write_atomically(self.out, json.dumps(to_json(speeds), indent=1).encode())
+        speeds: list[dict[str, object]] = []
+        for preset in self.presets:
+            for runtime in gains(self.runtime) if self.gains else [self.runtime]:
+                speed = bench_training(preset, self.batch, self.steps, runtime)
+                if not speeds:
+                    print(f"{speed.device}; shares are of a step in which each part is waited for")
+                    print(f"\n{table_header(speed)}")
+                print(table_row(speed), flush=True)
+                speeds.append(asdict(speed))
+                if self.out is not None:
+                    write_atomically(self.out, json.dumps(speeds, indent=1).encode())
 
 
 Bench = Annotated[BenchSwap, subcommand("swap")] | Annotated[BenchTrain, subcommand("train")]

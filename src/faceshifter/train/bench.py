@@ -5,7 +5,7 @@ import statistics
 import sys
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -107,22 +107,20 @@ def gains(runtime: Runtime) -> Iterator[Runtime]:
     yield replace(plain, precision="bf16", channels_last=True, compile="yes")
 
 
-def table(speeds: list[TrainingSpeed]) -> Iterator[str]:
-    """Lines of a Markdown table."""
-    parts = list(speeds[0].shares)
-    yield f"| preset | batch | with | samples/s | {' | '.join(parts)} | TFLOP/s | of | GiB |"
-    yield "|" + "---|" * (len(parts) + 7)
-    for speed in speeds:
-        shares = " | ".join(f"{speed.shares[part]:.0%}" for part in parts)
-        yield (
-            f"| {speed.preset} | {speed.batch} | {speed.runtime} | {speed.samples_per_second:.2f} "
-            f"| {shares} | {speed.tflops:.3f} | {speed.matrix_tflops:.3f} | {speed.peak_gib:.1f} |"
-        )
+def table_header(speed: TrainingSpeed) -> str:
+    """The first two lines of a Markdown table."""
+    parts = list(speed.shares)
+    header = f"| preset | batch | with | samples/s | {' | '.join(parts)} | TFLOP/s | of | GiB |"
+    return header + "\n|" + "---|" * (len(parts) + 7)
 
 
-def to_json(speeds: list[TrainingSpeed]) -> list[dict[str, object]]:
-    """The same as values."""
-    return [asdict(speed) for speed in speeds]
+def table_row(speed: TrainingSpeed) -> str:
+    """One more line of it."""
+    shares = " | ".join(f"{share:.0%}" for share in speed.shares.values())
+    return (
+        f"| {speed.preset} | {speed.batch} | {speed.runtime} | {speed.samples_per_second:.2f} "
+        f"| {shares} | {speed.tflops:.3f} | {speed.matrix_tflops:.3f} | {speed.peak_gib:.1f} |"
+    )
 
 
 def matrix_tflops(device: torch.device, bf16: bool) -> float:
