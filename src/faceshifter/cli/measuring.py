@@ -43,6 +43,7 @@ def evaluate(
         force: Measure with a recogniser that was used in training all the same.
         strict: Exit with 2 where anything could not be measured.
     """
+    from faceshifter.checkpoint import fingerprint
     from faceshifter.data.occlusion import Occluders
     from faceshifter.errors import CheckpointError, DependencyError
     from faceshifter.evaluate import swaps as measuring
@@ -59,8 +60,9 @@ def evaluate(
     from faceshifter.swap import FaceSwapper
 
     cases = read_cases(swaps, pairs)
-    info = load_aei((weights or packaged_weights()) / "aei.safetensors")[1]
-    if not force:
+    aei, info = load_aei((weights or packaged_weights()) / "aei.safetensors")
+    ours = not any(case.results for case in cases)
+    if ours and not force:
         refuse_training_recogniser(recogniser, info)
     tools = measuring.Tools(load_detector(yunet), Recogniser(recogniser))
     left_out = []
@@ -77,7 +79,7 @@ def evaluate(
     if features is None:
         left_out.append("FID and KID: no --features were given")
     methods = {}
-    if not any(case.results for case in cases):
+    if ours:
         tools.swapper = FaceSwapper.from_pretrained(
             weights, identity=identity, yunet=yunet, device=device
         )
@@ -87,7 +89,7 @@ def evaluate(
         "input": str(swaps),
         "pairs": [[case.source.name, case.target.name] for case in cases],
         "methods": [*methods, *sorted({name for case in cases for name in case.results})],
-        "weights": str(weights) if methods else "",
+        "weights": fingerprint(aei) if ours else "",
         "occluders": [str(path) for path in occluders],
         "recogniser": sha256(recogniser),
         "landmarker": sha256(landmarker) if landmarker and tools.landmarker else "",

@@ -18,6 +18,9 @@ from faceshifter.images import Pixels, to_tensor
 from faceshifter.model_files import model_file
 from faceshifter.models.identity import ARCFACE_CROP
 
+PhotoOfFace = tuple[UInt8[np.ndarray, "_ _ 3"], Float[np.ndarray, "5 2"]]
+"""An RGB photo, of any size, and the landmarks of the face meant in it."""
+
 LANDMARKER_SIDE = 256  # pixels; of the upright square around a face
 LANDMARKER_REACH = 3.2  # its side over the distance from the eyes' middle to the mouth's
 
@@ -62,9 +65,7 @@ class Recogniser:
             ) from error
         self.dim = int(shape[1])
 
-    def features(
-        self, faces: Sequence[tuple[Pixels, Float[np.ndarray, "5 2"]]]
-    ) -> Float[np.ndarray, "b d"]:
+    def features(self, faces: Sequence[PhotoOfFace]) -> Float[np.ndarray, "b d"]:
         """Outputs for photos and the landmarks of the face meant in each, as one batch."""
         template = np.array(ARCFACE_CROP.points) * self.size / ARCFACE_CROP.size
         crops = [crop_face(p, fit_similarity(points, template), self.size) for p, points in faces]
@@ -74,9 +75,7 @@ class Recogniser:
         except Exception:  # noqa: BLE001  # a network exported for batches of one
             return np.concatenate([self._run(x[None]) for x in X])
 
-    def embed(
-        self, faces: Sequence[tuple[Pixels, Float[np.ndarray, "5 2"]]]
-    ) -> Float[np.ndarray, "b d"]:
+    def embed(self, faces: Sequence[PhotoOfFace]) -> Float[np.ndarray, "b d"]:
         """``features`` scaled to unit length."""
         z = self.features(faces)
         return z / np.linalg.norm(z, axis=1, keepdims=True)
