@@ -1,9 +1,9 @@
 """Networks that measure: ONNX recognisers and features, and MediaPipe's Face Landmarker."""
 
-import atexit
 import contextlib
 import hashlib
 import os
+import weakref
 from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
@@ -140,7 +140,7 @@ class Landmarker:
                 self.network = tasks.vision.FaceLandmarker.create_from_options(options)
             except (RuntimeError, ValueError) as error:
                 raise CheckpointError(f"{path} is not a Face Landmarker; get it again") from error
-        atexit.register(self.network.close)  # its own destructor fails at the interpreter's end
+        weakref.finalize(self, self.network.close)  # its destructor fails at the interpreter's end
         self.image: Any = partial(Image, ImageFormat.SRGB)
 
     def measure(
