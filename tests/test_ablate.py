@@ -27,7 +27,7 @@ from faceshifter.provenance import read_mark
 from faceshifter.recipes import AEI_PRESETS, AEI_RECIPES
 from faceshifter.train import ablate as ablation
 from faceshifter.train import aei
-from faceshifter.train.ablate import METHODS, NUM_ROWS, Ablation, Embed, variants
+from faceshifter.train.ablate import METHODS, MIN_SIDE, NUM_ROWS, Ablation, Embed, variants
 from faceshifter.train.loop import update_ema
 
 SIZE = AEI_PRESETS["smoke"].image_size
@@ -66,8 +66,10 @@ def mean_colour(faces: np.ndarray) -> np.ndarray:
 
 
 def cell(sheet: np.ndarray, row: int, column: int) -> np.ndarray:
-    width, height = SIZE + 2 * MARGIN, SIZE + 2 * MARGIN + LINE_HEIGHT
-    return sheet[row * height + MARGIN :, column * width + MARGIN :][:SIZE, :SIZE]
+    width, height = MIN_SIDE + 2 * MARGIN, MIN_SIDE + 2 * MARGIN + LINE_HEIGHT
+    picture = sheet[row * height + MARGIN :, column * width + MARGIN :][:MIN_SIDE, :MIN_SIDE]
+    step = MIN_SIDE // SIZE
+    return picture[step // 2 :: step, step // 2 :: step]
 
 
 def contents(folder: Path) -> dict[str, bytes]:
@@ -209,7 +211,7 @@ def test_the_command_writes_the_table_and_a_column_for_each_method(
 
     assert read_mark(out / "ablation.png") is not None
     sheet = np.asarray(Image.open(out / "ablation.png"))
-    assert sheet.shape[1] == 6 * (SIZE + 2 * MARGIN)
+    assert sheet.shape[1] == 6 * (MIN_SIDE + 2 * MARGIN)
     faces = open_faces(faces_data, SIZE)
     X_s, X_t = aei.choose_watched(faces, range(12), torch.device("cpu"))
     encoder = load_identity_encoder(smoke.identity, smoke.model.geometry)

@@ -34,6 +34,7 @@ from faceshifter.train.loop import refuse_another_run, to_device
 METHODS = ("compressed", "add", "cat", "full")
 """In the order of Fig. 7."""
 NUM_ROWS = 8  # of the picture
+MIN_SIDE = 96  # pixels of a face in it, so that the labels have room
 
 Embed = Callable[[UInt8[np.ndarray, "b s s 3"]], Float[np.ndarray, "b d"]]
 """Aligned crops, RGB, to vectors of unit length."""
@@ -153,7 +154,7 @@ def _measure(
     rows = [
         [Cell(pixels[idx], name) for name, pixels in columns.items()] for idx in range(NUM_ROWS)
     ]
-    save_photo(folder / "ablation.png", Photo(draw_sheet(rows, size)))
+    save_photo(folder / "ablation.png", Photo(draw_sheet(rows, max(size, MIN_SIDE))))
     write_atomically(folder / "ablation.md", ("\n".join(markdown(result)) + "\n").encode())
     saved = {
         "version": __version__,
