@@ -44,8 +44,10 @@ $(VENV)/.demo: $(VERSIONS)
 	$(INSTALL) -e '.[demo]'
 	touch $@
 
-# Tools for development include the demo, which then needs no installation of its own.
+# Tools for development include the demo, which then needs no installation of its own. MediaPipe
+# brings an OpenCV that needs display libraries; the headless one is put over it.
 $(VENV)/.dev: $(VERSIONS)
 	$(PYTHON) -m venv $(VENV)
 	$(INSTALL) -e '.[dev]'
+	$(INSTALL) --no-deps --force-reinstall opencv-python-headless
 	touch $@ $(VENV)/.demo
