@@ -112,7 +112,7 @@ def model_file(path: Path) -> Path:
                 f"{cached.parent} cannot be written ({error.strerror}); free space there, or name "
                 f"another folder by {CACHE_VARIABLE}"
             ) from None
-    elif _sha256(cached) != model.sha256:
+    elif sha256(cached) != model.sha256:
         raise DependencyError(
             f"{cached} is damaged or another file than {model.url}; delete it, and it is "
             "downloaded again"
@@ -146,7 +146,7 @@ def _download(model: ModelFile, path: Path) -> None:
             f"{model.file} cannot be downloaded ({reason}); or get {model.url} on another machine "
             f"and put it here as {path}"
         )
-    if _sha256(partial) != model.sha256:
+    if sha256(partial) != model.sha256:
         partial.unlink()
         raise _wrong_file(model, partial)
     partial.replace(path)
@@ -192,6 +192,7 @@ def _wrong_file(model: ModelFile, partial: Path) -> DependencyError:
     )
 
 
-def _sha256(path: Path) -> str:
+def sha256(path: Path) -> str:
+    """Of a file's content, in hex."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

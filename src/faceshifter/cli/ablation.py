@@ -61,7 +61,8 @@ def _load(recogniser: Path, recipe: AEITrainConfig) -> "Embed":
     """The recogniser, on crops whose landmarks are where the geometry has them."""
     import numpy as np
 
-    from faceshifter.evaluate.networks import Recogniser, refuse_training_recogniser, sha256
+    from faceshifter.evaluate.networks import Recogniser, refuse_training_recogniser
+    from faceshifter.model_files import sha256
 
     used = [
         {"name": spec} | ({"sha256": sha256(Path(spec))} if Path(spec).is_file() else {})

@@ -52,10 +52,10 @@ def evaluate(
         Landmarker,
         Recogniser,
         refuse_training_recogniser,
-        sha256,
     )
     from faceshifter.evaluate.report import markdown, write_reports
     from faceshifter.face.detect import load_detector
+    from faceshifter.model_files import sha256
     from faceshifter.pretrained import load_aei, packaged_weights
     from faceshifter.swap import FaceSwapper
 

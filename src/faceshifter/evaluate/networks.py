@@ -1,7 +1,6 @@
 """Networks that measure: ONNX recognisers and features, and MediaPipe's Face Landmarker."""
 
 import contextlib
-import hashlib
 import os
 import weakref
 from collections.abc import Iterator, Sequence
@@ -15,7 +14,7 @@ from jaxtyping import Float, UInt8
 from faceshifter.errors import CheckpointError, DependencyError
 from faceshifter.face.align import crop_face, fit_similarity
 from faceshifter.images import Pixels, to_tensor
-from faceshifter.model_files import model_file
+from faceshifter.model_files import model_file, sha256
 from faceshifter.models.identity import ARCFACE_CROP
 
 PhotoOfFace = tuple[UInt8[np.ndarray, "_ _ 3"], Float[np.ndarray, "5 2"]]
@@ -82,12 +81,6 @@ class Recogniser:
 
     def _run(self, X: Float[np.ndarray, "b 3 n n"]) -> np.ndarray:
         return self.session.run(None, {self.session.get_inputs()[0].name: X})[0]
-
-
-def sha256(path: Path) -> str:
-    """Of a file's content, in hex."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def refuse_training_recogniser(path: Path, info: dict[str, Any]) -> None:

@@ -1,6 +1,5 @@
 """Training of AEI-Net, Eq. (6)-(9)."""
 
-import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -28,6 +27,7 @@ from faceshifter.losses import (
     identity_loss,
     reconstruction_loss,
 )
+from faceshifter.model_files import sha256
 from faceshifter.models.aei import AEINet, recorded_masks
 from faceshifter.models.discriminator import MultiScaleDiscriminator
 from faceshifter.models.identity import IdentityEncoder, load_identity_encoder
@@ -378,12 +378,6 @@ def load_encoders(config: AEITrainConfig, data: Path, ranks: Ranks) -> list[Iden
             f"{config.model.c_id}; give --model.c-id {encoders[0].c_id}"
         )
     return encoders
-
-
-def sha256(path: Path) -> str:
-    """Of a file's content, by which ``evaluate`` knows a recogniser that was in training."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def choose_watched(
