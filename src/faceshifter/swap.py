@@ -162,20 +162,23 @@ class FaceSwapper:
         self, crop: UInt8[np.ndarray, "s s 3"], identity: Identity, matrix: Matrix
     ) -> SwapSteps:
         """Both stages on one aligned crop of the model's size."""
-        X_t = to_tensor(crop[None]).to(self.device)
-        z_id = torch.stack([identity.to(self.device), self.encoder(X_t)], dim=1)
+        return self.swap_crops(crop[None], identity, [matrix])[0]
+
+    @torch.inference_mode()
+    def swap_crops(
+        self,
+        crops: UInt8[np.ndarray, "b s s 3"],
+        identities: Float[Tensor, "b c_id"],
+        matrices: Sequence[Matrix],
+    ) -> list[SwapSteps]:
+        """``swap_crop`` for several faces, each with its own identity, as one batch."""
+        X_t = to_tensor(crops).to(self.device)
+        z_id = torch.stack([identities.to(self.device), self.encoder(X_t)], dim=1)
         Y_hat_st, Y_hat_tt = self.aei(X_t, z_id).unbind(dim=1)
         delta_Y_t = heuristic_error(X_t, Y_hat_tt)
         Y_st = Y_hat_st if self.hear is None else self.hear(Y_hat_st, delta_Y_t)
-        pictures = to_images(torch.cat([Y_hat_st, Y_hat_tt, delta_Y_t / 2, Y_st]))
-        return SwapSteps(
-            X_t=crop,
-            Y_hat_st=pictures[0],
-            Y_hat_tt=pictures[1],
-            delta_Y_t=pictures[2],
-            result=pictures[3],
-            matrix=matrix,
-        )
+        pictures = map(to_images, (Y_hat_st, Y_hat_tt, delta_Y_t / 2, Y_st))
+        return [SwapSteps(*face) for face in zip(crops, *pictures, matrices, strict=True)]
 
     def find_faces(self, pixels: Pixels, choice: FaceChoice, where: str) -> list[Face]:
         """The chosen faces, from left to right where there are several.

@@ -71,4 +71,4 @@ def _load(recogniser: Path, recipe: AEITrainConfig) -> "Embed":
     refuse_training_recogniser(recogniser, {"teachers": used})
     network = Recogniser(recogniser)
     landmarks = np.array(recipe.model.geometry.points) * recipe.model.image_size - 0.5
-    return lambda crops: network.embed([(crop, landmarks) for crop in crops])
+    return lambda crops: network.embed([network.crop(crop, landmarks) for crop in crops])

@@ -1,5 +1,6 @@
 """Commands that measure: ``evaluate`` and ``check-identity``."""
 
+import os
 import sys
 from pathlib import Path
 
@@ -18,6 +19,7 @@ def evaluate(
     landmarker: Path | None = None,
     features: Path | None = None,
     occluders: tuple[Path, ...] = (),
+    classical: bool = False,
     weights: Path | None = None,
     identity: Path | None = None,
     yunet: Path | None = None,
@@ -36,6 +38,7 @@ def evaluate(
         landmarker: MediaPipe's face_landmarker.task, for pose, expression and gaze.
         features: ONNX network of faces for FID and KID.
         occluders: Cut-outs for the occlusion test, as for train; without them all are drawn.
+        classical: Swap each pair the classical way too; needs mediapipe.
         weights: Folder with aei.safetensors and hear.safetensors, in place of the package's.
         identity: Identity encoder that --weights were trained with, where it is not built in.
         yunet: YuNet's model file, to detect faces with it instead of dlib.
@@ -43,29 +46,38 @@ def evaluate(
         force: Measure with a recogniser that was used in training all the same.
         strict: Exit with 2 where anything could not be measured.
     """
+    # Threads that wait for each other by spinning cost several times the work on a busy machine.
+    os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # read as torch is imported
+    import cv2
+
     from faceshifter.checkpoint import fingerprint
     from faceshifter.data.occlusion import Occluders
     from faceshifter.errors import CheckpointError, DependencyError
-    from faceshifter.evaluate import swaps as measuring
+    from faceshifter.evaluate.batch import Tools
+    from faceshifter.evaluate.classical import METHOD, classical_swap
     from faceshifter.evaluate.inputs import read_cases
+    from faceshifter.evaluate.methods import Maker, OneByOne, Stages
     from faceshifter.evaluate.networks import (
         Landmarker,
         Recogniser,
         refuse_training_recogniser,
     )
     from faceshifter.evaluate.report import markdown, write_reports
+    from faceshifter.evaluate.swaps import evaluate as measure
     from faceshifter.face.detect import load_detector
+    from faceshifter.face.mesh import MeshFinder
     from faceshifter.model_files import sha256
     from faceshifter.pretrained import load_aei, packaged_weights
     from faceshifter.swap import FaceSwapper
 
+    cv2.setNumThreads(1)  # its pictures are small here
     cases = read_cases(swaps, pairs)
-    aei, info = load_aei((weights or packaged_weights()) / "aei.safetensors")
     ours = not any(case.results for case in cases)
-    if ours and not force:
+    if ours and not force:  # other tools' results owe nothing to our training
+        info = load_aei((weights or packaged_weights()) / "aei.safetensors")[1]
         refuse_training_recogniser(recogniser, info)
-    tools = measuring.Tools(load_detector(yunet), Recogniser(recogniser))
-    left_out = []
+    tools = Tools(load_detector(yunet), Recogniser(recogniser))
+    left_out: list[str] = []
     try:
         tools.landmarker = Landmarker(landmarker) if landmarker else None
     except (CheckpointError, DependencyError) as error:
@@ -78,27 +90,34 @@ def evaluate(
         left_out.append("pose, expression and gaze: no --landmarker was given")
     if features is None:
         left_out.append("FID and KID: no --features were given")
-    methods = {}
+    makers: list[Maker] = []
+    networks: dict[str, str] = {}
+    if classical:
+        finder = MeshFinder(tools.detector, landmarker or Path("face_landmarker"))
+        makers.append(OneByOne(METHOD, lambda s, t: classical_swap(s, t, finder)))
     if ours:
-        tools.swapper = FaceSwapper.from_pretrained(
+        swapper = FaceSwapper.from_pretrained(
             weights, identity=identity, yunet=yunet, device=device
         )
-        tools.occluders = Occluders.load(occluders)
-        methods = measuring.Stages(tools.swapper).methods()
+        makers.append(Stages(swapper, Occluders.load(occluders)))
+        parts = {"aei": swapper.aei, "hear": swapper.hear, "identity": swapper.encoder}
+        networks = {name: fingerprint(part) for name, part in parts.items() if part is not None}
     config = {
         "input": str(swaps),
         "pairs": [[case.source.name, case.target.name] for case in cases],
-        "methods": [*methods, *sorted({name for case in cases for name in case.results})],
-        "weights": fingerprint(aei) if ours else "",
+        "methods": [
+            *(name for maker in makers for name in maker.names),
+            *sorted({name for case in cases for name in case.results}),
+        ],
+        "weights": networks,
         "occluders": [str(path) for path in occluders],
         "recogniser": sha256(recogniser),
         "landmarker": sha256(landmarker) if landmarker and tools.landmarker else "",
         "features": sha256(features) if features and tools.features else "",
         "detector": "yunet" if yunet else "dlib",
     }
-    measuring.evaluate(cases, methods, tools, out, config)
-    dim = tools.features.dim if tools.features else 0
-    report = write_reports(out, measuring.read_records(out), dim, left_out)
+    measure(cases, makers, tools, out, config)
+    report = write_reports(out, left_out)
     print("\n".join(markdown(report)))
     if strict and report["notes"]:
         sys.exit(2)

@@ -1,7 +1,6 @@
 """What is measured: pairs of photos, any tool's results, or FaceForensics++'s folders."""
 
-import csv
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
@@ -10,13 +9,12 @@ from typing import Protocol, runtime_checkable
 import numpy as np
 
 from faceshifter.data.prepare import PhotoFile, find_photos
+from faceshifter.data.tables import read_table
 from faceshifter.errors import DataError, DependencyError, ImageError
 from faceshifter.images import Pixels
 
 FRAMES = 10  # evenly spaced frames of a video, Section 4.1
-
-Method = Callable[[Pixels, Pixels], Pixels]
-"""A face swapper: source photo and target photo, upright RGB, to the result, RGB."""
+KEPT_VIDEOS = 8  # of which the sampled frames are in memory: a pair's, by six methods
 
 
 @runtime_checkable
@@ -67,7 +65,7 @@ class Case:
     results: dict[str, Picture] = field(default_factory=dict)
 
 
-@lru_cache(maxsize=4)
+@lru_cache(maxsize=KEPT_VIDEOS)
 def read_frames(path: Path) -> list[tuple[Pixels, Pixels]]:
     """Evenly spaced frames of a video, the first and the last among them, each with its follower.
 
@@ -81,9 +79,11 @@ def read_frames(path: Path) -> list[tuple[Pixels, Pixels]]:
         raise DependencyError(
             "reading videos needs PyAV; run pip install 'faceshifter[evaluate]'"
         ) from None
+    if not path.is_file():
+        raise ImageError(f"{path} does not exist; put the video there")
     try:
         with av.open(str(path)) as video:
-            count = sum(1 for _ in video.decode(video=0))
+            count = sum(packet.size > 0 for packet in video.demux(video=0))  # one a frame
         if count < 2:
             raise ImageError(f"{path} has fewer than two frames; get a whole copy")
         wanted = [round(i) for i in np.linspace(0, count - 2, FRAMES)]
@@ -94,6 +94,8 @@ def read_frames(path: Path) -> list[tuple[Pixels, Pixels]]:
                 for i, frame in enumerate(video.decode(video=0))
                 if i in needed
             }
+        if len(kept) < len(needed):
+            raise ImageError(f"{path} is damaged: frames of it cannot be read; get a whole copy")
     except (av.FFmpegError, OSError, IndexError) as error:
         raise ImageError(f"{path} is not a readable video ({error}); get a whole copy") from error
     return [(kept[i], kept[i + 1]) for i in wanted]
@@ -133,25 +135,23 @@ def read_cases(path: Path, num_pairs: int) -> list[Case]:
 
 def _table(path: Path) -> list[Case]:
     """A CSV of source, target[, result[, method]]; paths are relative to the CSV's folder."""
-    try:
-        with path.open(newline="", encoding="utf-8") as file:
-            rows = list(csv.DictReader(file))
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise DataError(f"{path} cannot be read as CSV ({error}); check it") from None
-    if not rows or not {"source", "target"} <= rows[0].keys():
-        raise DataError(f"{path} needs rows and the columns source, target[, result[, method]]")
+    rows = read_table(path, ("source", "target"), ("result", "method"))
+    if not rows:
+        raise DataError(f"{path} has no pairs; give a line for each")
+    with_results = any(row["result"] for _, row in rows)
     photo = lru_cache(maxsize=None)(lambda name: _named(path.parent, name))
     cases: dict[tuple[str, str], Case] = {}
-    for number, row in enumerate(rows, 2):
-        if not (row["source"] and row["target"]) or row.get("result") == "":
-            raise DataError(f"line {number} of {path} lacks a path; fill it in")
+    for where, row in rows:
         pair = row["source"], row["target"]
         case = cases.setdefault(pair, Case(photo(pair[0]), photo(pair[1])))
-        if row.get("result"):
-            method = row.get("method") or "result"
-            if method in case.results:
-                raise DataError(f"line {number} of {path} repeats a pair of {method}; remove one")
-            case.results[method] = photo(row["result"])
+        if not with_results:
+            continue
+        if not row["result"]:
+            raise DataError(f"{where} lacks result; fill it in")
+        method = row["method"] or "result"
+        if method in case.results:
+            raise DataError(f"{where} repeats a pair of {method}; remove one")
+        case.results[method] = photo(row["result"])
     return list(cases.values())
 
 
@@ -175,6 +175,8 @@ def _faceforensics(root: Path) -> list[Case]:
     for path in sorted(root.glob("manipulated_sequences/*/*/videos/*_*.mp4")):
         method, compression = path.parts[-4], path.parts[-3]
         target, _, source = path.stem.partition("_")
+        if "_" in source:
+            raise DataError(f"{path} is not named TARGET_SOURCE.mp4; move its folder away")
         originals = root / "original_sequences" / "youtube" / compression / "videos"
         made = cases.setdefault(
             (compression, target, source),

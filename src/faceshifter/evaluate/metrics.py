@@ -1,5 +1,8 @@
 """Numbers from pictures, features and samples; nothing here knows of files or networks."""
 
+from collections.abc import Sequence
+from functools import reduce
+
 import numpy as np
 from jaxtyping import Bool, Float
 
@@ -9,6 +12,11 @@ from faceshifter.images import Pixels
 RESAMPLES = 1000
 FACE_AXES = (0.36, 0.46)  # of the ellipse that is the face; half axes over the crop's side
 MAX_PSNR = 100.0  # dB; of equal pictures
+SSIM_SIDE = 7  # pixels; of its window
+FOLDS = 10  # of the jackknife
+KID_SUBSETS, KID_SIZE = 50, 100
+Interval = tuple[float, float, float]
+"""A number and the ends of its 95 % interval."""
 
 
 def rotation_error(a: Float[np.ndarray, "3 3"], b: Float[np.ndarray, "3 3"]) -> float:
@@ -27,48 +35,67 @@ def outside_face(shape: tuple[int, int], matrix: Matrix, size: int) -> Bool[np.n
 def background_errors(
     result: Pixels, target: Pixels, outside: Bool[np.ndarray, "h w"]
 ) -> dict[str, float]:
-    """PSNR in dB, SSIM and mean CIEDE2000 of the pixels outside of the face."""
+    """PSNR in dB, SSIM and mean CIEDE2000 of the pixels outside of the face.
+
+    Only the part that differs is looked at, as a swap changes little of a large photo; elsewhere
+    SSIM is 1 and both errors are 0.
+    """
     from skimage.color import deltaE_ciede2000, rgb2lab
     from skimage.metrics import structural_similarity
 
-    if not outside.any() or min(target.shape[:2]) < 7:
+    if not outside.any() or min(target.shape[:2]) < SSIM_SIDE:
         return {}
-    squared = (result[outside].astype(np.float64) - target[outside]) ** 2
-    mse = squared.mean() / 255**2
-    _, ssim = structural_similarity(target, result, channel_axis=2, full=True)
-    colour = deltaE_ciede2000(rgb2lab(result[outside]), rgb2lab(target[outside]))
+    changed = (result != target).any(axis=2)
+    if not changed.any():
+        return {"psnr": MAX_PSNR, "ssim": 1.0, "ciede2000": 0.0}
+    # Grown by a window's side, so that every window that sees a change is whole.
+    part = tuple(
+        slice(max(int(line[0]) - SSIM_SIDE, 0), int(line[-1]) + SSIM_SIDE + 1)
+        for line in (np.flatnonzero(changed.any(axis=1 - axis)) for axis in (0, 1))
+    )
+    _, ssim = structural_similarity(target[part], result[part], channel_axis=2, full=True)
+    count, (a, b) = outside.sum(), (p[outside & changed] for p in (result, target))
+    mse = ((a.astype(np.float64) - b) ** 2).sum() / (3 * count) / 255**2
     return {
         "psnr": MAX_PSNR if mse == 0 else min(MAX_PSNR, float(-10 * np.log10(mse))),
-        "ssim": float(ssim[outside].mean()),
-        "ciede2000": float(colour.mean()),
+        "ssim": 1 - float((1 - ssim[outside[part]]).sum() / (3 * count)),
+        "ciede2000": float(deltaE_ciede2000(rgb2lab(a), rgb2lab(b)).sum() / count)
+        if len(a)
+        else 0.0,
     }
 
 
-def bootstrap(values: Float[np.ndarray, " n"], seed: int = 0) -> tuple[float, float, float]:
+def bootstrap(values: Float[np.ndarray, " n"], seed: int = 0) -> Interval:
     """Mean and 95 % interval of it by resampling; NaN where there is nothing."""
-    if not len(values):
+    n = len(values)
+    if not n:
         return (float("nan"),) * 3
     rng = np.random.default_rng(seed)
-    means = [values[rng.integers(len(values), size=len(values))].mean() for _ in range(RESAMPLES)]
-    low, high = np.percentile(means, [2.5, 97.5])
+    block = max(10**6 // n, 1)  # resamples at a time, in bounded memory
+    blocks = [min(block, RESAMPLES - start) for start in range(0, RESAMPLES, block)]
+    means = [values[rng.integers(n, size=(rows, n))].mean(axis=1) for rows in blocks]
+    low, high = np.percentile(np.concatenate(means), [2.5, 97.5])
     return float(values.mean()), float(low), float(high)
 
 
 class Moments:
-    """Mean and covariance of features that come in batches, in float64."""
+    """Count, sum and products of features in float64; sets of them add and subtract."""
 
-    def __init__(self, dim: int) -> None:
-        self.count, self.total, self.products = 0, np.zeros(dim), np.zeros((dim, dim))
-
-    def add(self, features: Float[np.ndarray, "b d"]) -> None:
-        """Take in some rows."""
+    def __init__(self, features: Float[np.ndarray, "b d"]) -> None:
+        """Those of some rows."""
         rows = features.astype(np.float64)
-        self.count += len(rows)
-        self.total += rows.sum(axis=0)
-        self.products += rows.T @ rows
+        self.count, self.total, self.products = len(rows), rows.sum(axis=0), rows.T @ rows
+
+    def plus(self, other: "Moments", sign: int = 1) -> "Moments":
+        """Of both sets together; with the sign -1, of this one without that one."""
+        result = Moments(np.zeros((0, len(self.total))))
+        result.count = self.count + sign * other.count
+        result.total = self.total + sign * other.total
+        result.products = self.products + sign * other.products
+        return result
 
     def gaussian(self) -> tuple[Float[np.ndarray, " d"], Float[np.ndarray, "d d"]]:
-        """Mean and covariance of all rows so far."""
+        """Mean and covariance of all rows."""
         mean = self.total / self.count
         covariance = (self.products - self.count * np.outer(mean, mean)) / (self.count - 1)
         return mean, covariance
@@ -85,18 +112,36 @@ def frechet(a: Moments, b: Moments) -> float:
     return float(((mean_a - mean_b) ** 2).sum() + np.trace(cov_a) + np.trace(cov_b) - 2 * cross)
 
 
-def kernel_distance(
-    a: Float[np.ndarray, "n d"], b: Float[np.ndarray, "m d"], subsets: int = 50, size: int = 100
-) -> float:
-    """KID: unbiased squared MMD with the cubic kernel, mean over random subsets."""
-    size = min(size, len(a), len(b))
+def frechet_interval(a: Sequence[Moments], b: Sequence[Moments]) -> Interval:
+    """``frechet`` of two sets given in the same folds, with an interval by jackknife.
+
+    A bootstrap would not do: a set with repeated rows is farther from any other.
+
+    Args:
+        a: A set's rows in folds.
+        b: The other's; a fold has the same pairs as in ``a``, so that both lack them together.
+    """
+    all_a, all_b = reduce(Moments.plus, a), reduce(Moments.plus, b)
+    distance = frechet(all_a, all_b)
+    without = np.array(
+        [frechet(all_a.plus(x, -1), all_b.plus(y, -1)) for x, y in zip(a, b, strict=True)]
+    )
+    spread = (len(a) - 1) * without.var()  # the jackknife's variance of the distance
+    reach = 1.96 * float(np.sqrt(spread))
+    return distance, distance - reach, distance + reach
+
+
+def kernel_distance(a: Float[np.ndarray, "n d"], b: Float[np.ndarray, "m d"]) -> Interval:
+    """KID: unbiased squared MMD, cubic kernel; mean of random subsets, and where 95 % of them lie."""
+    size = min(KID_SIZE, len(a), len(b))
     if size < 2:
-        return float("nan")
+        return (float("nan"),) * 3
     rng, distances = np.random.default_rng(0), []
-    for _ in range(subsets):
+    for _ in range(KID_SUBSETS):
         x = a[rng.choice(len(a), size, replace=False)].astype(np.float64)
         y = b[rng.choice(len(b), size, replace=False)].astype(np.float64)
         xx, yy, xy = ((p @ q.T / p.shape[1] + 1) ** 3 for p, q in ((x, x), (y, y), (x, y)))
         within = (xx.sum() - np.trace(xx) + yy.sum() - np.trace(yy)) / (size * (size - 1))
         distances.append(within - 2 * xy.mean())
-    return float(np.mean(distances))
+    low, high = np.percentile(distances, [2.5, 97.5])
+    return float(np.mean(distances)), float(low), float(high)

@@ -6,20 +6,20 @@ import weakref
 from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Float, UInt8
 
 from faceshifter.errors import CheckpointError, DependencyError
+from faceshifter.evaluate.metrics import rotation_error
 from faceshifter.face.align import crop_face, fit_similarity
 from faceshifter.images import Pixels, to_tensor
 from faceshifter.model_files import model_file, sha256
 from faceshifter.models.identity import ARCFACE_CROP
 
-PhotoOfFace = tuple[UInt8[np.ndarray, "_ _ 3"], Float[np.ndarray, "5 2"]]
-"""An RGB photo, of any size, and the landmarks of the face meant in it."""
-
+BATCH = 16  # faces; larger ones take more memory and no less time
+NUM_BLENDSHAPES = 52
 LANDMARKER_SIDE = 256  # pixels; of the upright square around a face
 LANDMARKER_REACH = 3.2  # its side over the distance from the eyes' middle to the mouth's
 
@@ -48,8 +48,11 @@ class Recogniser:
         if not path.is_file():
             raise CheckpointError(f"{path} does not exist; give a recogniser's .onnx file")
         try:
+            options = onnxruntime.SessionOptions()
+            # Its threads would take whole cores while they wait for the next call.
+            options.add_session_config_entry("session.intra_op.allow_spinning", "0")
             self.session = onnxruntime.InferenceSession(
-                str(path), providers=["CPUExecutionProvider"]
+                str(path), options, providers=["CPUExecutionProvider"]
             )
             side = self.session.get_inputs()[0].shape[-1]
             self.size = side if isinstance(side, int) else ARCFACE_CROP.size
@@ -64,19 +67,25 @@ class Recogniser:
             ) from error
         self.dim = int(shape[1])
 
-    def features(self, faces: Sequence[PhotoOfFace]) -> Float[np.ndarray, "b d"]:
-        """Outputs for photos and the landmarks of the face meant in each, as one batch."""
+    def crop(
+        self, pixels: Pixels, landmarks: Float[np.ndarray, "5 2"]
+    ) -> UInt8[np.ndarray, "n n 3"]:
+        """The network's own crop of a face, RGB."""
         template = np.array(ARCFACE_CROP.points) * self.size / ARCFACE_CROP.size
-        crops = [crop_face(p, fit_similarity(points, template), self.size) for p, points in faces]
+        return crop_face(pixels, fit_similarity(landmarks, template), self.size)
+
+    def features(self, crops: Sequence[UInt8[np.ndarray, "n n 3"]]) -> Float[np.ndarray, "b d"]:
+        """Outputs for crops of this size, in batches."""
         X = to_tensor(np.stack(crops)).numpy()
+        batches = [X[start : start + BATCH] for start in range(0, len(X), BATCH)]
         try:
-            return self._run(X)
+            return np.concatenate([self._run(batch) for batch in batches])
         except Exception:  # noqa: BLE001  # a network exported for batches of one
             return np.concatenate([self._run(x[None]) for x in X])
 
-    def embed(self, faces: Sequence[PhotoOfFace]) -> Float[np.ndarray, "b d"]:
+    def embed(self, crops: Sequence[UInt8[np.ndarray, "n n 3"]]) -> Float[np.ndarray, "b d"]:
         """``features`` scaled to unit length."""
-        z = self.features(faces)
+        z = self.features(crops)
         return z / np.linalg.norm(z, axis=1, keepdims=True)
 
     def _run(self, X: Float[np.ndarray, "b 3 n n"]) -> np.ndarray:
@@ -103,6 +112,23 @@ def refuse_training_recogniser(path: Path, info: dict[str, Any]) -> None:
             )
 
 
+class HeadState(NamedTuple):
+    """How a head is turned, what its face does, and where it looks."""
+
+    rotation: Float[np.ndarray, "3 3"]
+    blendshapes: Float[np.ndarray, " 52"]
+    gaze: Float[np.ndarray, " 2"]
+    """Right and up, degrees."""
+
+    def errors(self, target: "HeadState") -> dict[str, float]:
+        """Pose in degrees, expression as L2 distance, gaze in degrees."""
+        return {
+            "pose": rotation_error(self.rotation, target.rotation),
+            "expression": float(np.linalg.norm(self.blendshapes - target.blendshapes)),
+            "gaze": float(np.linalg.norm(self.gaze - target.gaze)),
+        }
+
+
 class Landmarker:
     """Head pose, blendshapes and gaze by MediaPipe's Face Landmarker."""
 
@@ -122,7 +148,7 @@ class Landmarker:
             except ImportError:
                 raise DependencyError(
                     "measuring pose and expression needs mediapipe; run "
-                    "pip install --no-deps 'mediapipe>=1.2,<1.3'"
+                    "pip install 'faceshifter[evaluate]'"
                 ) from None
             options = tasks.vision.FaceLandmarkerOptions(
                 base_options=tasks.BaseOptions(model_asset_path=str(path)),
@@ -136,10 +162,8 @@ class Landmarker:
         weakref.finalize(self, self.network.close)  # its destructor fails at the interpreter's end
         self.image: Any = partial(Image, ImageFormat.SRGB)
 
-    def measure(
-        self, pixels: Pixels, landmarks: Float[np.ndarray, "5 2"]
-    ) -> tuple[Float[np.ndarray, "3 3"], Float[np.ndarray, " k"], Float[np.ndarray, " 2"]] | None:
-        """Rotation, 52 blendshapes and gaze (right, up; degrees); None where no face is found."""
+    def measure(self, pixels: Pixels, landmarks: Float[np.ndarray, "5 2"]) -> HeadState | None:
+        """Pose, 52 blendshapes and gaze; None where no face is found."""
         eyes, mouth = landmarks[:2].mean(axis=0), landmarks[3:].mean(axis=0)
         centre, reach = (eyes + mouth) / 2, np.linalg.norm(mouth - eyes)
         scale = LANDMARKER_SIDE / (LANDMARKER_REACH * max(float(reach), 1.0))
@@ -152,7 +176,7 @@ class Landmarker:
             return None
         U, _, Vt = np.linalg.svd(np.array(found.facial_transformation_matrixes[0])[:3, :3])
         shapes = {c.category_name: float(c.score) for c in found.face_blendshapes[0]}
-        return U @ Vt, np.array(list(shapes.values())), _gaze(shapes)
+        return HeadState(U @ Vt, np.array(list(shapes.values())), _gaze(shapes))
 
 
 def _gaze(shapes: dict[str, float]) -> Float[np.ndarray, " 2"]:
