@@ -2,6 +2,7 @@
 
 import csv
 import json
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -9,24 +10,30 @@ import pytest
 from PIL import Image
 
 from faceshifter.cli import main as cli
+from faceshifter.data.occlusion import Occluders
 from faceshifter.data.prepare import PhotoFile
-from faceshifter.errors import CheckpointError, DataError, OutputError
+from faceshifter.errors import CheckpointError, DataError, DependencyError, OutputError
+from faceshifter.evaluate import networks, swaps
+from faceshifter.evaluate.batch import Tools
+from faceshifter.evaluate.faces import find_faces
 from faceshifter.evaluate.inputs import fixed_pairs, read_cases
+from faceshifter.evaluate.methods import OneByOne, Pair, Stages
 from faceshifter.evaluate.metrics import (
     Moments,
     background_errors,
     bootstrap,
     frechet,
+    frechet_interval,
     kernel_distance,
     rotation_error,
 )
 from faceshifter.evaluate.networks import Landmarker, Recogniser, refuse_training_recogniser
 from faceshifter.evaluate.report import write_reports
-from faceshifter.evaluate.swaps import Tools, evaluate, read_records
-from faceshifter.face.align import crop_face, fit_similarity
-from faceshifter.face.detect import DlibDetector
+from faceshifter.evaluate.swaps import evaluate, read_records
+from faceshifter.face.detect import DlibDetector, Face
 from faceshifter.images import load_photo
 from faceshifter.models.identity import ARCFACE_CROP
+from faceshifter.swap import FaceSwapper
 
 
 class Blocks(Recogniser):
@@ -35,14 +42,30 @@ class Blocks(Recogniser):
     def __init__(self) -> None:
         self.size, self.dim = ARCFACE_CROP.size, 147
 
-    def features(self, faces):
-        rows = []
-        for pixels, points in faces:
-            matrix = fit_similarity(points, np.array(ARCFACE_CROP.points))
-            face = crop_face(pixels, matrix, self.size)[40:96, 28:84].astype(np.float32)
-            means = face.reshape(7, 8, 7, 8, 3).mean(axis=(1, 3))
-            rows.append((means - means.mean(axis=(0, 1))).ravel())
-        return np.stack(rows)
+    def features(self, crops):
+        face = np.stack(crops)[:, 40:96, 28:84].astype(np.float32)
+        means = face.reshape(-1, 7, 8, 7, 8, 3).mean(axis=(2, 4))
+        return (means - means.mean(axis=(1, 2), keepdims=True)).reshape(len(crops), -1)
+
+
+class Everywhere:
+    """Stands for a detector: a face that fills the picture, in any picture."""
+
+    def detect(self, pixels):
+        points = (np.array(ARCFACE_CROP.points) + 0.5) / ARCFACE_CROP.size
+        points = points * pixels.shape[1::-1] - 0.5
+        return [Face((0.0, 0.0, *map(float, pixels.shape[1::-1])), points, 1.0)]
+
+
+def patches(rng: np.random.Generator, side: int = 112) -> np.ndarray:
+    """A picture that stands for somebody's face."""
+    return rng.integers(40, 216, (14, 14, 3), np.uint8).repeat(side // 14, 0).repeat(side // 14, 1)
+
+
+def write_csv(path: Path, rows) -> Path:
+    with path.open("w", newline="") as file:
+        csv.writer(file).writerows([("source", "target", "result", "method"), *rows])
+    return path
 
 
 @pytest.fixture(scope="module")
@@ -62,17 +85,15 @@ def results(portraits, tmp_path_factory: pytest.TempPathFactory) -> Path:
         ("text.jpg", "grace/a.png", "grace/a.png", "lazy"),
         ("grace/a.png", "wall/a.png", "grace/a.png", "lazy"),
     ]
-    with (folder / "results.csv").open("w", newline="") as file:
-        csv.writer(file).writerows([("source", "target", "result", "method"), *rows])
-    return folder / "results.csv"
+    return write_csv(folder / "results.csv", rows)
 
 
 @pytest.fixture(scope="module")
 def measured(results: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict]:
     out = tmp_path_factory.mktemp("out")
     tools = Tools(DlibDetector(), Blocks(), features=Blocks())
-    evaluate(read_cases(results, 0), {}, tools, out, {"a": 1})
-    return out, write_reports(out, read_records(out), 147, ["pose: no landmarker"])
+    evaluate(read_cases(results, 0), [], tools, out, {"a": 1})
+    return out, write_reports(out, ["pose: no landmarker"])
 
 
 def test_the_anchors_retrieve_everybody_and_nobody(measured) -> None:
@@ -100,41 +121,75 @@ def test_the_page_needs_nothing_else_and_shows_pictures(measured) -> None:
     assert "| lazy |" in (measured[0] / "report.md").read_text()
 
 
-def test_a_killed_run_goes_on_after_its_torn_line(measured, results: Path, tmp_path: Path) -> None:
+def test_a_killed_run_goes_on_after_its_torn_line(
+    measured, results: Path, tmp_path: Path, monkeypatch
+) -> None:
+    monkeypatch.setattr(swaps, "BATCH", 2)
     lines = (measured[0] / "records.jsonl").read_text().splitlines(keepends=True)
     cut = tmp_path / "records.jsonl"
-    cut.write_text("".join(lines[:2]) + lines[2][:20])
+    cut.write_text("".join(lines[:3]) + lines[3][:20])
     tools = Tools(DlibDetector(), Blocks(), features=Blocks())
-    evaluate(read_cases(results, 0), {}, tools, tmp_path, {"a": 1})
+    evaluate(read_cases(results, 0), [], tools, tmp_path, {"a": 1})
     assert [json.loads(x) for x in lines] == read_records(tmp_path)
     with pytest.raises(OutputError, match="measured with another a; give the same"):
-        evaluate(read_cases(results, 0), {}, tools, tmp_path, {"a": 2})
+        evaluate(read_cases(results, 0), [], tools, tmp_path, {"a": 2})
+
+
+def write_video(path: Path, frames) -> None:
+    av = pytest.importorskip("av")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with av.open(str(path), "w") as file:
+        stream = file.add_stream("mpeg4", rate=10)
+        stream.height, stream.width = frames[0].shape[:2]
+        stream.pix_fmt, stream.bit_rate = "yuv420p", 20_000_000
+        for picture in frames:
+            file.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
+        file.mux(stream.encode())
+
+
+ORIGINALS = Path("original_sequences/youtube/c23/videos")
+TOOL = Path("manipulated_sequences/Tool/c23/videos")
 
 
 def test_faceforensics_names_are_target_then_source(tmp_path: Path) -> None:
-    av = pytest.importorskip("av")
-    names = {
-        "original_sequences/youtube": ("001", "002"),
-        "manipulated_sequences/Tool": ("001_002",),
-    }
-    for place, videos in names.items():
-        folder = tmp_path / place / "c23" / "videos"
-        folder.mkdir(parents=True)
-        for video in videos:
-            with av.open(str(folder / f"{video}.mp4"), "w") as file:
-                stream = file.add_stream("mpeg4", rate=10)
-                stream.width, stream.height, stream.pix_fmt = 64, 64, "yuv420p"
-                for level in range(22):
-                    picture = np.full((64, 64, 3), 10 * level, np.uint8)
-                    frame = av.VideoFrame.from_ndarray(picture, format="rgb24")
-                    file.mux(stream.encode(frame))
-                file.mux(stream.encode())
+    ramp = [np.full((64, 64, 3), 10 * level, np.uint8) for level in range(22)]
+    for video in (ORIGINALS / "001.mp4", ORIGINALS / "002.mp4", TOOL / "001_002.mp4"):
+        write_video(tmp_path / video, ramp)
     cases = read_cases(tmp_path, 0)
     assert len(cases) == 10
     assert {(c.source.identity, c.target.identity) for c in cases} == {("002", "001")}
     levels = [float(c.results["Tool"].pixels().mean()) for c in cases]
     assert levels[0] == pytest.approx(0, abs=6)
     assert levels[-1] == pytest.approx(200, abs=6)  # the last frame that has a next one
+    (tmp_path / TOOL / "01_02__walking__ABCDEFGH.mp4").touch()
+    with pytest.raises(DataError, match=r"not named TARGET_SOURCE.mp4; move its folder away"):
+        read_cases(tmp_path, 0)
+
+
+def test_faceforensics_from_videos_to_the_report(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    faces = {name: patches(rng) for name in ("001", "002", "003")}
+    for name, face in faces.items():
+        write_video(tmp_path / ORIGINALS / f"{name}.mp4", [face] * 12)
+    steady, wavering = TOOL, Path("manipulated_sequences/Waver/c23/videos")
+    write_video(tmp_path / steady / "001_002.mp4", [faces["002"]] * 12)
+    shades = [faces["002"] + np.uint8(20 * (i % 2)) for i in range(12)]
+    write_video(tmp_path / wavering / "001_002.mp4", shades)
+    (tmp_path / steady / "002_001.mp4").write_text("no video")
+    write_video(tmp_path / steady / "003_004.mp4", [faces["003"]] * 12)  # there is no 004
+    cases, out = read_cases(tmp_path, 0), tmp_path / "out"
+    evaluate(cases, [], Tools(Everywhere(), Blocks()), out, {})
+    report = write_reports(out, [])
+    assert (report["pairs"], report["not_measured"]) == (30, 10)
+    tool, waver = (report["methods"][name] for name in ("Tool", "Waver"))
+    assert (tool["pairs"], tool["failed"], waver["pairs"]) == (20, 10, 10)
+    assert tool["top1"][0] == 50  # half of them could not be read
+    assert waver["top1"][0] == 100
+    assert tool["flicker"][0] < 2
+    assert waver["flicker"][0] == pytest.approx(20, abs=2)
+    assert len(report["notes"]) == 2  # a line a video, not a frame
+    for told in ("004.mp4 does not exist; put the video there", "002_001.mp4 is not a readable"):
+        assert sum(told in note for note in report["notes"]) == 1
 
 
 def test_fixed_pairs_are_of_different_people_and_the_same_every_time() -> None:
@@ -157,11 +212,11 @@ def test_numbers_with_known_answers() -> None:
     assert low < mean < high
     assert high - low == pytest.approx(2 * 1.96 / 20, rel=0.15)
     a, b = rng.normal(size=(4000, 5)), rng.normal(2, 1, (4000, 5))
-    moments = Moments(5), Moments(5)
-    moments[0].add(a), moments[1].add(b)
+    moments = Moments(a), Moments(b)
     assert frechet(moments[0], moments[0]) == pytest.approx(0, abs=1e-9)
     assert frechet(*moments) == pytest.approx(20, rel=0.05)
-    assert abs(kernel_distance(a, a[::-1])) < 0.1 < kernel_distance(a, b)
+    low, high = kernel_distance(a, a[::-1])[1:]
+    assert low < 0 < high < kernel_distance(a, b)[1]
     grey = np.full((32, 32, 3), 100, np.uint8)
     errors = background_errors(grey + np.uint8(10), grey, np.ones((32, 32), bool))
     assert errors["psnr"] == pytest.approx(20 * np.log10(255 / 10))
@@ -180,6 +235,176 @@ def test_a_recogniser_of_the_training_is_refused(tmp_path: Path) -> None:
             refuse_training_recogniser(path, info)
 
 
+def test_only_what_differs_is_looked_at_and_the_errors_are_those_of_the_whole_photo() -> None:
+    metrics = pytest.importorskip("skimage.metrics")
+    colour = pytest.importorskip("skimage.color")
+    rng = np.random.default_rng(0)
+    target = rng.integers(0, 256, (90, 120, 3), np.uint8)
+    outside = rng.random((90, 120)) < 0.8
+    for corner in ((0, 0), (40, 50), (70, 100)):
+        result = target.copy()
+        part = result[corner[0] : corner[0] + 20, corner[1] : corner[1] + 20]
+        part[:] = rng.integers(0, 256, part.shape, np.uint8)
+        errors = background_errors(result, target, outside)
+        _, ssim = metrics.structural_similarity(target, result, channel_axis=2, full=True)
+        lab = colour.rgb2lab(result), colour.rgb2lab(target)
+        mse = ((result[outside] / 255 - target[outside] / 255) ** 2).mean()
+        assert errors["psnr"] == pytest.approx(-10 * np.log10(mse))
+        assert errors["ssim"] == pytest.approx(ssim[outside].mean(), abs=1e-6)
+        assert errors["ciede2000"] == pytest.approx(colour.deltaE_ciede2000(*lab)[outside].mean())
+
+
+def test_the_interval_of_fid_has_the_spread_of_repeated_draws() -> None:
+    rng = np.random.default_rng(0)
+
+    def draw() -> tuple[float, float]:
+        a, b = rng.normal(size=(400, 3)), rng.normal(1, 1, (400, 3))
+        folds = ([Moments(x[i::10]) for i in range(10)] for x in (a, b))
+        distance, low, high = frechet_interval(*folds)
+        assert distance == pytest.approx(frechet(Moments(a), Moments(b)))
+        return distance, (high - low) / 2 / 1.96
+
+    distances, errors = np.array([draw() for _ in range(100)]).T
+    assert errors.mean() == pytest.approx(distances.std(), rel=0.25)
+
+
+def test_features_belong_to_methods_by_name(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    for i in range(12):
+        Image.fromarray(patches(rng)).save(tmp_path / f"{i}.png")
+    rows = [(f"{i}.png", f"{(i + 1) % 12}.png", f"{i}.png", "a file") for i in range(12)]
+    cases = read_cases(write_csv(tmp_path / "results.csv", rows), 0)
+    makers = [
+        OneByOne("zero", lambda source, target: target),
+        OneByOne("dark", lambda s, t: t // 4),
+    ]
+    evaluate(cases, makers, Tools(Everywhere(), Blocks(), features=Blocks()), tmp_path / "out", {})
+    fid = {
+        name: row["fid"][0] for name, row in write_reports(tmp_path / "out", [])["methods"].items()
+    }
+    assert list(fid) == ["copy-target", "paste-source", "zero", "dark", "a file"]
+    assert fid["zero"] == fid["copy-target"] == pytest.approx(0, abs=1)
+    assert fid["dark"] > fid["paste-source"] > 1 > fid["a file"]  # the same faces in another order
+    with pytest.raises(DataError, match=r"two methods have one name among .*; rename one"):
+        evaluate(cases, [OneByOne("a file", max)], Tools(Everywhere(), Blocks()), tmp_path, {})
+
+
+def test_results_shuffled_among_pairs_fall_to_chance(tmp_path: Path) -> None:
+    rng, number = np.random.default_rng(0), 40
+    for i in range(number):
+        Image.fromarray(patches(rng)).save(tmp_path / f"{i}.png")
+    order = rng.permutation(number)
+    rows = [
+        (f"{i}.png", f"{(i + 1) % number}.png", f"{result}.png", method)
+        for i in range(number)
+        for method, result in (("right", i), ("shuffled", order[i]))
+    ]
+    cases, out = read_cases(write_csv(tmp_path / "results.csv", rows), 0), tmp_path / "out"
+    evaluate(cases, [], Tools(Everywhere(), Blocks()), out, {})
+    methods = write_reports(out, [])["methods"]
+    assert methods["right"]["top1"][0] == 100
+    assert methods["shuffled"]["top1"][0] < 8  # one of forty is expected
+    assert methods["shuffled"]["top5"][0] < 20  # five
+    assert abs(methods["shuffled"]["to_source"][0]) < 0.1 < methods["right"]["to_source"][0]
+
+
+@pytest.fixture
+def command(monkeypatch, capsys, tmp_path: Path):
+    """``faceshifter evaluate`` with a recogniser that is always there; its exit code and output."""
+    monkeypatch.setattr(networks, "Recogniser", lambda path: Blocks())
+    recogniser = tmp_path / "recogniser.onnx"
+    recogniser.write_bytes(b"stands for a network")
+
+    def call(*words) -> tuple[int, str]:
+        given = ["faceshifter", "evaluate", *words, "--recogniser", recogniser]
+        monkeypatch.setattr("sys.argv", [*map(str, given)])
+        try:
+            cli.main()
+        except SystemExit as stopped:
+            return int(stopped.code or 0), capsys.readouterr().out
+        return 0, capsys.readouterr().out
+
+    return call
+
+
+def test_each_fault_of_a_folder_is_one_line_and_nothing_else_is_lost(
+    command, portraits, tmp_path: Path
+) -> None:
+    grace, eileen = portraits
+    grace.save(tmp_path / "grace.png")
+    eileen.save(tmp_path / "eileen.png")
+    two = Image.new("RGB", eileen.size)
+    two.paste(eileen.resize((105, 115)), (0, 60))
+    two.paste(eileen.resize((105, 115)), (105, 60))
+    two.save(tmp_path / "two.png")
+    Image.new("RGB", eileen.size, "grey").save(tmp_path / "none.png")
+    (tmp_path / "text.jpg").write_text("not a photo")
+    eileen.save(tmp_path / "whole.jpg")
+    (tmp_path / "corrupt.jpg").write_bytes((tmp_path / "whole.jpg").read_bytes()[:3000])
+    results = ("eileen.png", "corrupt.jpg", "missing.png", "text.jpg", "two.png", "none.png")
+    rows = [("grace.png", "eileen.png", name, Path(name).stem) for name in results]
+    rows.append(("eileen.png", "grace.png", "grace.png", "eileen"))
+    rows.append(("text.jpg", "grace.png", "grace.png", "eileen"))
+    out = tmp_path / "out"
+    assert command(write_csv(tmp_path / "results.csv", rows), "--out", out)[0] == 0
+    report = json.loads((out / "report.json").read_text())
+    for told in (
+        r"corrupt: corrupt.jpg is damaged or cut off",
+        r"missing: missing.png cannot be read",
+        r"text: text.jpg is not an image",
+        r"two.png has 2 faces; the largest was measured",
+        r"none: no face was found in none.png",
+        r"(text.jpg -> grace.png): text.jpg is not an image",
+    ):
+        assert sum(told in note for note in report["notes"]) == 1
+    assert len(report["notes"]) == 6
+    assert report["methods"]["eileen"]["pairs"] == 2
+    assert report["methods"]["eileen"]["to_target"][0] == pytest.approx(1)
+    assert report["methods"]["two"]["undetected"] == report["methods"]["two"]["failed"] == 0
+    assert command(tmp_path / "results.csv", "--out", out, "--strict")[0] == 2
+
+
+def test_without_mediapipe_one_sentence_says_what_to_install(
+    command, results: Path, tmp_path: Path, monkeypatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "mediapipe", None)
+    task = tmp_path / "face_landmarker.task"
+    task.touch()
+    sentence = r"needs mediapipe; run pip install 'faceshifter\[evaluate\]'"
+    with pytest.raises(DependencyError, match=sentence):
+        Landmarker(task)
+    code, said = command(results, "--out", tmp_path / "out", "--landmarker", task)
+    assert code == 0
+    assert "left out: pose, expression and gaze: measuring pose and expression needs" in said
+    assert command(results, "--out", tmp_path / "other", "--classical")[0] == 2
+
+
+def test_our_stages_are_what_swap_makes_and_their_networks_are_recorded(
+    command, portraits, tmp_path: Path
+) -> None:
+    photos, out = tmp_path / "photos", tmp_path / "out"
+    for name, picture in zip(("grace", "eileen"), portraits, strict=True):
+        (photos / name).mkdir(parents=True)
+        picture.save(photos / name / "a.png")
+    assert command(photos, "--out", out, "--pairs", 3)[0] == 0
+    config = json.loads((out / "config.json").read_text())
+    assert list(config["weights"]) == ["aei", "hear", "identity"]
+    assert list(json.loads((out / "report.json").read_text())["methods"]) == [
+        *("copy-target", "paste-source", "one stage", "two stages")
+    ]
+    swapper = FaceSwapper.from_pretrained()
+    cases = read_cases(photos, 3)
+    known = find_faces(cases, swapper.detector, Blocks(), None, out / "faces")
+    pairs = [
+        Pair(i, c, c.source.pixels(), c.target.pixels(), known.of(c.source), known.of(c.target))
+        for i, c in enumerate(cases)
+    ]
+    for pair, made in zip(pairs, Stages(swapper, Occluders())(pairs), strict=True):
+        swapped = swapper.swap(pair.target, swapper.identity([pair.source]))
+        difference = swapped.pixels.astype(int) - made.photos["two stages"]
+        assert np.abs(difference).max() <= 1  # in batches sums have another order
+
+
 def test_a_file_that_is_no_network_is_refused(tmp_path: Path) -> None:
     pytest.importorskip("onnxruntime")
     text = tmp_path / "text.onnx"
@@ -190,16 +415,19 @@ def test_a_file_that_is_no_network_is_refused(tmp_path: Path) -> None:
         Recogniser(tmp_path / "no.onnx")
 
 
-def test_strict_turns_a_fault_into_exit_code_2(results: Path, shared: Path, tmp_path, monkeypatch):
-    pytest.importorskip("onnxruntime")
-    network = shared / "models" / "arcface_mobilefacenet.onnx"
-    arguments = ["faceshifter", "evaluate", results, "--out", tmp_path, "--recogniser", network]
-    monkeypatch.setattr("sys.argv", [*map(str, arguments)])
-    cli.main()
-    monkeypatch.setattr("sys.argv", [*map(str, arguments), "--strict"])
-    with pytest.raises(SystemExit) as stopped:
-        cli.main()
-    assert stopped.value.code == 2
+def test_mirrored_results_are_caught_by_their_pose(
+    command, portraits, shared: Path, tmp_path: Path
+) -> None:
+    pytest.importorskip("mediapipe")
+    for name, picture in zip(("grace", "eileen"), portraits, strict=True):
+        picture.save(tmp_path / f"{name}.png")
+        picture.transpose(Image.Transpose.FLIP_LEFT_RIGHT).save(tmp_path / f"{name}-mirrored.png")
+    rows = [("grace.png", "eileen.png", "eileen-mirrored.png", "mirrored")]
+    table, task = write_csv(tmp_path / "results.csv", rows), shared / "models/face_landmarker.task"
+    assert command(table, "--out", tmp_path / "out", "--landmarker", task)[0] == 0
+    methods = json.loads((tmp_path / "out" / "report.json").read_text())["methods"]
+    assert methods["copy-target"]["pose"][0] == methods["copy-target"]["expression"][0] == 0
+    assert methods["mirrored"]["pose"][0] > 5
 
 
 def test_a_mirrored_head_has_another_pose(shared: Path, grace_hopper_path: Path) -> None:

@@ -214,7 +214,7 @@ def _flicker(pair: Pair, name: str, photo: Pixels, matrix: Matrix) -> dict[str, 
 
 def _strip(
     pair: Pair, photos: dict[str, Pixels], names: Sequence[str], matrix: Matrix
-) -> UInt8[np.ndarray, "h w 3"]:
+) -> UInt8[np.ndarray, "side row 3"]:
     """The faces of source, target and every method side by side; grey where there is none."""
     grey = np.full((CROP, CROP, 3), 128, np.uint8)
     shown = [

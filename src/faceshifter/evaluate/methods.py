@@ -2,11 +2,11 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, UInt8
 from torch.nn import functional as F
 
 from faceshifter.config import CropGeometry
@@ -34,12 +34,14 @@ class Pair:
 
     idx: int
     case: Case
-    source: Pixels
-    target: Pixels
+    source: UInt8[np.ndarray, "h_s w_s 3"]
+    target: UInt8[np.ndarray, "h_t w_t 3"]
     face_s: KnownFace
     face_t: KnownFace
 
-    def crops(self, geometry: CropGeometry, size: int) -> tuple[Pixels, Pixels]:
+    def crops(
+        self, geometry: CropGeometry, size: int
+    ) -> tuple[UInt8[np.ndarray, "s s 3"], UInt8[np.ndarray, "s s 3"]]:
         """The aligned faces of source and target."""
         a, b = (crop_matrix(f.landmarks, geometry, size) for f in (self.face_s, self.face_t))
         return crop_face(self.source, a, size), crop_face(self.target, b, size)
@@ -69,6 +71,7 @@ class Made:
     occluded: Occluded | None = None
 
 
+@runtime_checkable
 class Maker(Protocol):
     """Makes the results of one or more methods, of several pairs at a time."""
 
@@ -139,7 +142,8 @@ class Stages:
     def __call__(self, pairs: Sequence[Pair]) -> Iterator[Made]:
         """Both results, and the errors of a second swap with an occluder on the target."""
         size, geometry = self.swapper.image_size, self.swapper.geometry
-        X_s, X_t = map(np.stack, zip(*(p.crops(geometry, size) for p in pairs), strict=True))
+        faces = [p.crops(geometry, size) for p in pairs]
+        X_s, X_t = (np.stack([face[i] for face in faces]) for i in (0, 1))
         covered = np.stack(
             [occlude(x, np.random.default_rng(p.idx), self.occluders) for x, p in
              zip(X_t, pairs, strict=True)]
@@ -148,14 +152,14 @@ class Stages:
         chosen = np.flatnonzero(inside.any(axis=(1, 2)))  # a quarter has no occluder
         matrices = [crop_matrix(p.face_t.landmarks, geometry, size) for p in pairs]
         z_id = self._identities(X_s)
-        crops, z_id = np.concatenate([X_t, covered[chosen]]), torch.cat([z_id, z_id[chosen]])
+        X, z_id = np.concatenate([X_t, covered[chosen]]), torch.cat([z_id, z_id[chosen]])
         all_matrices = [*matrices, *(matrices[i] for i in chosen)]
-        step = CPU_CROPS if self.swapper.device.type == "cpu" else len(crops)
-        parts = [slice(start, start + step) for start in range(0, len(crops), step)]
+        step = CPU_CROPS if self.swapper.device.type == "cpu" else len(X)
+        parts = [slice(start, start + step) for start in range(0, len(X), step)]
         steps = [
             swapped
             for part in parts
-            for swapped in self.swapper.swap_crops(crops[part], z_id[part], all_matrices[part])
+            for swapped in self.swapper.swap_crops(X[part], z_id[part], all_matrices[part])
         ]
         with_occluder = dict(zip(chosen.tolist(), steps[len(pairs) :], strict=True))
         for i, (pair, matrix) in enumerate(zip(pairs, matrices, strict=True)):

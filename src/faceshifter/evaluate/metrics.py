@@ -132,7 +132,7 @@ def frechet_interval(a: Sequence[Moments], b: Sequence[Moments]) -> Interval:
 
 
 def kernel_distance(a: Float[np.ndarray, "n d"], b: Float[np.ndarray, "m d"]) -> Interval:
-    """KID: unbiased squared MMD, cubic kernel; mean of random subsets, and where 95 % of them lie."""
+    """KID, unbiased squared MMD by the cubic kernel: mean of subsets, where 95 % of them lie."""
     size = min(KID_SIZE, len(a), len(b))
     if size < 2:
         return (float("nan"),) * 3
