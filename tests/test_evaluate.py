@@ -2,6 +2,8 @@
 
 import csv
 import json
+import shutil
+import subprocess
 import sys
 from pathlib import Path
 
@@ -28,6 +30,7 @@ from faceshifter.evaluate.metrics import (
     rotation_error,
 )
 from faceshifter.evaluate.networks import Landmarker, Recogniser, refuse_training_recogniser
+from faceshifter.evaluate.page import page
 from faceshifter.evaluate.report import write_reports
 from faceshifter.evaluate.swaps import evaluate, read_records
 from faceshifter.face.detect import DlibDetector, Face
@@ -161,6 +164,10 @@ def test_faceforensics_names_are_target_then_source(tmp_path: Path) -> None:
     levels = [float(c.results["Tool"].pixels().mean()) for c in cases]
     assert levels[0] == pytest.approx(0, abs=6)
     assert levels[-1] == pytest.approx(200, abs=6)  # the last frame that has a next one
+    write_video(tmp_path / "manipulated_sequences/Short/c23/videos/001_002.mp4", ramp[:12])
+    for case in read_cases(tmp_path, 0):  # the frames are those that the shortest has too
+        shades = [p.pixels().mean() for p in (case.target, *case.results.values())]
+        assert shades == pytest.approx([10 * case.target.numbers[case.target.sample]] * 3, abs=6)
     (tmp_path / TOOL / "01_02__walking__ABCDEFGH.mp4").touch()
     with pytest.raises(DataError, match=r"not named TARGET_SOURCE.mp4; move its folder away"):
         read_cases(tmp_path, 0)
@@ -440,3 +447,27 @@ def test_a_mirrored_head_has_another_pose(shared: Path, grace_hopper_path: Path)
     ]
     assert rotation_error(seen[0][0], seen[0][0]) == 0
     assert rotation_error(seen[0][0], seen[1][0]) > 5
+
+
+def test_a_click_on_a_heading_sorts_by_number_with_gaps_at_the_end(tmp_path: Path) -> None:
+    chromium = shutil.which("chromium") or shutil.which("google-chrome")
+    if chromium is None:
+        pytest.skip("needs Chromium (Debian: chromium)")
+    numbers = {"ten": 10.0, "none": float("nan"), "nine": (9.0, 8.0, 11.0), "minus": -1.0, "k": 1e3}
+    report = {
+        "pairs": 5, "not_measured": 0, "methods": numbers, "occlusion": {}, "breakdowns": [],
+        "left_out": [], "notes": [],
+    }  # fmt: skip
+    rows = [[name, value] for name, value in numbers.items()]
+    text = page(report, ["method", "score"], rows, tmp_path, [])
+    script = """<script>const heads=document.querySelectorAll('th button'),seen=[];
+    for(const head of [1,1,1,0]){heads[head].click();
+    seen.push([...document.querySelectorAll('tbody')[0].rows].map(r=>r.cells[0].textContent))}
+    document.title=JSON.stringify(seen)</script></html>"""
+    (tmp_path / "page.html").write_text(text.replace("</html>", script))
+    words = [chromium, "--headless=new", "--no-sandbox", "--disable-gpu", "--dump-dom"]
+    words.append((tmp_path / "page.html").as_uri())
+    dom = subprocess.run(words, capture_output=True, text=True, check=True).stdout
+    up, down = ["minus", "nine", "ten", "k", "none"], ["k", "ten", "nine", "minus", "none"]
+    orders = [up, down, up, sorted(numbers)]
+    assert json.loads(dom.partition("<title>")[2].partition("</title>")[0]) == orders

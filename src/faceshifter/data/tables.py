@@ -31,7 +31,7 @@ def read_table(
         raise DataError(f"{path} is not a CSV file in UTF-8 ({error}); save it as one") from None
     if lacking := [column for column in columns if column not in header]:
         raise DataError(
-            f"{path} lacks the column {lacking[0]}; begin its first line with {','.join(columns)}"
+            f"{path} lacks the column {lacking[0]}; its first line has to name {','.join(columns)}"
         )
     found = []
     for number, row in enumerate(rows, 2):

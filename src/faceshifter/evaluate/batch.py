@@ -1,7 +1,7 @@
 """What the pairs of a batch score, a record each; the protocol is in docs/evaluation.md."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -204,7 +204,7 @@ def _flicker(pair: Pair, name: str, photo: Pixels, matrix: Matrix) -> dict[str, 
     target, result = pair.case.target, pair.case.results.get(name)
     if not (isinstance(target, Frame) and isinstance(result, Frame)):
         return {}
-    after = [Frame(f.name, f.identity, f.path, f.sample, True).pixels() for f in (result, target)]
+    after = [replace(frame, following=True).pixels() for frame in (result, target)]
     if after[0].shape != pair.target.shape:
         return {}
     pictures = (after[0], photo, after[1], pair.target)

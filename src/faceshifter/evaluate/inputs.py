@@ -2,9 +2,9 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from functools import lru_cache
+from functools import cache, lru_cache
 from pathlib import Path
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
@@ -43,17 +43,16 @@ class Frame:
     name: str
     identity: str
     path: Path
+    numbers: tuple[int, ...]
+    """Of the frames that are sampled from this video."""
     sample: int
-    """Which of the evenly spaced frames."""
+    """Which of them."""
     following: bool = False
     """The frame right after it, for flicker."""
 
     def pixels(self) -> Pixels:
         """The frame, RGB."""
-        frames = read_frames(self.path)
-        if self.sample >= len(frames):
-            raise ImageError(f"{self.path} has too few frames; get a whole copy")
-        return frames[self.sample][int(self.following)]
+        return read_frames(self.path, self.numbers)[self.sample][int(self.following)]
 
 
 @dataclass(frozen=True)
@@ -66,39 +65,56 @@ class Case:
 
 
 @lru_cache(maxsize=KEPT_VIDEOS)
-def read_frames(path: Path) -> list[tuple[Pixels, Pixels]]:
-    """Evenly spaced frames of a video, the first and the last among them, each with its follower.
+def read_frames(path: Path, numbers: tuple[int, ...]) -> list[tuple[Pixels, Pixels]]:
+    """Frames of a video, each with its follower.
 
     Raises:
-        ImageError: It is not a readable video.
+        ImageError: It is not a readable video with these frames.
         DependencyError: PyAV is not installed.
     """
+    av = _pyav()
+    if not path.is_file():
+        raise ImageError(f"{path} does not exist; put the video there")
+    needed = {i for number in numbers for i in (number, number + 1)}
+    kept: dict[int, Pixels] = {}
+    try:
+        with av.open(str(path)) as video:
+            for i, frame in enumerate(video.decode(video=0)):
+                if i in needed:
+                    kept[i] = frame.to_ndarray(format="rgb24")
+                if i == max(needed):
+                    break
+    except (av.FFmpegError, OSError, IndexError) as error:
+        raise ImageError(f"{path} is not a readable video ({error}); get a whole copy") from error
+    if len(kept) < len(needed):
+        raise ImageError(f"{path} has too few frames; get a whole copy")
+    return [(kept[number], kept[number + 1]) for number in numbers]
+
+
+@cache
+def count_frames(path: Path) -> int:
+    """Frames of a video, without decoding them; 0 for what is none, which reading it tells."""
+    av = _pyav()
+    try:
+        with av.open(str(path)) as video:
+            return sum(packet.size > 0 for packet in video.demux(video=0))
+    except (av.FFmpegError, OSError, IndexError):
+        return 0
+
+
+def evenly_spaced(count: int) -> tuple[int, ...]:
+    """Numbers of evenly spaced frames of so many; the first and the last that has a follower."""
+    return tuple(round(i) for i in np.linspace(0, max(count - 2, 0), FRAMES))
+
+
+def _pyav() -> Any:
     try:
         import av
     except ImportError:
         raise DependencyError(
             "reading videos needs PyAV; run pip install 'faceshifter[evaluate]'"
         ) from None
-    if not path.is_file():
-        raise ImageError(f"{path} does not exist; put the video there")
-    try:
-        with av.open(str(path)) as video:
-            count = sum(packet.size > 0 for packet in video.demux(video=0))  # one a frame
-        if count < 2:
-            raise ImageError(f"{path} has fewer than two frames; get a whole copy")
-        wanted = [round(i) for i in np.linspace(0, count - 2, FRAMES)]
-        needed = {i for start in wanted for i in (start, start + 1)}
-        with av.open(str(path)) as video:
-            kept = {
-                i: frame.to_ndarray(format="rgb24")
-                for i, frame in enumerate(video.decode(video=0))
-                if i in needed
-            }
-        if len(kept) < len(needed):
-            raise ImageError(f"{path} is damaged: frames of it cannot be read; get a whole copy")
-    except (av.FFmpegError, OSError, IndexError) as error:
-        raise ImageError(f"{path} is not a readable video ({error}); get a whole copy") from error
-    return [(kept[i], kept[i + 1]) for i in wanted]
+    return av
 
 
 def fixed_pairs(
@@ -171,30 +187,36 @@ class _Named(PhotoFile):
 
 def _faceforensics(root: Path) -> list[Case]:
     """manipulated_sequences/METHOD/COMPRESSION/videos/TARGET_SOURCE.mp4 beside the originals."""
-    cases: dict[tuple[str, str, str], list[Case]] = {}
+    results: dict[tuple[str, str], dict[str, Path]] = {}
+    compressions = set()
     for path in sorted(root.glob("manipulated_sequences/*/*/videos/*_*.mp4")):
         method, compression = path.parts[-4], path.parts[-3]
         target, _, source = path.stem.partition("_")
         if "_" in source:
             raise DataError(f"{path} is not named TARGET_SOURCE.mp4; move its folder away")
-        originals = root / "original_sequences" / "youtube" / compression / "videos"
-        made = cases.setdefault(
-            (compression, target, source),
-            [
-                Case(_frame(originals, source, i), _frame(originals, target, i))
-                for i in range(FRAMES)
-            ],
-        )
-        for i, case in enumerate(made):
-            name = f"{method}/{compression}/{path.stem}#{i}"
-            case.results[method] = Frame(name, source, path, i)
-    if len({compression for compression, _, _ in cases}) != 1:
+        compressions.add(compression)
+        results.setdefault((target, source), {})[method] = path
+    if len(compressions) != 1:
         raise DataError(
             f"{root} needs manipulated_sequences/METHOD/C/videos/TARGET_SOURCE.mp4 of exactly one "
             "compression C; give such a folder"
         )
-    return [case for made in cases.values() for case in made]
-
-
-def _frame(folder: Path, video: str, sample: int) -> Frame:
-    return Frame(f"{video}#{sample}", video, folder / f"{video}.mp4", sample)
+    originals = root / "original_sequences" / "youtube" / compressions.pop() / "videos"
+    cases = []
+    for (target, source), made in results.items():
+        path_s, path_t = (originals / f"{video}.mp4" for video in (source, target))
+        # Some methods stop with the shorter of the two: frames that all of them show.
+        counts = [count for path in (path_t, *made.values()) if (count := count_frames(path))]
+        numbers_s, numbers = (
+            evenly_spaced(count_frames(path_s)),
+            evenly_spaced(min(counts, default=0)),
+        )
+        for i in range(FRAMES):
+            frames: dict[str, Picture] = {
+                method: Frame(f"{method}/{path.stem}#{numbers[i]}", source, path, numbers, i)
+                for method, path in made.items()
+            }
+            frame_s = Frame(f"{source}#{numbers_s[i]}", source, path_s, numbers_s, i)
+            frame_t = Frame(f"{target}#{numbers[i]}", target, path_t, numbers, i)
+            cases.append(Case(frame_s, frame_t, frames))
+    return cases

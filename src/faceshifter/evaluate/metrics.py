@@ -27,7 +27,7 @@ def rotation_error(a: Float[np.ndarray, "3 3"], b: Float[np.ndarray, "3 3"]) -> 
 
 def outside_face(shape: tuple[int, int], matrix: Matrix, size: int) -> Bool[np.ndarray, "h w"]:
     """Pixels of a photo outside of the ellipse of its aligned face."""
-    y, x = np.mgrid[: shape[0], : shape[1]]
+    y, x = np.ogrid[: shape[0], : shape[1]]
     u, v = ((a * x + b * y + c + 0.5) / size - 0.5 for a, b, c in matrix)
     return (u / FACE_AXES[0]) ** 2 + (v / FACE_AXES[1]) ** 2 > 1
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 STYLE = """body{font:14px sans-serif;margin:2em}table{border-collapse:collapse;margin:1em 0}
+small,td{white-space:nowrap}small{color:#666;display:block}
 td,th{padding:4px 8px;border-bottom:1px solid #ccc;text-align:left;vertical-align:top}
 th button{font:inherit;font-weight:bold;border:0;background:none;padding:0;cursor:pointer;
 text-align:left}th[aria-sort=ascending] button::after{content:' \\25B2'}
@@ -76,7 +77,12 @@ def page(
         f"<style>{STYLE}</style><h1>Face swaps measured</h1><p>{report['pairs']} pairs, "
         f"{report['not_measured']} not measured; mean [95 % interval]; click a heading to sort</p>"
         f"{_table(header, rows)}<h2>Cosine to source by kind of pair</h2>{_table(head, breakdowns)}"
-        + (f"<h2>Occlusion</h2><ul>{occlusion}</ul>" if occlusion else "")
+        + (
+            f"<h2>Occlusion</h2><p>Error inside of the occluder in levels; id: change of "
+            f"the cosine to the source</p><ul>{occlusion}</ul>"
+            if occlusion
+            else ""
+        )
         + _pictures(out / "pictures", order)
         + f"<h2>Notes</h2><ul>{lists}</ul><script>{SORT}</script></html>"
     )
@@ -92,6 +98,9 @@ def _table(header: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
 def _cell(value: Any) -> str:
     number = _number(value)
     data = "" if number is None or math.isnan(number) else f" data-v='{number!r}'"
+    mean, _, interval = cell_text(value).partition(" [")
+    if interval and number is not None:
+        return f"<td{data}>{mean} <small>[{interval}</small></td>"
     return f"<td{data}>{html.escape(cell_text(value))}</td>"
 
 
@@ -102,7 +111,12 @@ def _pictures(folder: Path, order: Sequence[str]) -> str:
         return ""
     names = "".join(f"<span>{html.escape(name)}</span>" for name in order)
     figures = []
-    for file in files:
+    for rank, file in enumerate(files):
+        if rank in (0, len(files) // 2):
+            end = "Best" if rank else "Worst"
+            figures.append(
+                f"<h2>{end} pairs by {html.escape(order[-1])}: cosine to the source</h2>"
+            )
         cosine, pair = file.stem.split("_")
         data = base64.b64encode(file.read_bytes()).decode()
         figures.append(
@@ -110,5 +124,4 @@ def _pictures(folder: Path, order: Sequence[str]) -> str:
             f"pair {pair}, cosine {float(cosine):.3f}<div class='names'>{names}</div></figcaption>"
             f"<img alt='pair {pair}' src='data:image/jpeg;base64,{data}'></figure>"
         )
-    title = f"From the worst to the best pairs by {html.escape(order[-1])}'s cosine to the source"
-    return f"<h2>{title}</h2>{''.join(figures)}"
+    return "".join(figures)
