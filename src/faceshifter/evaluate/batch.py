@@ -169,6 +169,8 @@ class Batch:
 
     def _embed(self) -> None:
         """All faces of the batch at once, and what their embeddings say."""
+        if not self.waiting:
+            return
         rows = self.tools.recogniser.embed([face.crop for face in self.waiting])
         for face, z in zip(self.waiting, rows, strict=True):
             if face.partner >= 0:

@@ -109,7 +109,8 @@ def frechet(a: Moments, b: Moments) -> float:
     values, vectors = np.linalg.eigh(cov_a)
     root = (vectors * np.sqrt(values.clip(0))) @ vectors.T
     cross = np.sqrt(np.linalg.eigvalsh(root @ cov_b @ root).clip(0)).sum()
-    return float(((mean_a - mean_b) ** 2).sum() + np.trace(cov_a) + np.trace(cov_b) - 2 * cross)
+    spread = np.trace(cov_a) + np.trace(cov_b) - 2 * cross
+    return max(float(((mean_a - mean_b) ** 2).sum() + spread), 0.0)  # below by rounding alone
 
 
 def frechet_interval(a: Sequence[Moments], b: Sequence[Moments]) -> Interval:
