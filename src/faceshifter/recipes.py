@@ -114,6 +114,20 @@ AEI_RECIPES |= {
     if size != "smoke"
     for name, (about, changes) in BASELINES.items()
 }
+AEI_RECIPES["tiny-longer"] = (
+    "On from weights of tiny (--init), with attributes and reconstruction ahead of identity.",
+    replace(
+        AEI_RECIPES["tiny"][1],
+        different=0.75,
+        same_pairs="person",
+        weights=(
+            AEIWeights(adv=0.1, att=8, id=6, rec=20),
+            AEIWeights(start=150, adv=0.5, att=8, id=6, rec=20),
+            AEIWeights(start=400, adv=1.0, att=10, id=6, rec=25),
+        ),
+        ema=0.998,
+    ),
+)
 HEAR_RECIPES: dict[str, tuple[str, HEARTrainConfig]] = {
     "paper": ("Section 4 and Appendix B of the paper.", HEARTrainConfig()),
     "small": (
