@@ -5,19 +5,18 @@ from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
 import numpy as np
-import torch
-from jaxtyping import Float, UInt8
-from torch.nn import functional as F
+from jaxtyping import UInt8
 
 from faceshifter.config import CropGeometry
 from faceshifter.data.occlusion import Occluders, occlude
 from faceshifter.errors import FaceShifterError
 from faceshifter.evaluate.faces import KnownFace
 from faceshifter.evaluate.inputs import Case
-from faceshifter.face.align import crop_face, crop_matrix
+from faceshifter.face.align import Matrix, crop_face, crop_matrix
 from faceshifter.face.blend import paste_face
-from faceshifter.images import Pixels, to_tensor
-from faceshifter.swap import FaceSwapper
+from faceshifter.images import Pixels
+from faceshifter.selection import Identity
+from faceshifter.swap import FaceSwapper, SwapSteps
 
 CROP = 256  # pixels; of paste-source, flicker and the pictures' faces
 GEOMETRY = CropGeometry()
@@ -142,26 +141,25 @@ class Stages:
     def __call__(self, pairs: Sequence[Pair]) -> Iterator[Made]:
         """Both results, and the errors of a second swap with an occluder on the target."""
         size, geometry = self.swapper.image_size, self.swapper.geometry
-        faces = [p.crops(geometry, size) for p in pairs]
-        X_s, X_t = (np.stack([face[i] for face in faces]) for i in (0, 1))
-        covered = np.stack(
-            [occlude(x, np.random.default_rng(p.idx), self.occluders) for x, p in
-             zip(X_t, pairs, strict=True)]
-        )  # fmt: skip
-        inside = np.abs(covered.astype(int) - X_t).max(axis=3) > COVERED  # (b, s, s)
-        chosen = np.flatnonzero(inside.any(axis=(1, 2)))  # a quarter has no occluder
         matrices = [crop_matrix(p.face_t.landmarks, geometry, size) for p in pairs]
-        z_id = self._identities(X_s)
-        X, z_id = np.concatenate([X_t, covered[chosen]]), torch.cat([z_id, z_id[chosen]])
-        all_matrices = [*matrices, *(matrices[i] for i in chosen)]
-        step = CPU_CROPS if self.swapper.device.type == "cpu" else len(X)
-        parts = [slice(start, start + step) for start in range(0, len(X), step)]
-        steps = [
-            swapped
-            for part in parts
-            for swapped in self.swapper.swap_crops(X[part], z_id[part], all_matrices[part])
+        faces = [p.crops(geometry, size) for p in pairs]
+        X_s, X_t = ([face[i] for face in faces] for i in (0, 1))
+        covered = [
+            occlude(x, np.random.default_rng(p.idx), self.occluders)
+            for x, p in zip(X_t, pairs, strict=True)
         ]
-        with_occluder = dict(zip(chosen.tolist(), steps[len(pairs) :], strict=True))
+        inside = [
+            np.abs(c.astype(int) - x).max(axis=2) > COVERED
+            for c, x in zip(covered, X_t, strict=True)
+        ]
+        chosen = [i for i, mask in enumerate(inside) if mask.any()]  # a quarter has no occluder
+        z_id = [face.z_id for face in self.swapper.identify(X_s, matrices)]
+        steps = self._swap(
+            X_t + [covered[i] for i in chosen],
+            matrices + [matrices[i] for i in chosen],
+            z_id + [z_id[i] for i in chosen],
+        )
+        with_occluder = dict(zip(chosen, steps[len(pairs) :], strict=True))
         for i, (pair, matrix) in enumerate(zip(pairs, matrices, strict=True)):
             crops = steps[i].Y_hat_st, steps[i].result
             photos = dict(
@@ -178,6 +176,13 @@ class Stages:
                 occluded = Occluded(float(inside[i].mean()), one, two, photo, photos[self.names[1]])
             yield Made({**photos}, occluded)
 
-    @torch.inference_mode()
-    def _identities(self, X_s: np.ndarray) -> Float[torch.Tensor, "b c_id"]:
-        return F.normalize(self.swapper.encoder(to_tensor(X_s).to(self.swapper.device)))
+    def _swap(
+        self, crops: list[Pixels], matrices: list[Matrix], z_id: list[Identity]
+    ) -> list[SwapSteps]:
+        steps: list[SwapSteps] = []
+        batch = CPU_CROPS if self.swapper.device.type == "cpu" else len(crops)
+        for start in range(0, len(crops), batch):
+            part = slice(start, start + batch)
+            targets = self.swapper.identify(crops[part], matrices[part])
+            steps += self.swapper.swap_targets(targets, z_id[part])
+        return steps
