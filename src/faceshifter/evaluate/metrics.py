@@ -66,10 +66,8 @@ def background_errors(
 
 
 def bootstrap(values: Float[np.ndarray, " n"], seed: int = 0) -> Interval:
-    """Mean and 95 % interval of it by resampling; NaN where there is nothing."""
+    """Mean of one value or more, and its 95 % interval by resampling."""
     n = len(values)
-    if not n:
-        return (float("nan"),) * 3
     rng = np.random.default_rng(seed)
     block = max(10**6 // n, 1)  # resamples at a time, in bounded memory
     blocks = [min(block, RESAMPLES - start) for start in range(0, RESAMPLES, block)]

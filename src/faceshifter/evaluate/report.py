@@ -53,7 +53,7 @@ def write_reports(out: Path, left_out: list[str]) -> dict[str, Any]:
         "left_out": left_out,
         "notes": _notes(records),
     }
-    write_atomically(out / "report.json", json.dumps(report, indent=1).encode())
+    write_atomically(out / "report.json", json.dumps(report, indent=1, allow_nan=False).encode())
     write_atomically(out / "report.md", "\n".join([*markdown(report), ""]).encode())
     order = ["source", "target", *columns["methods"][1:]]  # as evaluate.batch shows them
     write_atomically(out / "report.html", page(report, *cells(report), out, order).encode())
@@ -65,15 +65,13 @@ def _row(records: Sequence[Record], name: str) -> dict[str, Any]:
     row: dict[str, Any] = {"pairs": len(mine)}
     for flag in ("failed", "undetected", "no_pose"):
         row[flag] = sum(m.get(flag, 0) for m in mine)
-    for key in COLUMNS:
-        if any(key in m for m in mine):
-            row[key] = _interval(mine, key)
-    return row
+    means = {key: _interval(mine, key) for key in COLUMNS}
+    return row | {key: mean for key, mean in means.items() if mean is not None}
 
 
-def _interval(scores: Sequence[Record], key: str) -> Interval:
+def _interval(scores: Sequence[Record], key: str) -> Interval | None:
     values = np.array([m[key] for m in scores if key in m], np.float64)
-    return bootstrap(values * (100 if key.startswith("top") else 1))
+    return bootstrap(values * (100 if key.startswith("top") else 1)) if len(values) else None
 
 
 def _add_distances(path: Path, table: dict[str, Any], methods: list[str], dim: int) -> None:
@@ -92,8 +90,11 @@ def _add_distances(path: Path, table: dict[str, Any], methods: list[str], dim: i
             for start in range(0, len(rows), BLOCK * FOLDS):
                 x, y = of(slice(start + fold, start + BLOCK * FOLDS, FOLDS))
                 a[fold], b[fold] = a[fold].plus(Moments(x)), b[fold].plus(Moments(y))
-        table[name]["fid"] = frechet_interval(b, a)
-        table[name]["kid"] = kernel_distance(*reversed(of(slice(KID_ROWS))))
+        distances = {
+            "fid": frechet_interval(b, a),
+            "kid": kernel_distance(*reversed(of(slice(KID_ROWS)))),
+        }
+        table[name] |= {key: d for key, d in distances.items() if not np.isnan(d).any()}
 
 
 def _features(rows: Any, columns: list[int], part: slice) -> list[Any]:
@@ -102,7 +103,7 @@ def _features(rows: Any, columns: list[int], part: slice) -> list[Any]:
     return list(some[(some[:, :, 0] == 1).all(axis=1), :, 1:].transpose(1, 0, 2))
 
 
-def _occlusion(records: Sequence[Record]) -> dict[str, Interval]:
+def _occlusion(records: Sequence[Record]) -> dict[str, Interval | None]:
     found = [r["occlusion"] for r in records if r.get("occlusion")]
     keys = ("one stage", "two stages", "id")
     return {key: _interval(found, key) for key in keys} if found else {}
