@@ -85,7 +85,8 @@ def read_frames(path: Path, numbers: tuple[int, ...]) -> list[tuple[Pixels, Pixe
                 if i == max(needed):
                     break
     except (av.FFmpegError, OSError, IndexError) as error:
-        raise ImageError(f"{path} is not a readable video ({error}); get a whole copy") from error
+        reason = getattr(error, "strerror", None) or error
+        raise ImageError(f"{path} is not a readable video ({reason}); get a whole copy") from error
     if len(kept) < len(needed):
         raise ImageError(f"{path} has too few frames; get a whole copy")
     return [(kept[number], kept[number + 1]) for number in numbers]
