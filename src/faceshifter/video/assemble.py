@@ -16,19 +16,17 @@ from av.video.stream import VideoStream
 from faceshifter.errors import OutputError
 from faceshifter.video.encoders import CONTAINERS
 from faceshifter.video.marking import mark_metadata
+from faceshifter.video.scan import Scan
 from faceshifter.video.source import UPRIGHT, Clip
 
 
-def assemble(
-    clip: Clip, segments: list[Path], frames: int, last_duration: int, path: Path, suffix: str
-) -> list[str]:
+def assemble(clip: Clip, segments: list[Path], found: Scan, path: Path, suffix: str) -> list[str]:
     """Write the result.
 
     Args:
         clip: The source; its other streams, chapters and metadata are copied.
         segments: The encoded video, in order.
-        frames: How many it has to have.
-        last_duration: Of its last frame, in ticks.
+        found: The first pass, which knows the time of each frame.
         path: Where it goes.
         suffix: Which says the container.
 
@@ -36,9 +34,9 @@ def assemble(
         Streams that the container cannot hold, in words.
     """
     name = CONTAINERS[suffix.lower()]
-    options = {}
+    options = {"avoid_negative_ts": "disabled"}  # decoding times, which Matroska does not have
     if name in ("mp4", "mov"):
-        options = {"movflags": "+faststart"}
+        options = {"movflags": "+faststart"}  # which MP4 keeps by an edit list
         if clip.time_base.numerator == 1:
             options["video_track_timescale"] = str(clip.time_base.denominator)
     with (
@@ -62,61 +60,71 @@ def assemble(
                 dropped.append(f"{stream.type} {stream.index} ({codec})")
         result.set_chapters(source.chapters())
         written = 0
-        video_packets = ((*item, video) for item in _video_packets(segments, clip, last_duration))
+        video_packets = ((*item, video) for item in _video_packets(segments, found, clip))
         for _, packet, stream in heapq.merge(
             video_packets, _other_packets(source, copies), key=lambda item: item[0]
         ):
             packet.stream = stream
             written += stream is video
             result.mux(packet)
-    if written != frames:
+    if written != found.frames:
         raise OutputError(
-            f"the segments in {segments[0].parent} hold {written} frames and not {frames}; delete "
+            f"the segments in {segments[0].parent} hold {written} frames and not {found.frames}; delete "
             "that folder and give the command again"
         )
     return dropped
 
 
 def _video_packets(
-    segments: list[Path], clip: Clip, last_duration: int
+    segments: list[Path], found: Scan, clip: Clip
 ) -> Iterator[tuple[Fraction, Packet]]:
     """The packets of all segments in order, with decoding times that go on from one to the next.
 
     The packet at place j is decoded when the frame at place j - delay is shown, where delay is how
     far a packet at most precedes its place; the first ones, as much before.
     """
-    delay = max((_delay(_packets(path, clip)) for path in segments), default=0)
-    times = chain.from_iterable(sorted(p.pts for p in _packets(path, clip)) for path in segments)
-    first = list(islice(times, delay + 1))
+    delay = max(_delay(path) for path in segments)
+    times = ((seen.time, seen.duration) for seen in found)
+    shown = (seen.time for seen in found)
+    first = list(islice(shown, delay + 1))
     step = max(first[1] - first[0], 1) if len(first) > 1 else 1
     early = [first[0] - step * (delay - idx) for idx in range(delay)]
-    decoding = chain(early, first, times)
-    packets = chain.from_iterable(_packets(path, clip) for path in segments)
-    packet = next(packets)
-    packet.dts = next(decoding)
-    for following in packets:
-        following.dts = next(decoding)
-        packet.duration = following.dts - packet.dts
-        yield packet.dts * clip.time_base, packet
-        packet = following
-    packet.duration = last_duration
-    yield packet.dts * clip.time_base, packet
+    decoded = chain(early, first, shown)
+    last: Packet | None = None
+    for packet, time, duration in _timed_packets(segments, times):
+        packet.time_base = clip.time_base
+        packet.pts, packet.dts, packet.duration = time, next(decoded), duration
+        if last is not None:
+            last.duration = packet.dts - last.dts
+            yield last.dts * clip.time_base, last
+        last = packet
+    if last is not None:
+        yield last.dts * clip.time_base, last
 
 
-def _packets(path: Path, clip: Clip) -> Iterator[Packet]:
-    """The packets of one segment as they are decoded, in ticks of the source's time base."""
+def _timed_packets(
+    segments: list[Path], times: Iterator[tuple[int, int]]
+) -> Iterator[tuple[Packet, int, int]]:
+    """Each packet with its frame's time and duration: the container of a segment has its own."""
+    for path in segments:
+        packets = _packets(path)
+        own = dict(zip(sorted(packet.pts for packet in packets), times, strict=False))
+        if len(own) < len(packets):
+            return  # which the count of packets tells
+        for packet in packets:
+            yield packet, *own[packet.pts]
+
+
+def _packets(path: Path) -> list[Packet]:
+    """The packets of one segment as they are decoded."""
     with av.open(str(path)) as container:
-        for packet in container.demux(video=0):
-            if packet.size:
-                packet.pts = round(packet.pts * packet.time_base / clip.time_base)
-                packet.time_base = clip.time_base
-                yield packet
+        return [packet for packet in container.demux(video=0) if packet.size]
 
 
-def _delay(packets: Iterator[Packet]) -> int:
-    times = [packet.pts for packet in packets]
+def _delay(path: Path) -> int:
+    times = [packet.pts for packet in _packets(path)]
     place = {time: idx for idx, time in enumerate(sorted(times))}
-    return max(idx - place[time] for idx, time in enumerate(times))
+    return max((idx - place[time] for idx, time in enumerate(times)), default=0)
 
 
 def _other_packets(

@@ -195,7 +195,7 @@ def _swap(
         faceless += not frame.faces
     result = folder / f"result{out.suffix}"
     segments = [segment_path(folder, number) for number in range(count)]
-    dropped = assemble(clip, segments, found.frames, frame.seen.duration, result, out.suffix)
+    dropped = assemble(clip, segments, found, result, out.suffix)
     mark_file(result)
     if report is not None:
         write_report(report, plan)

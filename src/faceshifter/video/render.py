@@ -22,6 +22,11 @@ from faceshifter.video.stages import ahead
 
 SEGMENT = 240
 """Frames of a segment: what a kill loses at most."""
+LEAD = 10
+"""Seconds before a segment's first frame, for decoding times: its container has none below 0.
+
+The true times are put back when the segments are joined.
+"""
 BATCH = 8
 """Frames whose faces go through the networks at once; a segment is a multiple of it."""
 
@@ -76,12 +81,16 @@ def render(
     swapped = ahead(_swap(swapper, decoded, plan.selection.strength), depth)
     finished = ahead(_paste(converter, swapped), depth)
     done = first * SEGMENT
+    lead = round(LEAD / clip.time_base)
     for number in range(first, count):
         path = segment_path(folder, number)
         temporary = path.with_suffix(".partial")
         with av.open(str(temporary), "w", format="nut") as container:
             stream = encoder.add_stream(container, clip)
+            begin: int | None = None
             for frame in islice(finished, SEGMENT):
+                begin = frame.pts if begin is None else begin
+                frame.pts += lead - begin
                 frame.pict_type = PictureType.NONE  # else the source's choice is repeated
                 container.mux(stream.encode(frame))
                 done += 1
