@@ -1,7 +1,8 @@
 """What became of each target, as JSON lines: how a data set knows what it is made of.
 
-A line is appended when its output is whole, so a killed run loses none; at the end there is one line
-an output, in the order of names, whatever happened on the way. docs/swapping.md names the fields.
+A line is appended when its output is whole, so a killed run loses none; at the end there is one
+line an output, in the order of names, whatever happened on the way. docs/swapping.md names the
+fields.
 """
 
 import json
@@ -44,6 +45,10 @@ class Manifest:
     def relative(self, path: Path) -> str:
         """A path as the manifest has it: relative to its own folder."""
         return Path(os.path.relpath(path.resolve(), self.path.parent.resolve())).as_posix()
+
+    def __contains__(self, out: Path) -> bool:
+        """Whether an earlier run had this output."""
+        return self.relative(out) in self._records
 
     def find(self, out: Path, inputs: Mapping[str, Any]) -> Record | None:
         """The line of an output, if it was made of the same inputs."""

@@ -1,4 +1,4 @@
-"""Who people are, from what a user gives: a photo, a folder of one person's, or an identity file."""
+"""Who people are, from what a user gives: a photo, a folder of photos, or an identity file."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -44,10 +44,7 @@ def read_person(swapper: FaceSwapper, path: Path, face: FaceChoice = "only") -> 
         CheckpointError: The identity file is of no use here.
     """
     if path.is_dir():
-        photos = [p for p in sorted(path.iterdir()) if is_photo(p)]
-        if not photos:
-            raise ImageError(f"{path} holds no photos; give a folder with photos of one person")
-        return average_photos(swapper, photos, face)
+        return average_photos(swapper, photos_in(path), face)
     if path.suffix.lower() == IDENTITY_SUFFIX:
         return Person(load_identity(path, swapper.encoder), [path], [])
     return Person(swapper.identity([load_photo(path).pixels], face=face), [path], [])
@@ -67,11 +64,30 @@ def average_photos(
             found.append(swapper.identity([load_photo(photo).pixels], face=face))
             files.append(photo)
         except (ImageError, NoFaceError) as error:
-            skipped.append(f"{photo}: {error}")
+            skipped.append(name_file(photo, str(error)))
     if not found:
         where = photos[0] if len(photos) == 1 else f"any of {len(photos)} photos"
         raise NoFaceError(f"no usable face in {where} ({skipped[0]}); give a clear portrait")
     return Person(F.normalize(torch.cat(found).mean(dim=0, keepdim=True)), files, skipped)
+
+
+def name_file(path: Path, why: str) -> str:
+    """A message about a file, which it names once."""
+    return why if str(path) in why else f"{path}: {why}"
+
+
+def photos_in(path: Path) -> list[Path]:
+    """The photos of one folder, in the order of names; anything else is itself.
+
+    Raises:
+        ImageError: The folder has none.
+    """
+    if not path.is_dir():
+        return [path]
+    photos = [file for file in sorted(path.iterdir()) if is_photo(file)]
+    if not photos:
+        raise ImageError(f"{path} holds no photos; give a folder with photos of one person")
+    return photos
 
 
 def is_photo(path: Path) -> bool:
@@ -89,6 +105,17 @@ def split_match(match: str) -> tuple[Path, Path | None]:
             f"--match {match} lacks a path; give REFERENCE or REFERENCE=SOURCE, both of one person"
         )
     return Path(reference), Path(source)
+
+
+@dataclass(frozen=True)
+class Cast:
+    """What to swap, and the files that say who everybody is."""
+
+    selection: Selection
+    source: list[Path]
+    """Of who is put in; empty where every match has its own source."""
+    matches: list[tuple[list[Path], list[Path]]]
+    """Of who is looked for, and of who replaces them, where that is not the source."""
 
 
 class Casting:
@@ -123,11 +150,13 @@ class Casting:
             try:
                 person = read_person(swapper, reference)
             except NoFaceError as error:
-                raise NoFaceError(f"--match {reference} shows nobody to look for: {error}") from None
+                raise NoFaceError(
+                    f"--match {reference} shows nobody to look for: {error}"
+                ) from None
             self._people.append((person, None if source is None else self._read(source)))
 
-    def select(self, source: Path | None) -> tuple[Selection, list[Person]]:
-        """What to swap, and everybody who is put in or looked for.
+    def select(self, source: Path | None) -> Cast:
+        """What to swap for a source.
 
         Args:
             source: A photo, folder or identity file; None where every match has its own source.
@@ -136,11 +165,20 @@ class Casting:
             FaceShifterError: It cannot be read.
         """
         default = None if source is None else self._read(source)
-        matches, people = [], [] if default is None else [default]
+        matches = []
         for person, own in self._people:
             put_in = own or default
-            assert put_in is not None  # the command line has seen to it
+            assert put_in is not None, "a match without a source"
             matches.append(Match(person.identity, put_in.identity))
-            people += [person] if own is None else [person, own]
-        first = default.identity if default is not None else matches[0].source
-        return Selection(first, self._face, tuple(matches), self._strength), people
+        first = matches[0].source if default is None else default.identity
+        return Cast(
+            Selection(first, self._face, tuple(matches), self._strength),
+            [] if default is None else default.files,
+            [(person.files, [] if own is None else own.files) for person, own in self._people],
+        )
+
+    def skipped(self, source: Path | None) -> list[str]:
+        """A line for each photo of a source or a match that was left out, and why."""
+        everybody = [person for pair in self._people for person in pair]
+        everybody.append(None if source is None else self._read(source))
+        return [line for person in everybody if person is not None for line in person.skipped]

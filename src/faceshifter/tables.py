@@ -29,9 +29,7 @@ def read_table(path: Path, columns: Sequence[str]) -> list[dict[str, str]]:
     for column in columns:
         if column not in header:
             names = ",".join(columns)
-            raise DataError(
-                f"{path} lacks the column {column}; its first line has to name {names}"
-            )
+            raise DataError(f"{path} lacks the column {column}; its first line has to name {names}")
     for number, row in enumerate(rows, 2):
         for column in columns:
             if not row[column]:
