@@ -4,43 +4,30 @@ from collections import Counter, deque
 from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing, nullcontext
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from threading import Lock
 
-import cv2
-import numpy as np
-from jaxtyping import UInt8
 from tqdm import tqdm
 
 from faceshifter import __version__
 from faceshifter.checkpoint import fingerprint
-from faceshifter.data.shards import write_atomically
 from faceshifter.errors import FaceShifterError, ImageError, NoFaceError, OutputError
-from faceshifter.face.detect import DlibDetector, Face
-from faceshifter.images import Photo, Pixels, load_photo, save_photo
+from faceshifter.face.detect import DlibDetector
+from faceshifter.files import make_folder
 from faceshifter.manifest import Manifest, Record
 from faceshifter.model_files import sha256
 from faceshifter.people import PEOPLE, Cast, Casting, name_file
 from faceshifter.provenance import read_mark
-from faceshifter.selection import Selection, why_none
-from faceshifter.swap import FaceSwapper, Swapped, Target, paste_faces
+from faceshifter.swap import FaceSwapper
+from faceshifter.swap_file import Opened, mask_path, open_target, swap_file
 from faceshifter.targets import Job, is_video
 
 AHEAD = 2
 """Photos that are read and searched for faces while the networks are busy with another."""
-MASK_SUFFIX = ".mask.png"
 UNMATCHED = "nobody matched"
 """Status of a target that shows nobody who is looked for; not a failure."""
-
-
-@dataclass(frozen=True)
-class Opened:
-    """A photo that has been read, and its faces."""
-
-    photo: Photo
-    faces: list[Face]
 
 
 @dataclass
@@ -69,88 +56,6 @@ class Report:
     """Those that show nobody who is looked for."""
     failures: list[str]
     """A line for each of the others without a result, and why."""
-
-
-def open_target(swapper: FaceSwapper, target: Path) -> Opened:
-    """Read a photo and find its faces.
-
-    Raises:
-        ImageError: It cannot be read.
-    """
-    photo = load_photo(target)
-    return Opened(photo, swapper.detector.detect(photo.pixels))
-
-
-def swap_file(
-    swapper: FaceSwapper,
-    selection: Selection,
-    target: Path,
-    out: Path,
-    *,
-    mask: Path | None = None,
-    opened: Opened | None = None,
-) -> tuple[Record, Swapped | None]:
-    """Swap the chosen faces of one photo or video and write it, with the target's own metadata.
-
-    Args:
-        swapper: Does it.
-        selection: Which faces, and who they become.
-        target: A photo, or a video by its suffix.
-        out: Where the result goes.
-        mask: Where the picture of a photo's changed pixels goes.
-        opened: The photo, where it has been read before.
-
-    Returns:
-        What the manifest says of it, and a photo's result.
-
-    Raises:
-        FaceShifterError: The target cannot be read or has no such face, or a file cannot be
-            written.
-    """
-    if is_video(target):
-        from faceshifter.video.clip import swap_video  # needs a package that photos do not
-
-        return {"video": asdict(swap_video(swapper, selection, target, out))}, None
-    opened = opened or open_target(swapper, target)
-    before = opened.photo.pixels
-    chosen = swapper.choose(before, opened.faces, selection)
-    if not chosen:
-        raise _why_nobody(opened.faces, selection)
-    targets, sources = [found for found, _ in chosen], [source for _, source in chosen]
-    steps = swapper.swap_targets(targets, sources, selection.strength)
-    swapped = Swapped(paste_faces(before, steps), steps)
-    if mask is not None:
-        _, png = cv2.imencode(".png", changed_pixels(before, swapped.pixels))
-        write_atomically(mask, png.tobytes())
-    save_photo(out, replace(opened.photo, pixels=swapped.pixels))
-    return {"faces": [_face_record(found) for found in targets]}, swapped
-
-
-def changed_pixels(before: Pixels, after: Pixels) -> UInt8[np.ndarray, "h w"]:
-    """255 where any channel differs, else 0."""
-    return np.where((before != after).any(axis=2), np.uint8(255), np.uint8(0))
-
-
-def mask_path(out: Path) -> Path:
-    """Where the mask of a result goes: beside it."""
-    return out.with_name(out.name + MASK_SUFFIX)
-
-
-def _why_nobody(faces: Sequence[Face], selection: Selection) -> NoFaceError:
-    if not (faces and selection.matches):
-        return why_none(faces, selection.face, "the target photo")
-    return NoFaceError(
-        "nobody of --match was found in the target photo; give another reference, or a folder "
-        "with several photos of the person"
-    )
-
-
-def _face_record(target: Target) -> Record:
-    assert target.face is not None, "a face that nobody detected"
-    return {
-        "box": np.round(target.face.box, 2).tolist(),
-        "landmarks": np.round(target.face.landmarks, 2).tolist(),
-    }
 
 
 class Many:
@@ -248,7 +153,7 @@ class Many:
 
     def _is_finished(self, job: Job, record: Record) -> bool:
         if record["status"] != "swapped":
-            return bool(record["status"] == UNMATCHED or record["status"] == "no face")
+            return record["status"] in (UNMATCHED, "no face")
         masked = not self._masks or is_video(job.target) or mask_path(job.out).exists()
         return masked and job.out.exists()
 
@@ -261,7 +166,7 @@ class Many:
             assert todo.cast is not None
             if job.out not in self._manifest:
                 _check_ours(job.out)
-            _make_folder(job.out.parent)
+            make_folder(job.out.parent)
             mask = mask_path(job.out) if self._masks and not is_video(job.target) else None
             with self._detecting if is_video(job.target) else nullcontext():
                 outcome, _ = swap_file(
@@ -314,10 +219,3 @@ def _check_ours(out: Path) -> None:
         ours = False
     if not ours:
         raise OutputError(f"{out} exists and is no result of a swap; choose another place")
-
-
-def _make_folder(folder: Path) -> None:
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise OutputError(f"{folder} cannot be made ({error.strerror}); choose another") from None

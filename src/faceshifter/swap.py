@@ -29,8 +29,8 @@ from faceshifter.selection import (
     why_none,
 )
 
-MOST_AT_ONCE = 16
-"""Faces in one batch: a crowd has hundreds, and memory is bounded."""
+MOST_AT_ONCE = {"cpu": 4, "cuda": 32}
+"""Faces in one batch: a crowd has hundreds, and more of them are slower on a CPU (docs/log.md)."""
 
 
 @dataclass(frozen=True)
@@ -237,8 +237,9 @@ class FaceSwapper:
         """Tell whose aligned crops are, many in one batch."""
         if not crops:
             return []
-        if len(crops) > MOST_AT_ONCE:
-            first, rest = slice(MOST_AT_ONCE), slice(MOST_AT_ONCE, None)
+        most = MOST_AT_ONCE[self.device.type]
+        if len(crops) > most:
+            first, rest = slice(most), slice(most, None)
             return self.identify(crops[first], matrices[first]) + self.identify(
                 crops[rest], matrices[rest]
             )
@@ -258,8 +259,9 @@ class FaceSwapper:
         """
         if not targets:
             return []
-        if len(targets) > MOST_AT_ONCE:
-            first, rest = slice(MOST_AT_ONCE), slice(MOST_AT_ONCE, None)
+        most = MOST_AT_ONCE[self.device.type]
+        if len(targets) > most:
+            first, rest = slice(most), slice(most, None)
             return self.swap_targets(targets[first], sources[first], strength) + self.swap_targets(
                 targets[rest], sources[rest], strength
             )

@@ -87,7 +87,7 @@ def swap(
         _check_exists(source, *(path for pair in matches for path in pair))
         if not many:
             _check_exists(target)
-            check_output(out)
+            _check_one(target, out, masks or save_steps is not None)
     if many and save_steps is not None:
         raise DataError("--save-steps is for one photo; leave it out, or give one photo")
     check_jobs(jobs)
@@ -130,11 +130,26 @@ def _check_exists(*paths: Path | None) -> None:
             raise ImageError(f"{path} does not exist; check the path")
 
 
+def _check_one(target: Path, out: Path, for_photos: bool) -> None:
+    """Say now, not after the work, that a result cannot be written."""
+    from faceshifter.targets import VIDEO_SUFFIXES, is_video
+
+    if not is_video(target):
+        check_output(out)
+        return
+    if for_photos:
+        raise DataError("--masks and --save-steps are for photos; leave them out for a video")
+    if not is_video(out):
+        known = ", ".join(VIDEO_SUFFIXES)
+        raise OutputError(f"--out {out} has none of the suffixes {known}; choose one")
+    check_folder(out, "--out")
+
+
 def _swap_one(
     swapper: "FaceSwapper", casting: "Casting", job: "Job", masks: bool, steps: Path | None
 ) -> None:
-    from faceshifter.many import mask_path, open_target, swap_file
     from faceshifter.swap import save_steps
+    from faceshifter.swap_file import mask_path, open_target, swap_file
     from faceshifter.targets import is_video
 
     selection = casting.select(job.source).selection

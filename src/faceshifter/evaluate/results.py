@@ -15,8 +15,8 @@ from tqdm import tqdm
 
 from faceshifter.data.shards import write_atomically
 from faceshifter.errors import ImageError, NoFaceError
+from faceshifter.files import read_table
 from faceshifter.images import Photo, load_photo, save_photo
-from faceshifter.tables import read_table
 
 PAIR_COLUMNS = ("source", "target")
 RESULT_COLUMNS = ("source", "target", "result", "method")
