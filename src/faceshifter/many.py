@@ -169,7 +169,7 @@ class Many:
             make_folder(job.out.parent)
             mask = mask_path(job.out) if self._masks and not is_video(job.target) else None
             with self._detecting if is_video(job.target) else nullcontext():
-                outcome, _ = swap_file(
+                outcome = swap_file(
                     self._swapper,
                     todo.cast.selection,
                     job.target,

@@ -11,10 +11,11 @@ from jaxtyping import UInt8
 from faceshifter.data.shards import write_atomically
 from faceshifter.errors import NoFaceError
 from faceshifter.face.detect import Face
+from faceshifter.files import make_folder
 from faceshifter.images import Photo, Pixels, load_photo, save_photo
 from faceshifter.manifest import Record
 from faceshifter.selection import Selection, why_none
-from faceshifter.swap import FaceSwapper, Swapped, Target, paste_faces
+from faceshifter.swap import FaceSwapper, Swapped, Target, paste_faces, save_steps
 from faceshifter.targets import is_video
 
 MASK_SUFFIX = ".mask.png"
@@ -45,8 +46,9 @@ def swap_file(
     out: Path,
     *,
     mask: Path | None = None,
+    steps: Path | None = None,
     opened: Opened | None = None,
-) -> tuple[Record, Swapped | None]:
+) -> Record:
     """Swap the chosen faces of one photo or video and write it, with the target's own metadata.
 
     Args:
@@ -55,10 +57,11 @@ def swap_file(
         target: A photo, or a video by its suffix.
         out: Where the result goes.
         mask: Where the picture of a photo's changed pixels goes.
+        steps: Folder for every picture on the way of a photo; it is made.
         opened: The photo, where it has been read before.
 
     Returns:
-        What the manifest says of it, and a photo's result.
+        What the manifest says of it.
 
     Raises:
         FaceShifterError: The target cannot be read or has no such face, or a file cannot be
@@ -67,20 +70,24 @@ def swap_file(
     if is_video(target):
         from faceshifter.video.clip import swap_video  # needs a package that photos do not
 
-        return {"video": asdict(swap_video(swapper, selection, target, out))}, None
+        return {"video": asdict(swap_video(swapper, selection, target, out))}
     opened = opened or open_target(swapper, target)
     before = opened.photo.pixels
     chosen = swapper.choose(before, opened.faces, selection)
     if not chosen:
         raise _why_nobody(opened.faces, selection)
     targets, sources = [found for found, _ in chosen], [source for _, source in chosen]
-    steps = swapper.swap_targets(targets, sources, selection.strength)
-    swapped = Swapped(paste_faces(before, steps), steps)
+    swapped_faces = swapper.swap_targets(targets, sources, selection.strength)
+    after = paste_faces(before, swapped_faces)
+    if steps is not None:
+        make_folder(steps)
     if mask is not None:
-        _, png = cv2.imencode(".png", changed_pixels(before, swapped.pixels))
+        _, png = cv2.imencode(".png", changed_pixels(before, after))
         write_atomically(mask, png.tobytes())
-    save_photo(out, replace(opened.photo, pixels=swapped.pixels))
-    return {"faces": [_face_record(found) for found in targets]}, swapped
+    save_photo(out, replace(opened.photo, pixels=after))
+    if steps is not None:
+        save_steps(steps, opened.photo, Swapped(after, swapped_faces))
+    return {"faces": [_face_record(found) for found in targets]}
 
 
 def changed_pixels(before: Pixels, after: Pixels) -> UInt8[np.ndarray, "h w"]:

@@ -148,22 +148,14 @@ def _check_one(target: Path, out: Path, for_photos: bool) -> None:
 def _swap_one(
     swapper: "FaceSwapper", casting: "Casting", job: "Job", masks: bool, steps: Path | None
 ) -> None:
-    from faceshifter.swap import save_steps
-    from faceshifter.swap_file import mask_path, open_target, swap_file
-    from faceshifter.targets import is_video
+    from faceshifter.swap_file import mask_path, swap_file
 
     selection = casting.select(job.source).selection
-    opened = None if is_video(job.target) else open_target(swapper, job.target)
     mask = mask_path(job.out) if masks else None
-    _, swapped = swap_file(swapper, selection, job.target, job.out, mask=mask, opened=opened)
-    if swapped is None or opened is None:
-        print(f"swapped: {job.out}")
-        return
-    if steps is not None:
-        make_folder(steps)
-        save_steps(steps, opened.photo, swapped)
-    faces = "face" if len(swapped.steps) == 1 else "faces"
-    print(f"swapped {len(swapped.steps)} {faces}: {job.out}")
+    done = swap_file(swapper, selection, job.target, job.out, mask=mask, steps=steps)
+    num_faces = len(done.get("faces", []))
+    faces = {0: "", 1: " 1 face"}.get(num_faces, f" {num_faces} faces")  # a video has no number
+    print(f"swapped{faces}: {job.out}")
 
 
 def _swap_many(
