@@ -67,7 +67,13 @@ class Many:
     """
 
     def __init__(
-        self, swapper: FaceSwapper, casting: Casting, manifest: Manifest, *, masks: bool = False
+        self,
+        swapper: FaceSwapper,
+        casting: Casting,
+        manifest: Manifest,
+        *,
+        masks: bool = False,
+        encoding: Record | None = None,
     ) -> None:
         """Put together what is the same for every target.
 
@@ -76,9 +82,10 @@ class Many:
             casting: Who is put in for whom.
             manifest: What earlier runs did, and where this one says what it does.
             masks: Write the changed pixels of every photo beside it.
+            encoding: How videos are encoded, by the fields of VideoOptions.
         """
         self._swapper, self._casting, self._manifest = swapper, casting, manifest
-        self._masks = masks
+        self._masks, self._encoding = masks, encoding or {}
         self._hash_once = lru_cache(PEOPLE)(_hash)
         self._detecting = Lock()  # detectors serve one thread at a time
         self._settings: Record = {
@@ -126,6 +133,8 @@ class Many:
                 todo.cast = self._casting.select(job.source)
             record["target_sha256"] = _hash(job.target)
             record |= self._people(todo.cast) | self._settings
+            if is_video(job.target):
+                record |= self._encoding
             earlier = self._manifest.find(job.out, record)
             if earlier is not None and self._is_finished(job, earlier):
                 return Todo(job, earlier, kept=True)
@@ -176,6 +185,7 @@ class Many:
                     job.out,
                     mask=mask,
                     opened=todo.opened,
+                    encoding=self._encoding,
                 )
             record |= {"status": "swapped", "why": None, "out_sha256": _hash(job.out), **outcome}
             if mask is not None:

@@ -1,15 +1,17 @@
 """One target from file to file: read, swapped, written, with a mask of what was changed."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from types import MappingProxyType
+from typing import Any
 
 import cv2
 import numpy as np
 from jaxtyping import UInt8
 
 from faceshifter.data.shards import write_atomically
-from faceshifter.errors import NoFaceError
+from faceshifter.errors import DependencyError, NoFaceError
 from faceshifter.face.detect import Face
 from faceshifter.files import make_folder
 from faceshifter.images import Photo, Pixels, load_photo, save_photo
@@ -48,6 +50,7 @@ def swap_file(
     mask: Path | None = None,
     steps: Path | None = None,
     opened: Opened | None = None,
+    encoding: Mapping[str, Any] = MappingProxyType({}),
 ) -> Record:
     """Swap the chosen faces of one photo or video and write it, with the target's own metadata.
 
@@ -59,6 +62,7 @@ def swap_file(
         mask: Where the picture of a photo's changed pixels goes.
         steps: Folder for every picture on the way of a photo; it is made.
         opened: The photo, where it has been read before.
+        encoding: How a video is encoded, by the fields of VideoOptions.
 
     Returns:
         What the manifest says of it.
@@ -68,9 +72,16 @@ def swap_file(
             written.
     """
     if is_video(target):
-        from faceshifter.video.clip import swap_video  # needs a package that photos do not
-
-        return {"video": asdict(swap_video(swapper, selection, target, out))}
+        try:  # what videos need is not installed with the rest
+            from faceshifter.video.clip import VideoOptions, swap_video
+        except ImportError:
+            raise DependencyError(
+                f"{target} is a video, which needs PyAV; run pip install 'faceshifter[evaluate]'"
+            ) from None
+        options = VideoOptions(**encoding)
+        summary = asdict(swap_video(swapper, selection, target, out, options=options))
+        del summary["seconds"]  # the rest is the same in every run
+        return {"video": summary}
     opened = opened or open_target(swapper, target)
     before = opened.photo.pixels
     chosen = swapper.choose(before, opened.faces, selection)

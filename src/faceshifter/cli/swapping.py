@@ -2,10 +2,11 @@
 
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from tyro.conf import Positional, UseAppendAction
 
+from faceshifter.cli.clips import check_clip, swap_clip
 from faceshifter.cli.options import Device, check_folder, check_output, make_folder
 from faceshifter.errors import DataError, ImageError, OutputError
 
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
 
 FaceArg = Literal["largest", "all"] | int
 SourceFace = Literal["only", "largest"] | int
+CodecName = Literal["auto", "h264", "hevc", "av1", "vp9"]
 
 
 def swap(
@@ -32,6 +34,9 @@ def swap(
     hear: bool = True,
     masks: bool = False,
     save_steps: Path | None = None,
+    codec: CodecName = "auto",
+    quality: int | None = None,
+    report: Path | None = None,
     weights: Path | None = None,
     identity: Path | None = None,
     yunet: Path | None = None,
@@ -56,6 +61,10 @@ def swap(
         hear: Run the second stage, which gives back what covers the face.
         masks: Write the pixels that were changed, white on black, beside each result.
         save_steps: Folder for every intermediate picture of one photo.
+        codec: Of a video: h264, hevc, av1 or vp9; auto is h264, hevc for more than eight bits, and
+            vp9 for .webm.
+        quality: Of a video, the encoder's constant rate factor: less is better and larger.
+        report: File that gets a line of JSON for each frame of one video.
         weights: Folder with aei.safetensors and hear.safetensors, in place of the package's.
         identity: Identity encoder that --weights were trained with, where it is not built in.
         yunet: YuNet's model file, to detect faces with it instead of dlib; yunet downloads it.
@@ -73,7 +82,7 @@ def swap(
         raise DataError("give --out, where the result goes")
     from faceshifter.people import Casting, split_match
     from faceshifter.swap import FaceSwapper
-    from faceshifter.targets import Job, are_many, check_jobs, find_jobs, read_jobs
+    from faceshifter.targets import Job, are_many, check_jobs, find_jobs, is_video, read_jobs
 
     matches = [split_match(text) for text in match]
     many = True
@@ -87,7 +96,12 @@ def swap(
         _check_exists(source, *(path for pair in matches for path in pair))
         if not many:
             _check_exists(target)
-            _check_one(target, out, masks or save_steps is not None)
+            video = is_video(target) or is_video(out)
+            check_clip(target, out, report) if video else check_output(out)
+            if video and (masks or save_steps is not None):
+                raise DataError("--masks and --save-steps are for photos; leave them out")
+    if many and report is not None:
+        raise DataError("--report is for one video; leave it out, or give one video")
     if many and save_steps is not None:
         raise DataError("--save-steps is for one photo; leave it out, or give one photo")
     check_jobs(jobs)
@@ -104,8 +118,20 @@ def swap(
     if pairs is None:
         for line in casting.skipped(source):
             print(f"not used: {line}", file=sys.stderr)
+    encoding = {"codec": codec, "quality": quality}
     if many:
-        _swap_many(swapper, casting, jobs, manifest, masks)
+        _swap_many(swapper, casting, jobs, manifest, masks, encoding)
+    elif is_video(jobs[0].out):
+        from faceshifter.video.clip import VideoOptions
+
+        swap_clip(
+            swapper,
+            casting.select(jobs[0].source).selection,
+            jobs[0].target,
+            jobs[0].out,
+            options=VideoOptions(codec=codec, quality=quality),
+            report=report,
+        )
     else:
         _swap_one(swapper, casting, jobs[0], masks, save_steps)
 
@@ -130,21 +156,6 @@ def _check_exists(*paths: Path | None) -> None:
             raise ImageError(f"{path} does not exist; check the path")
 
 
-def _check_one(target: Path, out: Path, for_photos: bool) -> None:
-    """Say now, not after the work, that a result cannot be written."""
-    from faceshifter.targets import VIDEO_SUFFIXES, is_video
-
-    if not is_video(target):
-        check_output(out)
-        return
-    if for_photos:
-        raise DataError("--masks and --save-steps are for photos; leave them out for a video")
-    if not is_video(out):
-        known = ", ".join(VIDEO_SUFFIXES)
-        raise OutputError(f"--out {out} has none of the suffixes {known}; choose one")
-    check_folder(out, "--out")
-
-
 def _swap_one(
     swapper: "FaceSwapper", casting: "Casting", job: "Job", masks: bool, steps: Path | None
 ) -> None:
@@ -153,19 +164,24 @@ def _swap_one(
     selection = casting.select(job.source).selection
     mask = mask_path(job.out) if masks else None
     done = swap_file(swapper, selection, job.target, job.out, mask=mask, steps=steps)
-    num_faces = len(done.get("faces", []))
-    faces = {0: "", 1: " 1 face"}.get(num_faces, f" {num_faces} faces")  # a video has no number
-    print(f"swapped{faces}: {job.out}")
+    num_faces = len(done["faces"])
+    faces = "face" if num_faces == 1 else "faces"
+    print(f"swapped {num_faces} {faces}: {job.out}")
 
 
 def _swap_many(
-    swapper: "FaceSwapper", casting: "Casting", jobs: "list[Job]", manifest: Path, masks: bool
+    swapper: "FaceSwapper",
+    casting: "Casting",
+    jobs: "list[Job]",
+    manifest: Path,
+    masks: bool,
+    encoding: dict[str, Any],
 ) -> None:
     from faceshifter.manifest import Manifest
     from faceshifter.many import Many
 
     make_folder(manifest.parent)
-    report = Many(swapper, casting, Manifest(manifest), masks=masks).run(jobs)
+    report = Many(swapper, casting, Manifest(manifest), masks=masks, encoding=encoding).run(jobs)
     for line in report.failures:
         print(f"not swapped: {line}", file=sys.stderr)
     print(f"swapped {report.num_swapped} of {len(jobs)}: {manifest}")
