@@ -22,6 +22,7 @@ def swap(
     source_face: SourceFace = "only",
     hear: bool = True,
     save_steps: Path | None = None,
+    watermark: bool = True,
     weights: Path | None = None,
     identity: Path | None = None,
     yunet: Path | None = None,
@@ -37,6 +38,7 @@ def swap(
         source_face: Which face of the source, where it has several: largest, or a number.
         hear: Run the second stage, which gives back what covers the face.
         save_steps: Folder for every intermediate picture.
+        watermark: Mark the pixels too; metadata and manifest are always written, and say if not.
         weights: Folder with aei.safetensors and hear.safetensors, in place of the package's.
         identity: Identity encoder that --weights were trained with, where it is not built in.
         yunet: YuNet's model file, to detect faces with it instead of dlib; yunet downloads it.
@@ -50,6 +52,7 @@ def swap(
 
     from faceshifter import swap as swapping
     from faceshifter.images import load_photo, save_photo
+    from faceshifter.provenance import SWAPPED
 
     source_photo, target_photo = load_photo(source), load_photo(target)
     swapper = swapping.FaceSwapper.from_pretrained(
@@ -59,7 +62,8 @@ def swap(
     swapped = swapper.swap(target_photo.pixels, z_id, face=face)
     if save_steps is not None:
         make_folder(save_steps)
-    save_photo(out, replace(target_photo, pixels=swapped.pixels))
+    origin = replace(SWAPPED, watermark=watermark)
+    save_photo(out, replace(target_photo, pixels=swapped.pixels), origin)
     if save_steps is not None:
         swapping.save_steps(save_steps, target_photo, swapped)
     faces = "face" if len(swapped.steps) == 1 else "faces"
