@@ -19,6 +19,8 @@ SIGNER_VARIABLE = "FACESHIFTER_SIGNER"
 """Environment variable: a PEM file of the user's, with a private key and its certificate chain."""
 CONFIG_VARIABLE = "FACESHIFTER_CONFIG"
 """Environment variable: a folder in place of the system's for configuration."""
+SIGNER = "signer.pem"
+"""The file in that folder."""
 MADE_HERE = "key made on first use"
 """Common name in the certificate that is made here."""
 YEARS = 10
@@ -31,17 +33,20 @@ def config_folder() -> Path:
     return Path(named) if named else platformdirs.user_config_path("faceshifter", appauthor=False)
 
 
+def signer_path() -> Path:
+    """Where the PEM file to sign with is, or would be made."""
+    named = os.environ.get(SIGNER_VARIABLE)
+    return Path(named) if named else config_folder() / SIGNER
+
+
 def signer_file() -> Path:
     """The PEM file to sign with: as named by FACESHIFTER_SIGNER, or one made on first use.
 
     Raises:
         OutputError: It is to be made, but cannot be written.
     """
-    named = os.environ.get(SIGNER_VARIABLE)
-    if named:
-        return Path(named)
-    path = config_folder() / "signer.pem"
-    if path.is_file():
+    path = signer_path()
+    if os.environ.get(SIGNER_VARIABLE) or path.is_file():
         return path
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}.tmp")
     try:
