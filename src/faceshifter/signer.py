@@ -48,24 +48,30 @@ def signer_file() -> Path:
     path = signer_path()
     if os.environ.get(SIGNER_VARIABLE) or path.is_file():
         return path
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         # Whoever comes second waits here, and then finds the key.
         with FileLock(path.with_name(f".{path.name}.lock")):
             if not path.is_file():
-                descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-                with os.fdopen(descriptor, "wb") as file:
-                    file.write(make_signer())
-                temporary.replace(path)
+                _write_private(path, make_signer())
     except OSError as error:
         raise OutputError(
             f"the key to sign results with cannot be written as {path} ({error.strerror}); name "
             f"another folder by {CONFIG_VARIABLE}, or your own certificate by {SIGNER_VARIABLE}"
         ) from None
+    return path
+
+
+def _write_private(path: Path, content: bytes) -> None:
+    """Write a file that its owner alone can read, complete or not at all."""
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}.tmp")
+    try:
+        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(content)
+        temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
-    return path
 
 
 def load_signer(path: Path) -> tuple[str, bytes, bytes]:

@@ -17,62 +17,73 @@ from jaxtyping import Bool, Float32, UInt8
 
 TAG = b"faceshifter watermark 1"
 """What the pattern is made from; a change makes older marks undetectable."""
-GRIDS = (128, 256)
-"""Sizes at which small and large pictures are looked at, in pixels."""
-LARGE = 320
-"""Shortest side from which a picture has the large grid; half of it still carries the mark."""
+GRIDS = {512: 640, 384: 480, 256: 320, 192: 240, 128: 0}
+"""Sizes at which pictures are looked at, and the shortest side from which they are marked there.
+
+The larger, the finer and less visible is the pattern; half of that side still carries it.
+"""
 MIN_SIDE = 64
 """Pixels; below, nothing would survive, and nothing is added."""
 BAND = (5 / 64, 15 / 32)
 """Lowest and highest frequency of the mark, as parts of the grid's size, in half waves."""
-TARGET = 16.0
+TARGET = 13.0
 """Score that is aimed at."""
-MIN_RMS, MAX_RMS = 1.7, 2.9
+ENOUGH = 11.0
+"""Score of a picture that is marked already and is left as it is."""
+MIN_RMS, MAX_RMS = 1.2, 3.0
 """Strength in grey levels: at least, for what video encoders take away; and at most."""
-THRESHOLD = 5.5
+THRESHOLD = 5.7
 """Score from which a picture counts as marked.
 
 For signs that are independent of the picture, Hoeffding's inequality bounds the chance of a score
-of t by exp(-t^2 / 2), whatever the picture; with two grids that is 5.4e-7.
+of t by exp(-t^2 / 2), whatever the picture; with five grids that is 4.4e-7.
 """
 CLIP = 2.0
 """Most that one frequency counts, in units of its neighbours' mean."""
 NEIGHBOURS = 9
 FLAT = 0.5
 """Grey levels below which a frequency counts as empty, so that rounding is not amplified."""
-STEPS = 8
+DETAIL = 2.0
+"""Grey levels of detail that even a flat place counts as having."""
+ROOM = (0.4, 2.0)
+"""Least and most strength of a place, as parts of the mean."""
+STEPS = 5
+"""Halvings of the strength's range."""
 
 
 def embed_watermark(pixels: UInt8[np.ndarray, "h w 3"]) -> UInt8[np.ndarray, "h w 3"]:
     """A marked copy of an RGB picture, or of a video's frame.
 
     As strong as this picture needs: what it shows itself at those frequencies is known here, so the
-    strength is the least that makes the score ``TARGET``, within bounds. A picture that has that
-    score already, or is smaller than ``MIN_SIDE``, is returned as it is.
+    strength is the least that makes the score ``TARGET``, within bounds. A picture that is
+    marked already, or is smaller than ``MIN_SIDE``, is returned as it is.
     """
     height, width = pixels.shape[:2]
     if min(height, width) < MIN_SIDE:
         return pixels.copy()
-    grid = GRIDS[min(height, width) >= LARGE]
+    grid = next(grid for grid, side in GRIDS.items() if min(height, width) >= side)
     brightness = _brightness(pixels, grid)
-    if _score(_frequencies(brightness), grid) >= TARGET:
+    if _score(_frequencies(brightness), grid) >= ENOUGH:
         return pixels.copy()
-    pattern = _pattern(grid)
-    low, high = MIN_RMS, MAX_RMS
-    for _ in range(STEPS):
-        middle = (low + high) / 2
-        if _score(_frequencies(brightness + middle * pattern), grid) < TARGET:
-            low = middle
-        else:
-            high = middle
-    added = cv2.resize(high * pattern, (width, height), interpolation=cv2.INTER_CUBIC)
+    pattern = _pattern(grid) * _room(brightness)
+    pattern /= pattern.std()
+    low, strength = MIN_RMS, MIN_RMS
+    if _score(_frequencies(brightness + low * pattern), grid) < TARGET:
+        strength = MAX_RMS
+        for _ in range(STEPS):
+            middle = (low + strength) / 2
+            if _score(_frequencies(brightness + middle * pattern), grid) < TARGET:
+                low = middle
+            else:
+                strength = middle
+    added = cv2.resize(strength * pattern, (width, height), interpolation=cv2.INTER_CUBIC)
     return cv2.add(pixels, cv2.merge([added, added, added]), dtype=cv2.CV_8U)
 
 
 def watermark_score(frames: Sequence[UInt8[np.ndarray, "h w 3"]]) -> float:
     """How clearly one picture, or frames of one video together, carry the mark.
 
-    About normal with deviation 1 where there is none; it is one from ``THRESHOLD`` on.
+    From ``THRESHOLD`` on there is one; where not, it is like the largest of five normal numbers.
 
     Args:
         frames: RGB, at least one, all of one size.
@@ -114,6 +125,13 @@ def _score(frequencies: Float32[np.ndarray, " m"], grid: int) -> float:
     return float(_signs(grid) @ frequencies / max(float(np.linalg.norm(frequencies)), 1e-6))
 
 
+def _room(brightness: Float32[np.ndarray, "n n"]) -> Float32[np.ndarray, "n n"]:
+    """How much more the mark may be at a place than on average: little where nothing hides it."""
+    detail = np.abs(brightness - cv2.GaussianBlur(brightness, (0, 0), 2))
+    detail = cv2.GaussianBlur(detail, (0, 0), 3) + DETAIL
+    return np.clip(detail / detail.mean(), *ROOM)
+
+
 @cache
 def _band(grid: int) -> tuple[Float32[np.ndarray, "n n"], Bool[np.ndarray, "n n"]]:
     """Every coefficient's frequency in half waves, at least one, and whether the mark is there."""
@@ -135,6 +153,7 @@ def _signs(grid: int) -> Float32[np.ndarray, " m"]:
 def _pattern(grid: int) -> Float32[np.ndarray, "n n"]:
     """What is added to the brightness, at a strength of one grey level RMS."""
     coefficients = np.zeros((grid, grid), np.float32)
-    coefficients[_band(grid)[1]] = _signs(grid)
+    frequency, band = _band(grid)
+    coefficients[band] = _signs(grid) * frequency[band]  # pictures have less there, eyes see less
     pattern = cv2.idct(coefficients)
     return pattern / pattern.std()

@@ -16,7 +16,7 @@ from tqdm import tqdm
 from faceshifter.data.shards import write_atomically
 from faceshifter.errors import DataError, ImageError, NoFaceError
 from faceshifter.images import Photo, load_photo, save_photo
-from faceshifter.provenance import Origin
+from faceshifter.provenance import SWAPPED, Origin
 
 PAIR_COLUMNS = ("source", "target")
 RESULT_COLUMNS = ("source", "target", "result", "method")
@@ -63,7 +63,11 @@ def read_pairs(path: Path) -> list[tuple[Path, Path]]:
 
 
 def swap_pairs(
-    pairs: list[tuple[Path, Path]], out: Path, swap: Swap, method: str, origin: Origin
+    pairs: list[tuple[Path, Path]],
+    out: Path,
+    swap: Swap,
+    method: str,
+    origin: Origin = SWAPPED,
 ) -> SwapReport:
     """Write one picture a pair and then ``results.csv``. Call again to go on.
 
