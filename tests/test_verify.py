@@ -79,16 +79,14 @@ def test_a_copy_without_metadata_still_has_the_watermark(run, tmp_path, grace_ho
 
 
 def test_a_changed_result_is_not_believed(run, tmp_path, grace_hopper):
-    save_photo(tmp_path / "a.png", Photo(grace_hopper))
-    content = bytearray((tmp_path / "a.png").read_bytes())
-    place = content.index(b"faceshifter", content.index(b"XML:com.adobe.xmp"))
-    content[place : place + 11] = b"FACESHIFTER"
-    (tmp_path / "a.png").write_bytes(content)
-    code, out, _ = run("verify", tmp_path / "a.png")
-    # Pillow checks sums of chunks, as others do not.
-    assert code in (0, 2)
-    if code == 0:
-        assert "C2PA: invalid (" in out
+    save_photo(tmp_path / "a.jpg", Photo(grace_hopper))
+    content = (tmp_path / "a.jpg").read_bytes()
+    assert content.count(b"Tool>faceshifter") == 1
+    (tmp_path / "a.jpg").write_bytes(content.replace(b"Tool>faceshifter", b"Tool>facecameras"))
+    code, out, _ = run("verify", tmp_path / "a.jpg")
+    assert code == 0
+    assert "XMP: compositeWithTrainedAlgorithmicMedia, by facecameras" in out
+    assert "C2PA: invalid (" in out
 
 
 def test_marks_of_other_tools_are_told(run, tmp_path, grace_hopper, config):
@@ -143,11 +141,12 @@ def test_nothing_to_verify_is_one_sentence(run):
 
 @pytest.mark.parametrize("suffix", ["mp4", "mov", "mkv"])
 def test_a_video_s_frames_are_looked_at_together(run, tmp_path, astronaut, suffix):
-    frames = [np.roll(astronaut, 3 * idx, axis=1) for idx in range(25)]
+    portrait = cv2.resize(astronaut, (320, 320), interpolation=cv2.INTER_AREA)
+    frames = [np.roll(portrait, 3 * idx, axis=1) for idx in range(16)]
     path = tmp_path / f"a.{suffix}"
-    write_video(path, frames, crf="23", g="12")
+    write_video(path, frames, crf="23", g="8")
     assert inspect(path).watermark_score < THRESHOLD
-    write_video(path, [embed_watermark(frame) for frame in frames], crf="23", g="12")
+    write_video(path, [embed_watermark(frame) for frame in frames], crf="23", g="8")
     if suffix != "mkv":
         mark_video(path)
     found = inspect(path)
@@ -216,9 +215,10 @@ def test_the_doctor_prints_problems_with_remedies_and_exits_with_1(run, monkeypa
         assert lines[lines.index(line) + 1].startswith("        ")
 
 
-@pytest.mark.parametrize("fault", ["colours", "shift", "scale"])
-def test_the_doctor_sees_a_wrong_crop(monkeypatch, fault):
+def test_the_doctor_sees_a_wrong_crop_and_swapped_colours(monkeypatch):
     crop_face = swap.crop_face
+    swapper = swap.FaceSwapper.from_pretrained(hear=False, device="cpu")
+    monkeypatch.setattr(swap.FaceSwapper, "from_pretrained", lambda **options: swapper)
 
     def wrong(pixels, matrix, size):
         if fault == "colours":
@@ -228,10 +228,10 @@ def test_the_doctor_sees_a_wrong_crop(monkeypatch, fault):
         change[:, 2] += (1 - scale) * size / 2
         return crop_face(pixels, (change @ np.vstack([matrix, [0, 0, 1]])), size)
 
-    assert [check.remedy for check in doctor._encoder()] == [None]
     monkeypatch.setattr(swap, "crop_face", wrong)
-    (check,) = doctor._encoder()
-    assert check.remedy is not None
+    for fault in ("colours", "shift", "scale"):  # noqa: B007  # which wrong reads
+        (check,) = doctor._encoder()
+        assert check.remedy is not None
 
 
 def test_the_doctor_sees_a_certificate_that_runs_out(monkeypatch, tmp_path):

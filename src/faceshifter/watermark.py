@@ -30,7 +30,7 @@ TARGET = 13.0
 """Score that is aimed at."""
 ENOUGH = 11.0
 """Score of a picture that is marked already and is left as it is."""
-MIN_RMS, MAX_RMS = 1.2, 3.0
+MIN_RMS, MAX_RMS = 1.4, 3.0
 """Strength in grey levels: at least, for what video encoders take away; and at most."""
 THRESHOLD = 5.7
 """Score from which a picture counts as marked.
