@@ -114,6 +114,20 @@ AEI_RECIPES |= {
     if size != "smoke"
     for name, (about, changes) in BASELINES.items()
 }
+AEI_RECIPES["tiny-longer"] = (
+    "On from weights of tiny (--init), with attributes and reconstruction ahead of identity.",
+    replace(
+        AEI_RECIPES["tiny"][1],
+        different=0.75,
+        same_pairs="person",
+        weights=(
+            AEIWeights(adv=0.1, att=20, id=5, rec=30),
+            AEIWeights(start=100, adv=0.5, att=20, id=5, rec=30),
+            AEIWeights(start=300, adv=1.0, att=30, id=4, rec=40),
+        ),
+        ema=0.998,
+    ),
+)
 HEAR_RECIPES: dict[str, tuple[str, HEARTrainConfig]] = {
     "paper": ("Section 4 and Appendix B of the paper.", HEARTrainConfig()),
     "small": (

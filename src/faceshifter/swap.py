@@ -3,12 +3,11 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal, Self
+from typing import Self
 
 import numpy as np
 import torch
-from jaxtyping import Float, UInt8
-from torch import Tensor
+from jaxtyping import UInt8
 from torch.nn import functional as F
 
 from faceshifter.device import choose_device
@@ -22,11 +21,26 @@ from faceshifter.models.hear import HEARNet, heuristic_error
 from faceshifter.models.identity import IdentityEncoder
 from faceshifter.pretrained import load_aei, load_encoder_of, load_hear, packaged_weights
 from faceshifter.provenance import WORKING
+from faceshifter.selection import (
+    FaceChoice,
+    Identity,
+    Selection,
+    match_people,
+    pick_faces,
+    why_none,
+)
 
-Identity = Float[Tensor, "1 c_id"]
-"""Who somebody is: z_id, of unit length."""
-FaceChoice = Literal["only", "largest", "all"] | int
-"""Which faces of a photo: the only one there is, or a number from the left, from 0."""
+
+@dataclass(frozen=True)
+class Target:
+    """One aligned face of a picture."""
+
+    crop: UInt8[np.ndarray, "s s 3"]
+    """X_t, RGB."""
+    matrix: Matrix
+    """From the picture's pixels to the crop's."""
+    z_id: Identity
+    """Whose face it is."""
 
 
 @dataclass(frozen=True)
@@ -128,16 +142,12 @@ class FaceSwapper:
         """
         if not images:
             raise NoFaceError("an identity needs at least one photo; give one")
-        crops = []
+        found = []
         for idx, pixels in enumerate(images):
             where = "the source photo" if len(images) == 1 else f"source photo {idx + 1}"
-            found = self.find_faces(pixels, face, where)[0]
-            matrix = crop_matrix(found.landmarks, self.geometry, self.image_size)
-            crops.append(crop_face(pixels, matrix, self.image_size))
-        X_s = to_tensor(np.stack(crops)).to(self.device)
-        return F.normalize(self.encoder(X_s).mean(dim=0, keepdim=True))
+            found += self.align(pixels, self.find_faces(pixels, face, where)[:1])
+        return F.normalize(torch.cat([target.z_id for target in found]).mean(dim=0, keepdim=True))
 
-    @torch.inference_mode()
     def swap(self, image: Pixels, identity: Identity, *, face: FaceChoice = "largest") -> Swapped:
         """Give faces of a photo another identity.
 
@@ -149,34 +159,91 @@ class FaceSwapper:
         Raises:
             NoFaceError: There is no such face.
         """
-        pixels = image
-        steps = []
-        for found in self.find_faces(image, face, "the target photo"):
-            matrix = crop_matrix(found.landmarks, self.geometry, self.image_size)
-            crop = crop_face(image, matrix, self.image_size)
-            steps.append(self.swap_crop(crop, identity, matrix))
-            pixels = paste_face(pixels, steps[-1].result, matrix)
-        return Swapped(pixels, steps)
+        targets = self.align(image, self.find_faces(image, face, "the target photo"))
+        steps = self.swap_targets(targets, [identity] * len(targets))
+        return Swapped(paste_faces(image, steps), steps)
+
+    def swap_selected(self, image: Pixels, selection: Selection) -> Swapped:
+        """``swap`` with every way to choose faces; where none is meant nothing is changed.
+
+        Args:
+            image: Upright RGB photo; it is not changed.
+            selection: Which faces, and who they become.
+
+        Raises:
+            NoFaceError: What looks like a chosen face is none.
+        """
+        chosen = self.choose(image, self.detector.detect(image), selection)
+        targets, sources = [target for target, _ in chosen], [source for _, source in chosen]
+        steps = self.swap_targets(targets, sources, selection.strength)
+        return Swapped(paste_faces(image, steps), steps)
+
+    def choose(
+        self, pixels: Pixels, faces: Sequence[Face], selection: Selection
+    ) -> list[tuple[Target, Identity]]:
+        """The faces to be swapped and who each becomes; empty where none is meant.
+
+        Args:
+            pixels: The picture.
+            faces: Those that were detected in it, largest first.
+            selection: What is wanted.
+
+        Raises:
+            NoFaceError: The landmarks of a chosen face are not those of a face.
+        """
+        if not selection.matches:
+            picked = pick_faces(faces, selection.face)
+            return [(target, selection.source) for target in self.align(pixels, picked)]
+        targets = self.align(pixels, faces)
+        z_id = torch.cat([target.z_id for target in targets]) if targets else torch.zeros(0, 1)
+        matched = match_people(z_id, selection.matches, self.encoder)
+        return [(targets[idx], source) for idx, source in matched]
+
+    def align(self, pixels: Pixels, faces: Sequence[Face]) -> list[Target]:
+        """Cut faces out of a picture, at the model's size, and tell whose they are.
+
+        Raises:
+            NoFaceError: The landmarks of one are not those of a face.
+        """
+        matrices = [crop_matrix(f.landmarks, self.geometry, self.image_size) for f in faces]
+        crops = [crop_face(pixels, matrix, self.image_size) for matrix in matrices]
+        return self.identify(crops, matrices)
 
     @torch.inference_mode()
-    def swap_crop(
-        self, crop: UInt8[np.ndarray, "s s 3"], identity: Identity, matrix: Matrix
-    ) -> SwapSteps:
-        """Both stages on one aligned crop of the model's size."""
-        X_t = to_tensor(crop[None]).to(self.device)
-        z_id = torch.stack([identity.to(self.device), self.encoder(X_t)], dim=1)
+    def identify(
+        self, crops: Sequence[UInt8[np.ndarray, "s s 3"]], matrices: Sequence[Matrix]
+    ) -> list[Target]:
+        """Tell whose aligned crops are, all in one batch."""
+        if not crops:
+            return []
+        z_id = self.encoder(to_tensor(np.stack(crops)).to(self.device)).cpu()
+        return [Target(*parts) for parts in zip(crops, matrices, z_id.split(1), strict=True)]
+
+    @torch.inference_mode()
+    def swap_targets(
+        self, targets: Sequence[Target], sources: Sequence[Identity], strength: float = 1.0
+    ) -> list[SwapSteps]:
+        """Both stages on faces of any pictures, all in one batch.
+
+        Args:
+            targets: The faces, from ``align``.
+            sources: Who each becomes.
+            strength: How much of the source's identity is put in, in [0, 1].
+        """
+        if not targets:
+            return []
+        X_t = to_tensor(np.stack([target.crop for target in targets])).to(self.device)
+        z_id_t = torch.cat([target.z_id for target in targets])
+        z_id_s = F.normalize(torch.lerp(z_id_t, torch.cat(list(sources)).to(z_id_t), strength))
+        z_id = torch.stack([z_id_s, z_id_t], dim=1).to(self.device)
         Y_hat_st, Y_hat_tt = self.aei(X_t, z_id).unbind(dim=1)
         delta_Y_t = heuristic_error(X_t, Y_hat_tt)
         Y_st = Y_hat_st if self.hear is None else self.hear(Y_hat_st, delta_Y_t)
-        pictures = to_images(torch.cat([Y_hat_st, Y_hat_tt, delta_Y_t / 2, Y_st]))
-        return SwapSteps(
-            X_t=crop,
-            Y_hat_st=pictures[0],
-            Y_hat_tt=pictures[1],
-            delta_Y_t=pictures[2],
-            result=pictures[3],
-            matrix=matrix,
-        )
+        pictures = [to_images(Y) for Y in (Y_hat_st, Y_hat_tt, delta_Y_t / 2, Y_st)]
+        return [
+            SwapSteps(target.crop, a, b, c, d, target.matrix)
+            for target, a, b, c, d in zip(targets, *pictures, strict=True)
+        ]
 
     def find_faces(self, pixels: Pixels, choice: FaceChoice, where: str) -> list[Face]:
         """The chosen faces, from left to right where there are several.
@@ -185,26 +252,18 @@ class FaceSwapper:
             NoFaceError: There is no face, none of that number, or several and not the only one.
         """
         faces = self.detector.detect(pixels)
-        if not faces:
-            raise NoFaceError(
-                f"no face was found in {where}; give one with a larger or less turned face"
-            )
-        if choice == "largest":
-            return faces[:1]
-        if choice == "only" and len(faces) > 1:
-            raise NoFaceError(
-                f"{where} has {len(faces)} faces, but one person is meant; choose the largest, or "
-                f"one by its number from the left, 0 to {len(faces) - 1}"
-            )
-        faces = sorted(faces, key=lambda face: face.box[0])
-        if choice == "only" or choice == "all":
-            return faces
-        if not 0 <= choice < len(faces):
-            raise NoFaceError(
-                f"face {choice} does not exist in {where}, which has {len(faces)}; they are "
-                f"numbered from the left, 0 to {len(faces) - 1}"
-            )
-        return [faces[choice]]
+        picked = pick_faces(faces, choice)
+        if not picked:
+            raise why_none(faces, choice, where)
+        return picked
+
+
+def paste_faces(pixels: Pixels, steps: Sequence[SwapSteps]) -> Pixels:
+    """A copy of the picture with swapped faces in their places."""
+    result = pixels.copy()
+    for face in steps:
+        result = paste_face(result, face.result, face.matrix)
+    return result
 
 
 def save_steps(folder: Path, photo: Photo, swapped: Swapped) -> None:

@@ -111,7 +111,7 @@ class TrainAEI:
     recipe: Annotated[AEIRecipe, arg(name="")]  # type: ignore[valid-type]
     """A complete configuration; its fields can be changed by the flags behind its name."""
     init: Path | None = None
-    """A checkpoint of another run to start from."""
+    """A checkpoint of another run, or exported weights, to start from."""
     runtime: Annotated[Runtime, arg(name="")] = field(default_factory=Runtime)
     every: Intervals = field(default_factory=Intervals)
     dry_run: bool = False

@@ -291,7 +291,8 @@ def _occlusion(
     if not inside.any():
         return {}
     z_id = tools.swapper.identity([source], face="largest")
-    free, steps = (tools.swapper.swap_crop(c, z_id, matrix) for c in (X_t, covered))
+    targets = tools.swapper.identify([X_t, covered], [matrix] * 2)
+    free, steps = tools.swapper.swap_targets(targets, [z_id] * 2)
     z = tools.recogniser.embed(
         [(paste_face(target, s.result, matrix), face.landmarks) for s in (free, steps)]
     )

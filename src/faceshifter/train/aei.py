@@ -11,7 +11,13 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from faceshifter import __version__
-from faceshifter.checkpoint import export_weights, fingerprint, load_checkpoint
+from faceshifter.checkpoint import (
+    export_weights,
+    fingerprint,
+    load_checkpoint,
+    load_strictly,
+    load_tensors,
+)
 from faceshifter.config import AEITrainConfig, AEIWeights, Intervals, Runtime
 from faceshifter.data.feed import feed, find_faces
 from faceshifter.data.pairs import Draws, Pairs, Population, RawPairs, draw_pairs
@@ -155,7 +161,7 @@ class AEITraining:
         encoders: That of z_id first, then those that take turns with it in the identity loss.
         ranks: The processes that train together.
         runtime: How to compute.
-        init: A checkpoint of another run to start the networks from.
+        init: A checkpoint of another run, or exported weights, to start the networks from.
     """
 
     def __init__(
@@ -176,7 +182,7 @@ class AEITraining:
         self.ema = make_ema(self.aei)
         self.networks = {"aei": self.aei, "ema": self.ema, "discriminator": self.discriminator}
         if init is not None:
-            load_checkpoint(init, self.networks)
+            start_from(init, self.networks)
         synchronise_batch_norm(self.aei, ranks)
         self.adam_g = make_adam(self.aei.parameters(), config.adam_g)
         self.adam_d = make_adam(self.discriminator.parameters(), config.adam_d)
@@ -301,7 +307,7 @@ def train(
         config: The recipe.
         data: A folder that ``prepare`` wrote.
         run: Folder of the run; ``weights.safetensors`` in it is always the newest export.
-        init: A checkpoint of another run to start the networks from.
+        init: A checkpoint of another run, or exported weights, to start the networks from.
         runtime: Where and how to compute.
         intervals: How often to report, to watch and to write checkpoints.
 
@@ -349,6 +355,20 @@ def train(
             intervals=intervals,
             tensorboard=runtime.tensorboard,
         )
+
+
+def start_from(init: Path, networks: dict[str, nn.Module]) -> None:
+    """Load the networks of a checkpoint, or exported weights, which know no discriminator.
+
+    Raises:
+        CheckpointError: The file is missing, damaged or of another network.
+    """
+    tensors, info = load_tensors(init)
+    if info.get("kind") != "aei":
+        load_checkpoint(init, networks)
+        return
+    for name in ("aei", "ema"):
+        load_strictly(networks[name], tensors, str(init))
 
 
 def what_makes(config: AEITrainConfig, data: Path) -> dict[str, object]:
