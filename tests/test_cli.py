@@ -1,5 +1,6 @@
 """The command line: every refusal in one sentence, every promise about the files it writes."""
 
+import json
 import resource
 import subprocess
 import sys
@@ -444,6 +445,24 @@ def test_every_format_carries_the_mark(run: Run, inputs: Path, tmp_path: Path, s
     assert mark.tool == f"faceshifter {__version__}"
     difference = pixels_of(out).astype(int) - pixels_of(inputs / "grace.png")
     assert 1 < np.abs(difference).mean() < 64  # a picture of the same scene with another face
+
+
+def test_the_pixels_stay_unmarked_where_asked_for_and_verify_says_so(
+    run: Run, inputs: Path, tmp_path: Path
+) -> None:
+    words = ["swap", inputs / "eileen.jpg", inputs / "grace.png", "--weights", inputs / "weights"]
+    marks = {}
+    for name, options in {"marked": [], "clean": ["--no-watermark"]}.items():
+        out = tmp_path / f"{name}.png"
+        assert run(*words, "--out", out, *options)[0] == 0
+        code, text, _ = run("verify", out, "--json")
+        assert code == 0
+        (marks[name],) = json.loads(text)
+        assert marks[name]["xmp"]["digital_source_type"] == DIGITAL_SOURCE_TYPE
+        assert marks[name]["manifest"]["digital_source_type"] == DIGITAL_SOURCE_TYPE
+        assert marks[name]["manifest"]["state"] == "Valid"
+    assert marks["marked"]["watermark"] is marks["marked"]["manifest"]["watermark"] is True
+    assert marks["clean"]["watermark"] is marks["clean"]["manifest"]["watermark"] is False
 
 
 def test_a_turned_photo_comes_out_upright_with_its_profile_and_texts(
