@@ -73,6 +73,7 @@ class Many:
         manifest: Manifest,
         *,
         masks: bool = False,
+        watermark: bool = True,
         encoding: Record | None = None,
     ) -> None:
         """Put together what is the same for every target.
@@ -82,6 +83,7 @@ class Many:
             casting: Who is put in for whom.
             manifest: What earlier runs did, and where this one says what it does.
             masks: Write the changed pixels of every photo beside it.
+            watermark: Mark the pixels too.
             encoding: How videos are encoded, by the fields of VideoOptions.
         """
         self._swapper, self._casting, self._manifest = swapper, casting, manifest
@@ -94,7 +96,7 @@ class Many:
             "hear": None if swapper.hear is None else fingerprint(swapper.hear),
             "encoder": fingerprint(swapper.encoder),
             "detector": "dlib" if isinstance(swapper.detector, DlibDetector) else "yunet",
-            "watermark": False,
+            "watermark": watermark,
         }
 
     def run(self, jobs: Sequence[Job]) -> Report:
@@ -134,7 +136,7 @@ class Many:
             record["target_sha256"] = _hash(job.target)
             record |= self._people(todo.cast) | self._settings
             if is_video(job.target):
-                record |= self._encoding
+                record |= self._encoding | {"watermark": False}  # video/marking.py adds none
             earlier = self._manifest.find(job.out, record)
             if earlier is not None and self._is_finished(job, earlier):
                 return Todo(job, earlier, kept=True)
@@ -185,6 +187,7 @@ class Many:
                     job.out,
                     mask=mask,
                     opened=todo.opened,
+                    watermark=self._settings["watermark"],
                     encoding=self._encoding,
                 )
             record |= {"status": "swapped", "why": None, "out_sha256": _hash(job.out), **outcome}

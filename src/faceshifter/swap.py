@@ -20,6 +20,7 @@ from faceshifter.models.aei import AEINet
 from faceshifter.models.hear import HEARNet, heuristic_error
 from faceshifter.models.identity import IdentityEncoder
 from faceshifter.pretrained import load_aei, load_encoder_of, load_hear, packaged_weights
+from faceshifter.provenance import WORKING
 from faceshifter.selection import (
     FaceChoice,
     Identity,
@@ -311,5 +312,7 @@ def save_steps(folder: Path, photo: Photo, swapped: Swapped) -> None:
         }
         for name, pixels in pictures.items():
             save_photo(
-                folder / f"{idx}-{name}.png", replace(photo, pixels=pixels, alpha=None, exif=None)
+                folder / f"{idx}-{name}.png",
+                replace(photo, pixels=pixels, alpha=None, exif=None),
+                WORKING,
             )

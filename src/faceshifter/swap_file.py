@@ -16,6 +16,7 @@ from faceshifter.face.detect import Face
 from faceshifter.files import make_folder
 from faceshifter.images import Photo, Pixels, load_photo, save_photo
 from faceshifter.manifest import Record
+from faceshifter.provenance import SWAPPED
 from faceshifter.selection import Selection, why_none
 from faceshifter.swap import FaceSwapper, Swapped, Target, paste_faces, save_steps
 from faceshifter.targets import is_video
@@ -50,6 +51,7 @@ def swap_file(
     mask: Path | None = None,
     steps: Path | None = None,
     opened: Opened | None = None,
+    watermark: bool = True,
     encoding: Mapping[str, Any] = MappingProxyType({}),
 ) -> Record:
     """Swap the chosen faces of one photo or video and write it, with the target's own metadata.
@@ -62,6 +64,7 @@ def swap_file(
         mask: Where the picture of a photo's changed pixels goes.
         steps: Folder for every picture on the way of a photo; it is made.
         opened: The photo, where it has been read before.
+        watermark: Mark a photo's pixels too, after the mask is made.
         encoding: How a video is encoded, by the fields of VideoOptions.
 
     Returns:
@@ -95,7 +98,7 @@ def swap_file(
     if mask is not None:
         _, png = cv2.imencode(".png", changed_pixels(before, after))
         write_atomically(mask, png.tobytes())
-    save_photo(out, replace(opened.photo, pixels=after))
+    save_photo(out, replace(opened.photo, pixels=after), replace(SWAPPED, watermark=watermark))
     if steps is not None:
         save_steps(steps, opened.photo, Swapped(after, swapped_faces))
     return {"faces": [_face_record(found) for found in targets]}

@@ -37,6 +37,7 @@ def swap(
     codec: CodecName = "auto",
     quality: int | None = None,
     report: Path | None = None,
+    watermark: bool = True,
     weights: Path | None = None,
     identity: Path | None = None,
     yunet: Path | None = None,
@@ -65,6 +66,7 @@ def swap(
             vp9 for .webm.
         quality: Of a video, the encoder's constant rate factor: less is better and larger.
         report: File that gets a line of JSON for each frame of one video.
+        watermark: Mark the pixels too; metadata and manifest are always written, and say if not.
         weights: Folder with aei.safetensors and hear.safetensors, in place of the package's.
         identity: Identity encoder that --weights were trained with, where it is not built in.
         yunet: YuNet's model file, to detect faces with it instead of dlib; yunet downloads it.
@@ -120,7 +122,7 @@ def swap(
             print(f"not used: {line}", file=sys.stderr)
     encoding = {"codec": codec, "quality": quality}
     if many:
-        _swap_many(swapper, casting, jobs, manifest, masks, encoding)
+        _swap_many(swapper, casting, jobs, manifest, masks, watermark, encoding)
     elif is_video(jobs[0].out):
         from faceshifter.video.clip import VideoOptions
 
@@ -133,7 +135,7 @@ def swap(
             report=report,
         )
     else:
-        _swap_one(swapper, casting, jobs[0], masks, save_steps)
+        _swap_one(swapper, casting, jobs[0], masks, watermark, save_steps)
 
 
 def _source_and_target(
@@ -157,13 +159,20 @@ def _check_exists(*paths: Path | None) -> None:
 
 
 def _swap_one(
-    swapper: "FaceSwapper", casting: "Casting", job: "Job", masks: bool, steps: Path | None
+    swapper: "FaceSwapper",
+    casting: "Casting",
+    job: "Job",
+    masks: bool,
+    watermark: bool,
+    steps: Path | None,
 ) -> None:
     from faceshifter.swap_file import mask_path, swap_file
 
     selection = casting.select(job.source).selection
     mask = mask_path(job.out) if masks else None
-    done = swap_file(swapper, selection, job.target, job.out, mask=mask, steps=steps)
+    done = swap_file(
+        swapper, selection, job.target, job.out, mask=mask, steps=steps, watermark=watermark
+    )
     num_faces = len(done["faces"])
     faces = "face" if num_faces == 1 else "faces"
     print(f"swapped {num_faces} {faces}: {job.out}")
@@ -175,13 +184,22 @@ def _swap_many(
     jobs: "list[Job]",
     manifest: Path,
     masks: bool,
+    watermark: bool,
     encoding: dict[str, Any],
 ) -> None:
     from faceshifter.manifest import Manifest
     from faceshifter.many import Many
 
     make_folder(manifest.parent)
-    report = Many(swapper, casting, Manifest(manifest), masks=masks, encoding=encoding).run(jobs)
+    run = Many(
+        swapper,
+        casting,
+        Manifest(manifest),
+        masks=masks,
+        watermark=watermark,
+        encoding=encoding,
+    )
+    report = run.run(jobs)
     for line in report.failures:
         print(f"not swapped: {line}", file=sys.stderr)
     print(f"swapped {report.num_swapped} of {len(jobs)}: {manifest}")
