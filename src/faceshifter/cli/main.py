@@ -10,6 +10,7 @@ from faceshifter import __version__
 from faceshifter.cli.ablation import ablate
 from faceshifter.cli.analyses import masks, query, study
 from faceshifter.cli.baseline import baseline, models
+from faceshifter.cli.checking import doctor, verify
 from faceshifter.cli.measuring import check_identity, evaluate
 from faceshifter.cli.swapping import demo, identity, swap
 from faceshifter.cli.training import bench, prepare, rank_errors, train
@@ -31,6 +32,8 @@ COMMANDS: dict[str, Callable[..., Any]] = {
     "masks": masks,
     "query": query,
     "study": study,
+    "verify": verify,
+    "doctor": doctor,
 }
 
 
