@@ -58,6 +58,15 @@ def seed() -> None:
     torch.manual_seed(0)
 
 
+@pytest.fixture(autouse=True)
+def config(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Keep the user's own configuration out: a folder with the key to sign with, made once."""
+    folder = tmp_path_factory.getbasetemp() / "config"
+    monkeypatch.setenv("FACESHIFTER_CONFIG", str(folder))
+    monkeypatch.delenv("FACESHIFTER_SIGNER", raising=False)
+    return folder
+
+
 @pytest.fixture
 def tiny_aei_config() -> "AEIConfig":
     """Four levels of a 16 x 16 picture, with and without a change of channels in a block."""
@@ -107,6 +116,34 @@ def portraits() -> "tuple[Image.Image, Image.Image]":
     with Image.open(Path(data_dir) / "astronaut.png") as image:
         eileen = image.convert("RGB").crop((120, 0, 330, 230))
     return grace, eileen
+
+
+@pytest.fixture(scope="session")
+def smoke_weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Random networks of the smallest preset, both stages, in the files that trainings write."""
+    from faceshifter import __version__
+    from faceshifter.checkpoint import export_weights, fingerprint
+    from faceshifter.models.aei import AEINet
+    from faceshifter.models.hear import HEARNet
+    from faceshifter.models.identity import load_identity_encoder
+    from faceshifter.pretrained import load_aei
+    from faceshifter.recipes import AEI_PRESETS, HEAR_PRESETS
+
+    folder = tmp_path_factory.mktemp("smoke")
+    torch.manual_seed(0)
+    config, hear_config = AEI_PRESETS["smoke"], HEAR_PRESETS["smoke"]
+    encoder = load_identity_encoder("dlib", config.geometry)
+    identity = {"name": encoder.name, "fingerprint": fingerprint(encoder)}
+    info = {"kind": "aei", "version": __version__, "config": asdict(config), "identity": identity}
+    export_weights(folder / "aei.safetensors", AEINet(config), info)
+    aei, _ = load_aei(folder / "aei.safetensors")
+    hear = HEARNet(hear_config)
+    for parameter in hear.parameters():  # it starts as the identity
+        torch.nn.init.normal_(parameter, std=0.05)
+    info = {"kind": "hear", "version": __version__, "config": asdict(hear_config)}
+    info["aei"] = fingerprint(aei)
+    export_weights(folder / "hear.safetensors", hear, info)
+    return folder
 
 
 @pytest.fixture

@@ -305,7 +305,7 @@ def test_a_stopped_run_goes_on_without_doing_anything_twice(pairs: Path) -> None
     [
         ("source,goal\na,b\n", "lacks the column target"),
         ("source,target\na.png,\n", "line 2, lacks target"),
-        ("source,target\n", "has no pairs"),
+        ("source,target\n", "has no rows"),
         ("", "lacks the column source"),
         ("source,target\n\xff\xfe", "is not a CSV file in UTF-8"),
     ],

@@ -4,11 +4,14 @@ FaceShifterError
   ImageError        an image cannot be read
   NoFaceError       no face, or not the face that was asked for
   CheckpointError   weights are missing, damaged or of another model
+  CredentialsError  results cannot be signed, or a signed manifest cannot be read
   DataError         training data is missing, damaged or of another form
   DependencyError   an optional package or file is not installed
   DeviceError       the device asked for is not there
   OutputError       a result cannot be written
   TrainingError     training cannot start, go on or be trusted
+  VideoError        a video cannot be read
+  CancelledError    somebody stopped the work
 """
 
 
@@ -26,6 +29,10 @@ class NoFaceError(FaceShifterError):
 
 class CheckpointError(FaceShifterError):
     """Weights are missing, damaged or belong to another model."""
+
+
+class CredentialsError(FaceShifterError):
+    """A key, certificate or manifest of content credentials cannot be used."""
 
 
 class DataError(FaceShifterError):
@@ -46,3 +53,11 @@ class OutputError(FaceShifterError):
 
 class TrainingError(FaceShifterError):
     """Training cannot start, go on or be trusted any longer."""
+
+
+class VideoError(FaceShifterError):
+    """A video is missing, damaged or not a video."""
+
+
+class CancelledError(FaceShifterError):
+    """Work was stopped by the one who had started it."""

@@ -18,6 +18,7 @@ from faceshifter.evaluate.networks import HeadState, Landmarker, Recogniser
 from faceshifter.face.align import Matrix, crop_face, crop_matrix
 from faceshifter.face.detect import FaceDetector
 from faceshifter.images import Photo, Pixels, save_photo
+from faceshifter.provenance import WORKING
 
 KEPT_PICTURES = 8  # at either end
 CELL = 192  # pixels; side of a face in them
@@ -233,7 +234,7 @@ def _keep_picture(folder: Path, record: dict[str, Any], strip: Pixels) -> None:
     if not scores:
         return
     folder.mkdir(exist_ok=True)
-    save_photo(folder / f"{scores[-1]:+.6f}_{record['pair']}.jpg", Photo(strip))
+    save_photo(folder / f"{scores[-1]:+.6f}_{record['pair']}.jpg", Photo(strip), WORKING)
     files = sorted(folder.glob("[+-]*_*.jpg"), key=lambda file: float(file.stem.split("_")[0]))
     for file in files[KEPT_PICTURES:-KEPT_PICTURES]:
         file.unlink()

@@ -7,8 +7,8 @@ from pathlib import Path
 
 from PIL import Image
 
-from faceshifter.data.tables import read_table
 from faceshifter.errors import DataError
+from faceshifter.files import read_table
 
 COLUMNS = ("source", "target", "result", "method")
 

@@ -1,20 +1,20 @@
-"""CSV files that users give."""
+"""Tables and folders that users name."""
 
 import csv
 from collections.abc import Sequence
 from pathlib import Path
 
-from faceshifter.errors import DataError
+from faceshifter.errors import DataError, OutputError
 
 
 def read_table(
     path: Path, columns: Sequence[str], optional: Sequence[str] = ()
 ) -> list[tuple[str, dict[str, str]]]:
-    """Where each row stands, for messages, and its cells; other columns may be there too.
+    """Where each row stands, for messages, and its cells; at least one row.
 
     Args:
         path: CSV file in UTF-8, with the columns' names in its first line.
-        columns: Those it has to have, with a text in every row.
+        columns: Those it has to have, with a text in every row; others may be there too.
         optional: Those that are empty texts where they are not there.
 
     Raises:
@@ -33,6 +33,8 @@ def read_table(
         raise DataError(
             f"{path} lacks the column {lacking[0]}; its first line has to name {','.join(columns)}"
         )
+    if not rows:
+        raise DataError(f"{path} has no rows; give one or more below its first line")
     found = []
     for number, row in enumerate(rows, 2):
         where = f"{path}, line {number},"
@@ -40,3 +42,15 @@ def read_table(
             raise DataError(f"{where} lacks {empty[0]}; fill it in")
         found.append((where, {key: row.get(key) or "" for key in (*columns, *optional)}))
     return found
+
+
+def make_folder(folder: Path) -> None:
+    """Make a folder and its parents, or say in one sentence why not.
+
+    Raises:
+        OutputError: It cannot be made.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OutputError(f"{folder} cannot be made ({error.strerror}); choose another") from None
