@@ -71,7 +71,7 @@ def files_in(folder: Path) -> dict[str, bytes]:
 
 
 def contents_of(folder: Path) -> dict[str, Any]:
-    """Pixels of pictures, whose signatures differ each time, and lines without the files' hashes."""
+    """Pixels of pictures, and lines without files' hashes: signatures differ each time."""
     found: dict[str, Any] = {}
     for name in files_in(folder):
         if name.endswith(".jsonl"):
@@ -473,7 +473,7 @@ def test_an_identity_file_is_as_good_as_its_photos(run: Run, inputs: Path, tmp_p
         (["a.png", "b.png", "--out", "c.png", "--match", "d="], "d= lacks a path; give"),
         (["a.png", "b.png"], "give --out, where"),
         (["a.png", "--out", "c.png"], "give SOURCE and TARGET"),
-        (["{0}/eileen.png", "{0}/a.mp4", "--out", "c.png"], "c.png has none of the suffixes .mp4"),
+        (["{0}/eileen.png", "{0}/a.mp4", "--out", "c.png"], "--out c.png has none of .mp4"),
         (["{0}/eileen.png", "{0}/a.mp4", "--out", "c.mp4", "--masks"], "are for photos; leave"),
         (["--pairs", "p.csv", "--out", "c"], "give nothing of it again"),
         (["--pairs", "p.csv"], "p.csv does not exist"),
