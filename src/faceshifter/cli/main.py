@@ -11,6 +11,7 @@ from faceshifter.cli.ablation import ablate
 from faceshifter.cli.analyses import masks, query, study
 from faceshifter.cli.baseline import baseline, models
 from faceshifter.cli.measuring import check_identity, evaluate
+from faceshifter.cli.serving import serve
 from faceshifter.cli.swapping import demo, swap
 from faceshifter.cli.training import bench, prepare, rank_errors, train
 from faceshifter.errors import FaceShifterError
@@ -30,6 +31,7 @@ COMMANDS: dict[str, Callable[..., Any]] = {
     "masks": masks,
     "query": query,
     "study": study,
+    "serve": serve,
 }
 
 

@@ -4,6 +4,7 @@ import os
 from pathlib import Path
 
 from faceshifter.cli.options import Device
+from faceshifter.errors import OutputError
 
 
 def serve(
@@ -42,21 +43,25 @@ def serve(
         yunet: YuNet's model file, to detect faces with it instead of dlib; yunet downloads it.
         device: Where to compute.
     """
-    from faceshifter.serve.app import Limits
-    from faceshifter.serve.server import Server, check_host
+    from faceshifter.serve import server
+    from faceshifter.study.server import listen
 
     token = os.environ.get("FACESHIFTER_TOKEN") or None
-    check_host(host, token)
-    limits = Limits(max_mb, max_video_mb, max_megapixels, queue, jobs, keep_hours)
+    server.check_host(host, token)
+    if min(max_mb, max_video_mb, max_megapixels, queue, jobs) < 1 or keep_hours <= 0:
+        raise OutputError("limits of zero leave nothing to serve; give numbers above it")
     if folder is None:
         from platformdirs import user_state_path
 
         folder = user_state_path("faceshifter") / "serve"
-    from faceshifter.swap import FaceSwapper
+    with server.private_folder(folder), listen(host, port) as where:
+        from faceshifter.serve.app import Limits, create_app
+        from faceshifter.swap import FaceSwapper
 
-    with Server(host, port, folder, token) as server:
         swapper = FaceSwapper.from_pretrained(
             weights, identity=identity, yunet=yunet, device=device
         )
-        print(f"serving at {server.address}; stop with Ctrl+C", flush=True)
-        server.run(swapper, limits)
+        limits = Limits(max_mb, max_video_mb, max_megapixels, queue, jobs, keep_hours)
+        app = create_app(swapper, folder, limits, token)
+        print(f"serving at {server.address(where)}; stop with Ctrl+C", flush=True)
+        server.serve(app, where)

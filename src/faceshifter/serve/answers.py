@@ -4,7 +4,7 @@ import json
 from dataclasses import dataclass
 from typing import Literal
 
-from faceshifter.errors import FaceShifterError, ImageError, NoFaceError, OutputError
+from faceshifter.errors import FaceShifterError, ImageError, NoFaceError, OutputError, VideoError
 
 State = Literal["queued", "running", "done", "failed"]
 
@@ -88,6 +88,7 @@ class RefusedError(FaceShifterError):
 STATUS_AND_CODE: list[tuple[type[FaceShifterError], int, str]] = [
     (ImageError, 422, "unreadable_image"),
     (NoFaceError, 422, "no_face"),
+    (VideoError, 422, "unreadable_video"),
     (OutputError, 507, "cannot_store"),
     (FaceShifterError, 422, "cannot_swap"),
 ]

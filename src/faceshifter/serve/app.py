@@ -9,11 +9,12 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar, cast
 
 from faceshifter import __version__
 from faceshifter.checkpoint import fingerprint
 from faceshifter.errors import DependencyError, FaceShifterError
+from faceshifter.selection import FaceChoice
 from faceshifter.serve.answers import (
     CODES,
     SENTENCES,
@@ -37,8 +38,8 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 MOST_SOURCES = 8
-FACE = r"^(largest|all|\d{1,3})$"
-SOURCE_FACE = r"^(only|largest|\d{1,3})$"
+FACE = r"^(largest|all|[0-9]{1,3})$"
+SOURCE_FACE = r"^(only|largest|[0-9]{1,3})$"
 
 
 @dataclass(frozen=True)
@@ -73,6 +74,7 @@ def create_app(swapper: FaceSwapper, folder: Path, limits: Limits, token: str | 
         DataError: The folder's jobs are not such.
     """
     try:
+        import av  # noqa: F401  # which videos need
         import python_multipart  # noqa: F401  # which forms need
         import uvicorn  # noqa: F401  # which serve needs
         from fastapi import Depends, FastAPI, File, Form, Request, UploadFile
@@ -130,7 +132,7 @@ def create_app(swapper: FaceSwapper, folder: Path, limits: Limits, token: str | 
         redoc_url=None,
         responses=errors,
     )
-    form_limits = {"max_files": MOST_SOURCES + 2, "max_fields": 16, "max_part_size": 1024}
+    form_limits: Any = {"max_files": MOST_SOURCES + 2, "max_fields": 16, "max_part_size": 1024}
 
     def answer(error: RefusedError) -> Response:
         return Response(
@@ -158,15 +160,15 @@ def create_app(swapper: FaceSwapper, folder: Path, limits: Limits, token: str | 
     def on_fault(_: Request, error: Exception) -> Response:
         return answer(internal_error())
 
-    Sources = Annotated[
+    sources_file = Annotated[
         list[UploadFile],
         File(description="One or more photos of the person to put in: JPEG, PNG or WebP"),
     ]
-    Person = Annotated[
+    person_file = Annotated[
         UploadFile | None, File(description="Photo of a person: only they are replaced")
     ]
 
-    def wish(
+    def read_wish(
         face: Annotated[
             str, Form(pattern=FACE, description="largest, all, or a number from the left, from 0")
         ] = "largest",
@@ -182,12 +184,7 @@ def create_app(swapper: FaceSwapper, folder: Path, limits: Limits, token: str | 
     ) -> Wish:
         if hear and swapper.hear is None:
             raise RefusedError(422, "invalid_request", "this server has no second stage")
-        return Wish(
-            int(face) if face.isdigit() else face,
-            int(source_face) if source_face.isdigit() else source_face,
-            strength,
-            hear,
-        )
+        return Wish(face_choice(face), face_choice(source_face), strength, hear)
 
     @app.post(
         "/swap",
@@ -197,11 +194,11 @@ def create_app(swapper: FaceSwapper, folder: Path, limits: Limits, token: str | 
     )
     async def swap(
         request: Request,
-        source: Sources,
+        source: sources_file,
         target: Annotated[UploadFile, File(description="Photo whose face is replaced")],
-        wish: Annotated[Wish, Depends(wish)],
+        wish: Annotated[Wish, Depends(read_wish)],
         passing: Annotated[Path, Depends(passing_folder)],
-        person: Person = None,
+        person: person_file = None,
         format: Annotated[Literal["png", "jpeg", "webp"], Form()] = "png",
     ) -> Response:
         """Put the source's face into the target; answers with the picture, marked as synthetic."""
@@ -234,10 +231,10 @@ def create_app(swapper: FaceSwapper, folder: Path, limits: Limits, token: str | 
 
     @app.post("/jobs", status_code=202, form_limits=form_limits)
     async def new_job(
-        source: Sources,
+        source: sources_file,
         video: Annotated[UploadFile, File(description="MP4, MOV, MKV or WebM")],
-        wish: Annotated[Wish, Depends(wish)],
-        person: Person = None,
+        wish: Annotated[Wish, Depends(read_wish)],
+        person: person_file = None,
     ) -> JobState:
         """Queue a video; ask for its state by the id that is answered."""
         uploads = {f"source-{idx}": upload for idx, upload in enumerate(source)}
@@ -298,6 +295,11 @@ def create_app(swapper: FaceSwapper, folder: Path, limits: Limits, token: str | 
         full=lambda path: {"/swap": worker.full, "/jobs": jobs.full}.get(path, lambda: None)(),
         metrics=metrics,
     )
+
+
+def face_choice(text: str) -> FaceChoice:
+    """A choice of faces from its words, which are checked."""
+    return int(text) if text.isdigit() else cast(FaceChoice, text)
 
 
 async def head(upload: "UploadFile") -> bytes:

@@ -57,9 +57,7 @@ class Gate:
         self.full, self.metrics = full, metrics
         self.open = 0
 
-    async def __call__(
-        self, scope: MutableMapping[str, Any], receive: Receive, send: Send
-    ) -> None:
+    async def __call__(self, scope: MutableMapping[str, Any], receive: Receive, send: Send) -> None:
         """Answer one request."""
         if scope["type"] != "http":
             await self.app(scope, receive, send)
@@ -94,7 +92,9 @@ class Gate:
             return RefusedError(503, "busy", "too many requests are open; try again", retry_after=1)
         if self.token is None and not _is_local(headers):
             return RefusedError(
-                403, "forbidden", "this server, which has no token, takes requests to localhost only"
+                403,
+                "forbidden",
+                "this server, which has no token, takes requests to localhost only",
             )
         if self.token is not None and scope["path"] != "/health":
             given = headers.get(b"authorization", b"")
@@ -170,9 +170,7 @@ class Exchange:
             {"WWW-Authenticate": "Bearer"} if refusal.status == 401 else {}
         )
         raw = [(name.lower().encode(), value.encode()) for name, value in headers.items()]
-        await self.send(
-            {"type": "http.response.start", "status": refusal.status, "headers": raw}
-        )
+        await self.send({"type": "http.response.start", "status": refusal.status, "headers": raw})
         await self.send({"type": "http.response.body", "body": body})
         self._refusal = refusal  # nothing of the application's comes after it
 

@@ -12,12 +12,12 @@ from pathlib import Path
 from typing import Any
 
 from faceshifter.errors import CancelledError, FaceShifterError
+from faceshifter.images import Photo
 from faceshifter.serve.answers import JobState, Problem, Progress, RefusedError, internal_error
 from faceshifter.serve.answers import refused as refused_with
 from faceshifter.serve.photos import Swappers, Wish, select
 from faceshifter.serve.store import Job, Store
-from faceshifter.serve.uploads import read_photo
-from faceshifter.video.clip import swap_video
+from faceshifter.serve.uploads import check_pixels, read_photo
 
 log = logging.getLogger(__name__)
 JOB_ID = re.compile(r"[0-9a-f]{32}")
@@ -172,7 +172,8 @@ class Jobs:
         while not self._stopping.is_set():
             with self._lock:
                 job = self.store.start()
-                self._current, self._progress = job and job.id, Progress(0, 0)
+                self._current = None if job is None else job.id
+                self._progress = Progress(0, 0)
             if job is None:
                 self._wake.wait()
                 self._wake.clear()
@@ -194,7 +195,7 @@ class Jobs:
             stopped = True
         except FaceShifterError as wrong:
             error = refused_with(wrong).problem
-        except Exception:  # noqa: BLE001  # one job's failure is not the next one's
+        except Exception:  # one job's failure is not the next one's
             log.exception("job %s failed", job.id)
             error = internal_error().problem
         with self._lock:
@@ -209,10 +210,16 @@ class Jobs:
                 self._ended("done" if error is None else "failed")
 
     def _swap(self, job: Job) -> dict[str, Any]:
-        def read(path: Path, name: str) -> Any:
-            return read_photo(path, name, self._max_pixels)
+        from faceshifter.video import clip  # needs PyAV
+        from faceshifter.video.source import open_clip
 
         folder = self._folder / job.id
+        opened = open_clip(folder / "video")
+        check_pixels("the video", opened.width, opened.height, self._max_pixels)
+
+        def read(path: Path, name: str) -> Photo:
+            return read_photo(path, name, self._max_pixels)
+
         swapper = self._swappers.get(job.wish)
         sources = [read(path, "the source") for path in sorted(folder.glob("source-*"))]
         person = folder / PERSON
@@ -222,7 +229,7 @@ class Jobs:
             sources,
             read(person, "the photo of the person") if person.exists() else None,
         )
-        summary = swap_video(
+        summary = clip.swap_video(
             swapper,
             selection,
             folder / "video",

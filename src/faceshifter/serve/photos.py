@@ -35,10 +35,10 @@ class OneAtATime:
     def __init__(self, detector: FaceDetector) -> None:
         self._detector, self._lock = detector, threading.Lock()
 
-    def detect(self, pixels: Pixels) -> list[Face]:
+    def detect(self, pixels: Pixels, *, thorough: bool = True) -> list[Face]:
         """All faces of an RGB photo, largest box first."""
         with self._lock:
-            return self._detector.detect(pixels)
+            return self._detector.detect(pixels, thorough=thorough)
 
 
 class Swappers:
@@ -48,7 +48,10 @@ class Swappers:
         detector = OneAtATime(swapper.detector)
         self._by_stage = {
             hear: FaceSwapper(
-                swapper.aei, swapper.hear if hear else None, swapper.encoder, detector,
+                swapper.aei,
+                swapper.hear if hear else None,
+                swapper.encoder,
+                detector,
                 swapper.device,
             )
             for hear in (False, True)

@@ -95,9 +95,7 @@ class Store:
                 "UPDATE jobs SET state = 'queued', starts = starts - 1 WHERE id = ?", (job_id,)
             )
 
-    def finish(
-        self, job_id: str, report: dict[str, object] | None, error: Problem | None
-    ) -> None:
+    def finish(self, job_id: str, report: dict[str, object] | None, error: Problem | None) -> None:
         """A job is done, or has failed where there is an error."""
         with self._transaction() as db:
             db.execute(

@@ -55,13 +55,21 @@ def read_photo(file: BytesIO | Path, name: str, max_pixels: int) -> Photo:
                 width, height = image.size
     except (*DECODE_ERRORS, Image.DecompressionBombError):
         width = height = 0  # decode_photo says what is wrong
-    if width * height > max_pixels:
-        raise RefusedError(
-            413,
-            "too_many_pixels",
-            f"{name} has {width} x {height} pixels, more than {max_pixels // 10**6} million; "
-            "reduce it",
-        )
+    check_pixels(name, width, height, max_pixels)
     if isinstance(file, BytesIO):
         file.seek(0)
     return decode_photo(file, name)
+
+
+def check_pixels(name: str, width: int, height: int, most: int) -> None:
+    """Refuse what would fill the memory.
+
+    Raises:
+        RefusedError: It has more pixels than ``most``.
+    """
+    if width * height > most:
+        raise RefusedError(
+            413,
+            "too_many_pixels",
+            f"{name} has {width} x {height} pixels, more than {most // 10**6} million; reduce it",
+        )
