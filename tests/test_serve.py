@@ -5,15 +5,15 @@ import json
 import os
 import signal
 import socket
-import sqlite3
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections import Counter
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from http.client import HTTPConnection
+from http.client import HTTPConnection, HTTPException
 from pathlib import Path
 
 import numpy as np
@@ -21,22 +21,17 @@ import pytest
 from PIL import Image
 
 from faceshifter.cli import main as cli
-from faceshifter.errors import CancelledError, OutputError
+from faceshifter.errors import CancelledError, DependencyError, OutputError
 from faceshifter.provenance import read_mark
 from faceshifter.serve import app as app_module
 from faceshifter.serve import gate, server
 from faceshifter.serve.app import Limits, create_app
+from faceshifter.serve.photos import Wish
+from faceshifter.serve.store import Store
 from faceshifter.study.server import listen
 from faceshifter.swap import FaceSwapper
 
 BOUNDARY = b"a-line-that-no-picture-has"
-CODES = {
-    400: {"bad_request"},
-    413: {"too_large", "too_many_pixels"},
-    415: {"unknown_type"},
-    422: {"unreadable_image", "no_face", "invalid_request"},
-    429: {"queue_full"},
-}
 
 
 @dataclass
@@ -409,3 +404,392 @@ def test_the_picture_of_a_client_that_went_away_is_not_swapped(
         assert sockets[0].makefile("rb").readline() == b"HTTP/1.1 200 OK\r\n"
         sockets[0].close()
     assert len(swapped) == 1
+
+
+@pytest.fixture(scope="session")
+def clip(tmp_path_factory: pytest.TempPathFactory, portraits) -> bytes:
+    """Six frames of a portrait that moves, as MP4."""
+    import av
+
+    path = tmp_path_factory.mktemp("clip") / "clip.mp4"
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("libx264", rate=8)
+        stream.width = stream.height = 160
+        stream.pix_fmt = "yuv420p"
+        for idx in range(6):
+            picture = portraits[1].resize((190, 190)).crop((idx, 0, idx + 160, 160))
+            container.mux(stream.encode(av.VideoFrame.from_image(picture)))
+        container.mux(stream.encode())
+    return path.read_bytes()
+
+
+def job_of(port: int, fields: dict[str, object]) -> str:
+    answer = ask(port, "/jobs", fields)
+    assert answer.status == 202, answer.body
+    state = json.loads(answer.body)
+    assert state["state"] in ("queued", "running")
+    assert len(state["id"]) == 32
+    return state["id"]
+
+
+def until(port: int, job: str, *states: str, seconds: float = 60) -> dict:
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        state = json.loads(ask(port, f"/jobs/{job}").body)
+        if state["state"] in states:
+            return state
+        time.sleep(0.05)
+    pytest.fail(f"the job is {state}")
+
+
+def test_a_job_swaps_a_video_and_keeps_no_upload(
+    swapper: FaceSwapper, tmp_path: Path, faces: tuple[bytes, bytes], clip: bytes
+) -> None:
+    import av
+
+    with serving(swapper, tmp_path / "s") as port:
+        job = job_of(port, {"source": faces[0], "video": clip, "strength": 0.9})
+        early = ask(port, f"/jobs/{job}/result")
+        assert early.problem == (409, "not_done")
+        state = until(port, job, "done", "failed")
+        assert state["error"] is None
+        assert (state["report"]["frames"], state["report"]["swapped"]) == (6, 6)
+        assert 23.9 * 3600 < state["expires"] - time.time() < 24 * 3600
+        result = ask(port, f"/jobs/{job}/result")
+        assert (result.status, result.headers["content-type"]) == (200, "video/mp4")
+        with av.open(io.BytesIO(result.body)) as container:
+            assert sum(1 for _ in container.decode(video=0)) == 6
+        folder = tmp_path / "s" / "jobs" / job
+        assert [path.name for path in folder.iterdir()] == ["result.mp4"]
+        assert folder.stat().st_mode & 0o077 == 0
+        assert ask(port, f"/jobs/{job}", method="DELETE").status == 204
+        assert ask(port, f"/jobs/{job}").problem == (404, "not_found")
+        assert not folder.exists()
+
+        for fields, code in (
+            ({"source": GREY, "video": clip}, "no_face"),
+            ({"source": faces[0], "video": clip[:60] + bytes(999)}, "unreadable_video"),
+        ):
+            job = job_of(port, fields)
+            state = until(port, job, "done", "failed")
+            assert (state["state"], state["error"]["error"]) == ("failed", code)
+            assert ask(port, f"/jobs/{job}/result").problem == (409, "job_failed")
+            assert list((tmp_path / "s" / "jobs" / job).iterdir()) == []
+        playlist = {"source": faces[0], "video": b"#EXTM3U\nhttp://localhost/x"}
+        assert ask(port, "/jobs", playlist).problem == (415, "unknown_type")
+        assert len(list((tmp_path / "s" / "jobs").iterdir())) == 2
+
+
+def test_jobs_are_bounded_cancelled_and_deleted_when_their_time_is_over(
+    swapper: FaceSwapper,
+    tmp_path: Path,
+    faces: tuple[bytes, bytes],
+    clip: bytes,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def stand_in(_swapper, _selection, _video, out: Path, *, progress, cancelled, **_) -> None:
+        progress(3, 32)
+        out.with_name(".work.partial").mkdir()
+        while not cancelled():
+            time.sleep(0.01)
+        raise CancelledError("stopped")
+
+    fields = {"source": faces[0], "video": clip}
+    folder = tmp_path / "s" / "jobs"
+    with monkeypatch.context() as patch:
+        patch.setattr("faceshifter.video.clip.swap_video", stand_in)
+        with serving(swapper, tmp_path / "s", jobs=2) as port:
+            running, waiting = job_of(port, fields), job_of(port, fields)
+            state = until(port, running, "running")
+            while state["progress"] == {"done": 0, "total": 0}:
+                state = until(port, running, "running")
+            assert state["progress"] == {"done": 3, "total": 32}
+            full = ask(port, "/jobs", fields)
+            assert full.problem == (429, "queue_full")
+            assert "retry-after" in full.headers
+            for job in (running, waiting):
+                assert ask(port, f"/jobs/{job}", method="DELETE").status == 204
+                assert ask(port, f"/jobs/{job}").problem == (404, "not_found")
+            end = time.monotonic() + 10
+            while list(folder.iterdir()) and time.monotonic() < end:
+                time.sleep(0.01)
+            assert list(folder.iterdir()) == []
+            left = job_of(port, fields)
+            until(port, left, "running")
+    (folder / ("f" * 32)).mkdir()  # as if killed between an upload and its job
+
+    def finish(_swapper, _selection, _video, out: Path, **_) -> Answer:
+        assert out.with_name(".work.partial").is_dir()  # it goes on where the last one stopped
+        out.touch()
+        return Answer(0, {}, "")
+
+    monkeypatch.setattr("faceshifter.video.clip.swap_video", finish)
+    with serving(swapper, tmp_path / "s", keep_hours=1 / 3600) as port:
+        assert until(port, left, "done", "failed")["state"] == "done"
+        assert [path.name for path in folder.iterdir()] == [left]
+        while ask(port, f"/jobs/{left}").status == 200:
+            time.sleep(0.1)
+        assert ask(port, f"/jobs/{left}/result").problem == (404, "not_found")
+    with serving(swapper, tmp_path / "s", keep_hours=1 / 3600):
+        end = time.monotonic() + 10
+        while list(folder.iterdir()) and time.monotonic() < end:
+            time.sleep(0.01)
+        assert list(folder.iterdir()) == []
+
+
+def test_a_job_that_takes_the_server_down_is_given_up(swapper: FaceSwapper, tmp_path: Path) -> None:
+    (tmp_path / "s").mkdir(mode=0o700)
+    store = Store(tmp_path / "s" / "jobs.sqlite")
+    assert store.add("0" * 32, ".mp4", Wish(), 1)
+    assert not store.add("1" * 32, ".mp4", Wish(), 1)
+    for _ in range(3):  # servers that were killed meanwhile
+        assert store.start().state == "running"
+        assert store.start() is None
+        store = Store(store.path)
+    (tmp_path / "s" / "jobs" / ("0" * 32)).mkdir(parents=True)
+    with serving(swapper, tmp_path / "s") as port:
+        state = until(port, "0" * 32, "done", "failed")
+    assert (state["state"], state["error"]["error"]) == ("failed", "given_up")
+
+
+@contextmanager
+def process(folder: Path, *words: str) -> Iterator[tuple[subprocess.Popen[str], int]]:
+    """A server as a process, and its port."""
+    command = [sys.executable, "-m", "faceshifter", "serve", "--folder", str(folder), "--port", "0"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    environment.pop("FACESHIFTER_TOKEN", None)
+    started = subprocess.Popen(
+        [*command, "--device", "cpu", *words], stdout=subprocess.PIPE, text=True, env=environment
+    )
+    try:
+        assert started.stdout is not None
+        line = started.stdout.readline()
+        assert line.startswith("serving at http://127.0.0.1:"), line
+        yield started, int(line.partition(";")[0].rpartition(":")[2])
+    finally:
+        if started.poll() is None:
+            started.send_signal(signal.SIGINT)
+        assert started.wait(30) in (0, -signal.SIGKILL)
+        started.stdout.close()
+
+
+def test_a_server_that_is_killed_loses_no_job(
+    tmp_path: Path, faces: tuple[bytes, bytes], clip: bytes
+) -> None:
+    with process(tmp_path / "s") as (started, port):
+        jobs = [job_of(port, {"source": faces[0], "video": clip}) for _ in range(2)]
+        until(port, jobs[0], "running", "done")
+        started.kill()
+    with process(tmp_path / "s") as (_, port):
+        for job in jobs:
+            assert until(port, job, "done", "failed")["report"]["swapped"] == 6
+        results = [ask(port, f"/jobs/{job}/result").body for job in jobs]
+        assert min(map(len, results)) > 1000
+
+
+def code_of(picture: Image.Image) -> int:
+    """The number that ``with_code`` has written."""
+    pixels = np.asarray(picture.convert("L"))[226:238]
+    return sum(2**bit * bool(pixels[:, 12 * bit : 12 * bit + 12].mean() > 128) for bit in range(16))
+
+
+def with_code(portrait: Image.Image, code: int) -> Image.Image:
+    """A portrait over a strip of black and white squares that are the bits of a number."""
+    picture = Image.new("RGB", (200, 240), "grey")
+    picture.paste(portrait.resize((200, 200)))
+    for bit in range(16):
+        colour = "white" if code >> bit & 1 else "black"
+        picture.paste(colour, (12 * bit, 226, 12 * bit + 12, 238))
+    return picture
+
+
+class Client(threading.Thread):
+    """Sends good and bad pictures in turn and checks every answer."""
+
+    def __init__(self, number: int, port: int, portraits: list[Image.Image], end: float) -> None:
+        super().__init__()
+        self.number, self.port, self.end = number, port, end
+        self.source, self.target = portraits[number % 2], portraits[1 - number % 2]
+        self.answers: Counter[tuple[str, int, str]] = Counter()
+        self.wrong: list[str] = []
+        self.seconds: list[float] = []
+
+    def run(self) -> None:
+        rounds = [self.good, self.oversized, self.truncated, self.no_image, self.going, self.good]
+        rounds += [self.unannounced, self.good, self.good, self.good]
+        turn = self.number
+        while time.monotonic() < self.end:
+            try:
+                rounds[turn % len(rounds)](turn)
+            except (OSError, ValueError, AssertionError, HTTPException) as error:
+                self.wrong.append(f"{rounds[turn % len(rounds)].__name__}: {error!r}")
+            turn += 1
+
+    def fields(self, turn: int) -> tuple[int, dict[str, object]]:
+        code = (self.number * 1009 + turn * 7) % 2**16
+        kind = ("png", "jpeg", "webp")[turn % 3]
+        target = encoded(with_code(self.target, code), "png")
+        return code, {"source": encoded(self.source), "target": target, "format": kind}
+
+    def note(self, kind: str, answer: Answer, *expected: tuple[int, str]) -> None:
+        if answer.status == 200:
+            self.answers[kind, 200, ""] += 1
+            if kind != "good":
+                self.wrong.append(f"{kind} was taken")
+            return
+        problem = answer.problem
+        self.answers[kind, *problem] += 1
+        if problem == (429, "queue_full"):
+            assert int(answer.headers["retry-after"]) >= 1
+            time.sleep(0.1)
+        elif problem not in expected:
+            self.wrong.append(f"{kind}: {problem}")
+
+    def good(self, turn: int) -> None:
+        code, fields = self.fields(turn)
+        began = time.monotonic()
+        answer = ask(self.port, "/swap", fields)
+        self.note("good", answer)
+        if answer.status == 200:
+            self.seconds.append(time.monotonic() - began)
+            with Image.open(io.BytesIO(answer.body)) as picture:
+                target = with_code(self.target, code)
+                error = np.abs(np.asarray(picture.convert("RGB")).astype(int) - np.asarray(target))
+                # The face is another, the rest is this client's picture of this turn.
+                if code_of(picture) != code or not 0.5 < error.mean() < 40:
+                    self.wrong.append(f"got {code_of(picture)} for {code}, {error.mean():.1f}")
+
+    def oversized(self, turn: int, chunked: bool = False) -> None:
+        fields = self.fields(turn)[1] | {"target": b"\xff\xd8\xff" + bytes(6 * 2**20)}
+        self.note("oversized", ask(self.port, "/swap", fields, chunked=chunked), (413, "too_large"))
+
+    def unannounced(self, turn: int) -> None:
+        self.oversized(turn, chunked=True)
+
+    def truncated(self, turn: int) -> None:
+        fields = self.fields(turn)[1]
+        fields["target"] = fields["target"][: len(fields["target"]) // 2]
+        self.note("truncated", ask(self.port, "/swap", fields), (422, "unreadable_image"))
+
+    def no_image(self, turn: int) -> None:
+        fields = self.fields(turn)[1] | {"target": b"%PDF-1.7 no picture " * 999}
+        self.note("no image", ask(self.port, "/swap", fields), (415, "unknown_type"))
+
+    def going(self, turn: int) -> None:
+        """Go away in the middle of an upload."""
+        body = form(self.fields(turn)[1])
+        with socket.create_connection(("127.0.0.1", self.port), timeout=10) as connection:
+            head = f"POST /swap HTTP/1.1\r\nHost: localhost\r\nContent-Length: {len(body)}\r\n"
+            head += f"Content-Type: multipart/form-data; boundary={BOUNDARY.decode()}\r\n\r\n"
+            connection.sendall(head.encode() + body[: len(body) // 2])
+        self.answers["going", 0, ""] += 1
+
+
+def memory(pid: int) -> float:
+    """Of a process, resident, in MiB."""
+    lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    return next(int(line.split()[1]) / 1024 for line in lines if line.startswith("VmRSS"))
+
+
+def load(folder: Path, portraits: list[Image.Image], clients: int, seconds: float) -> dict:
+    """Let clients loose on a server; what came of it."""
+    with process(folder, "--max-mb", "4") as (started, port):
+        warm = Client(0, port, portraits, time.monotonic() + seconds / 6)
+        warm.run()  # so that everything is loaded
+        assert warm.wrong == []
+        used = [memory(started.pid)]
+        end = time.monotonic() + seconds
+        crowd = [Client(number, port, portraits, end) for number in range(clients)]
+        for client in crowd:
+            client.start()
+        while any(client.is_alive() for client in crowd):
+            used.append(memory(started.pid))
+            time.sleep(0.1)
+        time.sleep(2)
+        health = json.loads(ask(port, "/health").body)
+        descriptors = len(list(Path(f"/proc/{started.pid}/fd").iterdir()))
+        after = memory(started.pid)
+        assert started.poll() is None
+        left = [path.name for path in folder.iterdir() if path.name.startswith("passing-")]
+    times = sorted(second for client in crowd for second in client.seconds)
+    return {
+        "wrong": [sentence for client in crowd for sentence in client.wrong],
+        "answers": dict(sum((client.answers for client in crowd), Counter())),
+        "waits": health["queue"],
+        "left": left,
+        "descriptors": descriptors,
+        "seconds": (times[len(times) // 2], times[-1]),
+        "memory": (used[0], max(used), after),
+    }
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="reads Linux's /proc")
+@pytest.mark.parametrize(
+    ("clients", "seconds"), [(6, 4), pytest.param(50, 60, marks=pytest.mark.slow)]
+)
+def test_a_crowd_gets_its_own_pictures_back_and_leaves_nothing(
+    clients: int, seconds: float, tmp_path: Path, portraits: list[Image.Image]
+) -> None:
+    report = load(tmp_path / "s", portraits, clients, seconds)
+    sys.stdout.write(f"{report}\n")  # for pytest -s
+    assert report["wrong"] == []
+    kinds = {kind for kind, *_ in report["answers"]}
+    assert kinds == {"good", "oversized", "truncated", "no image", "going"}
+    assert report["answers"]["good", 200, ""] > clients
+    assert report["waits"] == {"photos": 0, "jobs": 0}
+    assert report["left"] == []
+    assert report["descriptors"] < 64
+    before, _, after = report["memory"]
+    assert after < 1.25 * before + 32
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        (["--host", "0.0.0.0"], "--host 0.0.0.0 lets other machines in; set FACESHIFTER_TOKEN"),
+        (["--host", "example.org"], "--host example.org lets other machines in"),
+        (["--port", "70000"], "127.0.0.1 port 70000 cannot be served from"),
+        (["--queue", "0"], "limits of zero leave nothing to serve"),
+        (["--folder", "open"], "others may look into open; make it private by chmod 700"),
+        (["--folder", "file"], "file cannot be used (File exists)"),
+        (["--folder", "used"], "another server uses used; choose another --folder"),
+        (["--weights", "none"], "aei.safetensors does not exist"),
+    ],
+)
+def test_a_server_that_cannot_start_says_why(
+    words: list[str],
+    sentence: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("FACESHIFTER_TOKEN", raising=False)
+    Path("open").mkdir(mode=0o755)
+    Path("file").touch()
+    arguments = ["faceshifter", "serve", "--folder", "s", "--port", "0", *words]
+    monkeypatch.setattr(sys, "argv", arguments)
+    with server.private_folder(Path("used")), pytest.raises(SystemExit, match="2"):
+        cli.main()
+    error = capsys.readouterr().err
+    assert error.startswith("faceshifter: ")
+    assert error.count("\n") == 1
+    assert sentence in error
+
+
+def test_a_server_for_other_machines_needs_a_token() -> None:
+    for host in ("127.0.0.1", "127.8.9.1", "::1", "localhost"):
+        server.check_host(host, None)
+    for host in ("0.0.0.0", "::", "192.168.0.1", "swap.example"):
+        server.check_host(host, "secret")
+        with pytest.raises(OutputError, match="lets other machines in"):
+            server.check_host(host, None)
+
+
+@pytest.mark.parametrize("package", ["fastapi", "python_multipart", "prometheus_client", "av"])
+def test_a_server_names_the_package_it_lacks(
+    package: str, swapper: FaceSwapper, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, package, None)
+    with pytest.raises(DependencyError, match=r"needs .*; run pip install 'faceshifter\[serve\]'"):
+        create_app(swapper, tmp_path, Limits(), None)
