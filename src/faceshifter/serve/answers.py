@@ -92,11 +92,6 @@ STATUS_AND_CODE: list[tuple[type[FaceShifterError], int, str]] = [
     (OutputError, 507, "cannot_store"),
     (FaceShifterError, 422, "cannot_swap"),
 ]
-CODES = {400: "bad_request", 404: "not_found", 405: "method_not_allowed"}
-SENTENCES = {
-    404: "there is nothing here; GET /openapi.json lists what there is",
-    405: "this address takes other methods; GET /openapi.json lists them",
-}
 
 
 def refused(error: FaceShifterError) -> RefusedError:

@@ -97,9 +97,9 @@ class Gate:
                 "this server, which has no token, takes requests to localhost only",
             )
         if self.token is not None and scope["path"] != "/health":
-            given = headers.get(b"authorization", b"")
+            scheme, _, given = headers.get(b"authorization", b"").partition(b" ")
             # Compared in a time that tells nothing of where they differ.
-            if not hmac.compare_digest(given, b"Bearer " + self.token.encode()):
+            if not hmac.compare_digest(given, self.token.encode()) or scheme.lower() != b"bearer":
                 return RefusedError(
                     401, "unauthorized", "send the header Authorization: Bearer, and the token"
                 )

@@ -2,6 +2,7 @@
 
 import asyncio
 import ipaddress
+import os
 import shutil
 import socket
 import tempfile
@@ -46,7 +47,7 @@ def private_folder(folder: Path) -> Iterator[Path]:
     """
     try:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        if folder.stat().st_mode & 0o077:
+        if os.name == "posix" and folder.stat().st_mode & 0o077:
             raise OutputError(f"others may look into {folder}; make it private by chmod 700")
         lock = FileLock(folder / "lock")
         lock.acquire(timeout=0)
