@@ -13,11 +13,13 @@ from faceshifter.cli.baseline import baseline, models
 from faceshifter.cli.measuring import check_identity, evaluate
 from faceshifter.cli.serving import serve
 from faceshifter.cli.swapping import demo, swap
+from faceshifter.cli.swapping import demo, identity, swap
 from faceshifter.cli.training import bench, prepare, rank_errors, train
 from faceshifter.errors import FaceShifterError
 
 COMMANDS: dict[str, Callable[..., Any]] = {
     "swap": swap,
+    "identity": identity,
     "demo": demo,
     "prepare": prepare,
     "rank-errors": rank_errors,
@@ -50,3 +52,6 @@ def main() -> None:
     except FaceShifterError as error:
         print(f"faceshifter: {error}", file=sys.stderr)
         sys.exit(2)
+    except KeyboardInterrupt:
+        print("faceshifter: stopped", file=sys.stderr)
+        sys.exit(130)  # as shells have it

@@ -6,6 +6,7 @@ from fractions import Fraction
 from io import BytesIO
 from itertools import chain, islice
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import av
 from av.container import InputContainer, OutputContainer
@@ -16,19 +17,22 @@ from av.video.stream import VideoStream
 from faceshifter.errors import OutputError
 from faceshifter.video.encoders import CONTAINERS
 from faceshifter.video.marking import mark_metadata
+from faceshifter.video.scan import Scan
 from faceshifter.video.source import UPRIGHT, Clip
 
+if TYPE_CHECKING:
+    AnyPacket = Packet[Any]
+else:
+    AnyPacket = Packet  # PyAV's type takes its parameter in stubs alone
 
-def assemble(
-    clip: Clip, segments: list[Path], frames: int, last_duration: int, path: Path, suffix: str
-) -> list[str]:
+
+def assemble(clip: Clip, segments: list[Path], found: Scan, path: Path, suffix: str) -> list[str]:
     """Write the result.
 
     Args:
         clip: The source; its other streams, chapters and metadata are copied.
         segments: The encoded video, in order.
-        frames: How many it has to have.
-        last_duration: Of its last frame, in ticks.
+        found: The first pass, which knows the time of each frame.
         path: Where it goes.
         suffix: Which says the container.
 
@@ -36,9 +40,9 @@ def assemble(
         Streams that the container cannot hold, in words.
     """
     name = CONTAINERS[suffix.lower()]
-    options = {}
+    options = {"avoid_negative_ts": "disabled"}  # decoding times, which Matroska does not have
     if name in ("mp4", "mov"):
-        options = {"movflags": "+faststart"}
+        options = {"movflags": "+faststart"}  # which MP4 keeps by an edit list
         if clip.time_base.numerator == 1:
             options["video_track_timescale"] = str(clip.time_base.denominator)
     with (
@@ -62,66 +66,77 @@ def assemble(
                 dropped.append(f"{stream.type} {stream.index} ({codec})")
         result.set_chapters(source.chapters())
         written = 0
-        video_packets = ((*item, video) for item in _video_packets(segments, clip, last_duration))
+        video_packets = ((*item, video) for item in _video_packets(segments, found, clip))
         for _, packet, stream in heapq.merge(
             video_packets, _other_packets(source, copies), key=lambda item: item[0]
         ):
             packet.stream = stream
             written += stream is video
             result.mux(packet)
-    if written != frames:
+    if written != found.frames:
         raise OutputError(
-            f"the segments in {segments[0].parent} hold {written} frames and not {frames}; delete "
-            "that folder and give the command again"
+            f"the segments in {segments[0].parent} hold {written} frames and not {found.frames}; "
+            "delete that folder and give the command again"
         )
     return dropped
 
 
 def _video_packets(
-    segments: list[Path], clip: Clip, last_duration: int
-) -> Iterator[tuple[Fraction, Packet]]:
+    segments: list[Path], found: Scan, clip: Clip
+) -> Iterator[tuple[Fraction, AnyPacket]]:
     """The packets of all segments in order, with decoding times that go on from one to the next.
 
     The packet at place j is decoded when the frame at place j - delay is shown, where delay is how
     far a packet at most precedes its place; the first ones, as much before.
     """
-    delay = max((_delay(_packets(path, clip)) for path in segments), default=0)
-    times = chain.from_iterable(sorted(p.pts for p in _packets(path, clip)) for path in segments)
-    first = list(islice(times, delay + 1))
+    delay = max(_delay(path) for path in segments)
+    times = ((seen.time, seen.duration) for seen in found)
+    shown = (seen.time for seen in found)
+    first = list(islice(shown, delay + 1))
     step = max(first[1] - first[0], 1) if len(first) > 1 else 1
     early = [first[0] - step * (delay - idx) for idx in range(delay)]
-    decoding = chain(early, first, times)
-    packets = chain.from_iterable(_packets(path, clip) for path in segments)
-    packet = next(packets)
-    packet.dts = next(decoding)
-    for following in packets:
-        following.dts = next(decoding)
-        packet.duration = following.dts - packet.dts
-        yield packet.dts * clip.time_base, packet
-        packet = following
-    packet.duration = last_duration
-    yield packet.dts * clip.time_base, packet
+    decoded = chain(early, first, shown)
+    last: tuple[int, AnyPacket] | None = None
+    for packet, time, duration in _timed_packets(segments, times):
+        now = next(decoded)
+        packet.time_base = clip.time_base
+        packet.pts, packet.dts, packet.duration = time, now, duration
+        if last is not None:
+            last[1].duration = now - last[0]
+            yield last[0] * clip.time_base, last[1]
+        last = now, packet
+    if last is not None:
+        yield last[0] * clip.time_base, last[1]
 
 
-def _packets(path: Path, clip: Clip) -> Iterator[Packet]:
-    """The packets of one segment as they are decoded, in ticks of the source's time base."""
+def _timed_packets(
+    segments: list[Path], times: Iterator[tuple[int, int]]
+) -> Iterator[tuple[AnyPacket, int, int]]:
+    """Each packet with its frame's time and duration: the container of a segment has its own."""
+    for path in segments:
+        packets = _packets(path)
+        own = dict(zip(sorted(packets), times, strict=False))
+        if len(own) < len(packets):
+            return  # which the count of packets tells
+        for shown, packet in packets.items():
+            yield packet, *own[shown]
+
+
+def _packets(path: Path) -> dict[int, AnyPacket]:
+    """The packets of one segment in the order of decoding, by when they are shown."""
     with av.open(str(path)) as container:
-        for packet in container.demux(video=0):
-            if packet.size:
-                packet.pts = round(packet.pts * packet.time_base / clip.time_base)
-                packet.time_base = clip.time_base
-                yield packet
+        return {p.pts: p for p in container.demux(video=0) if p.pts is not None and p.size}
 
 
-def _delay(packets: Iterator[Packet]) -> int:
-    times = [packet.pts for packet in packets]
+def _delay(path: Path) -> int:
+    times = list(_packets(path))
     place = {time: idx for idx, time in enumerate(sorted(times))}
-    return max(idx - place[time] for idx, time in enumerate(times))
+    return max((idx - place[time] for idx, time in enumerate(times)), default=0)
 
 
 def _other_packets(
     source: InputContainer, copies: dict[int, Stream]
-) -> Iterator[tuple[Fraction, Packet, Stream]]:
+) -> Iterator[tuple[Fraction, AnyPacket, Stream]]:
     """What is copied, in the order of the file; time never goes back, as merging needs."""
     latest = Fraction(-(10**9))
     streams = [source.streams[idx] for idx in copies]
