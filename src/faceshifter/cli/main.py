@@ -12,7 +12,6 @@ from faceshifter.cli.analyses import masks, query, study
 from faceshifter.cli.baseline import baseline, models
 from faceshifter.cli.measuring import check_identity, evaluate
 from faceshifter.cli.serving import serve
-from faceshifter.cli.swapping import demo, swap
 from faceshifter.cli.swapping import demo, identity, swap
 from faceshifter.cli.training import bench, prepare, rank_errors, train
 from faceshifter.errors import FaceShifterError
