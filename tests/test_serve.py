@@ -72,7 +72,7 @@ def ask(
     chunked: bool = False,
     headers: dict[str, str] | None = None,
 ) -> Answer:
-    connection = HTTPConnection("127.0.0.1", port, timeout=60)
+    connection = HTTPConnection("127.0.0.1", port, timeout=120)
     body = None if fields is None else form(fields)
     words = (
         {}
@@ -758,7 +758,7 @@ def test_clients_at_once_get_their_own_pictures_back(
 def test_a_minute_with_fifty_clients_leaves_nothing(
     tmp_path: Path, portraits: list[Image.Image]
 ) -> None:
-    with process(tmp_path / "s", "--max-mb", "4") as (started, port):
+    with process(tmp_path / "s", "--max-mb", "4", "--queue", "8") as (started, port):
         let_loose(port, portraits, clients=1, seconds=10)  # so that everything is loaded
         used, ended = [memory(started.pid)], threading.Event()
 
@@ -768,9 +768,11 @@ def test_a_minute_with_fifty_clients_leaves_nothing(
 
         watcher = threading.Thread(target=watch)
         watcher.start()
-        crowd = let_loose(port, portraits, clients=50, seconds=60)
-        ended.set()
-        watcher.join()
+        try:
+            crowd = let_loose(port, portraits, clients=50, seconds=60)
+        finally:
+            ended.set()
+            watcher.join()
         time.sleep(2)
         after = memory(started.pid)
         descriptors = len(list(Path(f"/proc/{started.pid}/fd").iterdir()))
