@@ -247,6 +247,7 @@ def test_an_upload_that_does_not_say_its_size_is_counted_as_it_comes(port: int) 
     [
         ("GET", "/", 404, "not_found"),
         ("GET", "/docs", 404, "not_found"),
+        ("POST", "/swap/", 404, "not_found"),
         ("GET", "/swap", 405, "method_not_allowed"),
         ("GET", "/jobs/" + "0" * 32, 404, "not_found"),
         ("GET", "/jobs/..%2f..%2fetc/result", 404, "not_found"),
@@ -280,6 +281,7 @@ def test_health_openapi_and_metrics_say_what_there_is(
         "/jobs",
         "/jobs/{job}",
         "/jobs/{job}/result",
+        "/jobs/{job}/frames",
         "/health",
         "/metrics",
     }
@@ -490,7 +492,9 @@ def test_a_job_swaps_a_video_and_keeps_no_upload(
         with av.open(io.BytesIO(result.body)) as container:
             assert sum(1 for _ in container.decode(video=0)) == 6
         folder = tmp_path / "s" / "jobs" / job
-        assert [path.name for path in folder.iterdir()] == ["result.mp4"]
+        assert {path.name for path in folder.iterdir()} == {"result.mp4", "frames.jsonl"}
+        frames = ask(port, f"/jobs/{job}/frames").body.splitlines()
+        assert len([json.loads(line) for line in frames]) == 6
         assert folder.stat().st_mode & 0o077 == 0
         assert ask(port, f"/jobs/{job}", method="DELETE").status == 204
         assert ask(port, f"/jobs/{job}").problem == (404, "not_found")
@@ -580,6 +584,10 @@ def test_a_job_that_takes_the_server_down_is_given_up(swapper: FaceSwapper, tmp_
     with serving(swapper, tmp_path / "s") as port:
         state = until(port, "0" * 32, "done", "failed")
     assert (state["state"], state["error"]["error"]) == ("failed", "given_up")
+    leftover = tmp_path / "s" / "jobs" / ("0" * 32) / "source-0"
+    leftover.touch()  # as if killed just before it was deleted
+    with serving(swapper, tmp_path / "s"):
+        assert not leftover.exists()
 
 
 @contextmanager

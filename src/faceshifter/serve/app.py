@@ -107,6 +107,7 @@ def create_app(swapper: FaceSwapper, folder: Path, limits: Limits, token: str | 
         lifespan=lifespan,
         docs_url=None,  # their pages load scripts from elsewhere
         redoc_url=None,
+        redirect_slashes=False,
         responses={status: {"model": Problem} for status in STATUSES},
         # For the description alone: the gate asks for the token.
         dependencies=[Depends(HTTPBearer(auto_error=False))] if token else [],

@@ -6,6 +6,7 @@ client for ever, and answers as JSON. FastAPI's own limit of a body would answer
 
 import asyncio
 import hmac
+import ipaddress
 import time
 from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any
@@ -28,7 +29,6 @@ DRAIN_SECONDS = 10
 reset, and the client would see that in place of the answer."""
 OPEN_REQUESTS = 256
 SMALL_BODY = 64 * 1024
-LOOPBACK = ("localhost", "127.0.0.1", "::1")
 HEADERS = [(b"cache-control", b"no-store"), (b"x-content-type-options", b"nosniff")]
 
 
@@ -217,6 +217,14 @@ def too_slow() -> RefusedError:
     return RefusedError(408, "too_slow", "this upload comes too slowly; try again")
 
 
+def is_loopback(host: str | None) -> bool:
+    """Whether a name or address is that of the machine that uses it."""
+    try:
+        return host == "localhost" or ipaddress.ip_address(host or "").is_loopback
+    except ValueError:
+        return False
+
+
 def _is_local(headers: dict[bytes, bytes]) -> bool:
     """Whether a request is to this machine and from no other site's page in its browser.
 
@@ -226,6 +234,6 @@ def _is_local(headers: dict[bytes, bytes]) -> bool:
     if b"origin" in headers:
         addresses.append(headers[b"origin"])
     try:
-        return all(urlsplit(a.decode("latin-1")).hostname in LOOPBACK for a in addresses)
+        return all(is_loopback(urlsplit(a.decode("latin-1")).hostname) for a in addresses)
     except ValueError:
         return False

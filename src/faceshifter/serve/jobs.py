@@ -7,6 +7,7 @@ import shutil
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,7 @@ from faceshifter.serve.uploads import check_pixels, read_photo
 log = logging.getLogger(__name__)
 JOB_ID = re.compile(r"[0-9a-f]{32}")
 PERSON = "person"
+FRAMES = "frames.jsonl"
 MOST_STARTS = 3
 """Then a job that takes the server down with it is given up."""
 JANITOR_SECONDS = 60
@@ -58,6 +60,10 @@ class Jobs:
         for leftover in self._folder.iterdir():  # of a server that was killed
             if JOB_ID.fullmatch(leftover.name) and leftover.name not in kept:
                 shutil.rmtree(leftover, ignore_errors=True)
+        for job_id in kept:  # whose end was written, but not seen to
+            job = self.store.get(job_id)
+            if job is not None and job.ended is not None:
+                self._delete_uploads(job)
         self._lock = threading.Lock()
         self._wake, self._stopping = threading.Event(), threading.Event()
         self._current: str | None = None
@@ -115,8 +121,8 @@ class Jobs:
         Raises:
             RefusedError: There is no such job.
         """
-        job = self._get(job_id)
         with self._lock:
+            job = self._get(job_id)
             progress = self._progress if self._current == job.id else None
         expires = None if job.ended is None else job.ended + self._keep_seconds
         running = job.state == "running"
@@ -124,8 +130,8 @@ class Jobs:
             job.id, job.state, progress if running else None, job.report, job.error, expires
         )
 
-    def result(self, job_id: str) -> Path:
-        """The file of a job that is done.
+    def result(self, job_id: str, *, frames: bool = False) -> Path:
+        """The video of a job that is done, or what became of its frames as lines of JSON.
 
         Raises:
             RefusedError: There is no such job, or it is not done.
@@ -135,7 +141,7 @@ class Jobs:
             raise RefusedError(409, "job_failed", job.error.message)
         if job.state != "done":
             raise RefusedError(409, "not_done", f"this job is {job.state}; ask again later")
-        return self._result(job)
+        return self._folder / job.id / FRAMES if frames else self._result(job)
 
     def delete(self, job_id: str) -> None:
         """Cancel a job and delete its files.
@@ -152,7 +158,8 @@ class Jobs:
     def delete_expired(self) -> None:
         """Delete jobs that ended long enough ago."""
         for job_id in self.store.ended_before(time.time() - self._keep_seconds):
-            self.delete(job_id)
+            with suppress(RefusedError):  # a client was faster
+                self.delete(job_id)
 
     def _get(self, job_id: str) -> Job:
         job = self.store.get(job_id)
@@ -205,8 +212,8 @@ class Jobs:
             elif stopped:
                 self.store.requeue(job.id)
             else:
-                self._delete_uploads(job)
                 self.store.finish(job.id, report, error)
+                self._delete_uploads(job)
                 self._ended("done" if error is None else "failed")
 
     def _swap(self, job: Job) -> dict[str, Any]:
@@ -234,7 +241,7 @@ class Jobs:
             selection,
             folder / "video",
             self._result(job),
-            report=folder / "frames.jsonl",
+            report=folder / FRAMES,
             progress=self._set_progress,
             cancelled=lambda: self._stopping.is_set() or self.store.get(job.id) is None,
         )
@@ -245,9 +252,9 @@ class Jobs:
             self._progress = Progress(done, total)
 
     def _delete_uploads(self, job: Job) -> None:
-        """All but the result, before the job is said to have ended."""
-        for path in (self._folder / job.id).iterdir():
-            if path != self._result(job):
+        """All but what has come out."""
+        for path in (self._folder / job.id).glob("*"):
+            if path.name not in (FRAMES, self._result(job).name):
                 if path.is_dir():
                     shutil.rmtree(path, ignore_errors=True)
                 else:

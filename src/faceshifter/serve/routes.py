@@ -36,6 +36,9 @@ VIDEO: dict[int | str, dict[str, Any]] = {
     200: {"content": {f"video/{kind}": {} for kind in ("mp4", "quicktime", "x-matroska", "webm")}}
 }
 
+JSON_LINES = "application/x-ndjson"
+LINES: dict[int | str, dict[str, Any]] = {200: {"content": {JSON_LINES: {}}}}
+
 
 @dataclass(frozen=True)
 class Works:
@@ -159,6 +162,13 @@ def add_routes(app: "FastAPI", works: Works) -> None:
     def job_result(job: str) -> Response:
         """The video, marked as synthetic, once the job is done."""
         return FileResponse(works.jobs.result(job))
+
+    @app.get(
+        "/jobs/{job}/frames", response_class=FileResponse, responses=LINES | UNKNOWN | NOT_DONE
+    )
+    def job_frames(job: str) -> Response:
+        """What became of each frame, as lines of JSON, once the job is done."""
+        return FileResponse(works.jobs.result(job, frames=True), media_type=JSON_LINES)
 
     @app.delete("/jobs/{job}", status_code=204, responses=UNKNOWN)
     def delete_job(job: str) -> None:

@@ -1,7 +1,6 @@
 """Serving until interrupted: one folder, one process, one event loop."""
 
 import asyncio
-import ipaddress
 import os
 import shutil
 import socket
@@ -15,7 +14,7 @@ from filelock import FileLock, Timeout
 
 from faceshifter.errors import OutputError
 from faceshifter.serve.answers import RefusedError
-from faceshifter.serve.gate import IDLE_SECONDS, LOOPBACK, Gate
+from faceshifter.serve.gate import IDLE_SECONDS, Gate, is_loopback
 
 CONNECTIONS = 512
 SHUTDOWN_SECONDS = 10
@@ -27,11 +26,7 @@ def check_host(host: str, token: str | None) -> None:
     Raises:
         OutputError: There is none.
     """
-    try:
-        local = ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        local = host in LOOPBACK
-    if token is None and not local:
+    if token is None and not is_loopback(host):
         raise OutputError(
             f"--host {host} lets other machines in; set FACESHIFTER_TOKEN to a secret that clients "
             "send, or leave --host out"
