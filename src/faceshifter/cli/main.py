@@ -12,6 +12,7 @@ from faceshifter.cli.analyses import masks, query, study
 from faceshifter.cli.baseline import baseline, models
 from faceshifter.cli.checking import doctor, verify
 from faceshifter.cli.measuring import check_identity, evaluate
+from faceshifter.cli.serving import serve
 from faceshifter.cli.swapping import demo, identity, swap
 from faceshifter.cli.training import bench, prepare, rank_errors, train
 from faceshifter.errors import FaceShifterError
@@ -34,6 +35,7 @@ COMMANDS: dict[str, Callable[..., Any]] = {
     "study": study,
     "verify": verify,
     "doctor": doctor,
+    "serve": serve,
 }
 
 

@@ -1,0 +1,67 @@
+"""The command ``serve``."""
+
+import os
+from pathlib import Path
+
+from faceshifter.cli.options import Device
+from faceshifter.errors import OutputError
+
+
+def serve(
+    *,
+    folder: Path | None = None,
+    host: str = "127.0.0.1",
+    port: int = 8000,
+    max_mb: int = 32,
+    max_video_mb: int = 1024,
+    max_megapixels: int = 40,
+    queue: int = 16,
+    jobs: int = 16,
+    keep_hours: float = 24.0,
+    weights: Path | None = None,
+    identity: Path | None = None,
+    yunet: Path | None = None,
+    device: Device = "auto",
+) -> None:
+    """Swap faces over HTTP: photos at once, videos as jobs; serves until interrupted.
+
+    With FACESHIFTER_TOKEN in the environment, clients have to send it as Authorization: Bearer.
+    GET /openapi.json describes what there is. Jobs outlive the server.
+
+    Args:
+        folder: Private folder for jobs and passing files; without it, one of the user's own.
+        host: Address to serve from; others than this machine's need a token.
+        port: Port to serve from; 0 takes a free one.
+        max_mb: MiB of the photos of one swap together.
+        max_video_mb: MiB of a job's video and photos together.
+        max_megapixels: Million pixels of each photo.
+        queue: Swaps of photos that may wait; more are told to come again (429).
+        jobs: Videos that may wait.
+        keep_hours: How long the result of a job is kept.
+        weights: Folder with aei.safetensors and hear.safetensors, in place of the package's.
+        identity: Identity encoder that --weights were trained with, where it is not built in.
+        yunet: YuNet's model file, to detect faces with it instead of dlib; yunet downloads it.
+        device: Where to compute.
+    """
+    from faceshifter.serve import server
+    from faceshifter.study.server import listen
+
+    token = os.environ.get("FACESHIFTER_TOKEN") or None
+    server.check_host(host, token)
+    if min(max_mb, max_video_mb, max_megapixels, queue, jobs) < 1 or keep_hours <= 0:
+        raise OutputError("limits of zero leave nothing to serve; give numbers above it")
+    if folder is None:
+        from platformdirs import user_state_path
+
+        folder = user_state_path("faceshifter") / "serve"
+    with server.private_folder(folder), listen(host, port) as where:
+        from faceshifter.serve.app import Limits, create_app
+        from faceshifter.swap import FaceSwapper
+
+        swapper = FaceSwapper.from_pretrained(
+            weights, identity=identity, yunet=yunet, device=device
+        )
+        limits = Limits(max_mb, max_video_mb, max_megapixels, queue, jobs, keep_hours)
+        app = create_app(swapper, folder, limits, token)
+        print(f"serving at {server.address(where)}; stop with Ctrl+C", flush=True)
+        server.serve(app, where)

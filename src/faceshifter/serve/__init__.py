@@ -1,0 +1,1 @@
+"""Swaps over HTTP: photos at once, videos as jobs."""
