@@ -23,6 +23,7 @@ from faceshifter.checkpoint import (
 )
 from faceshifter.config import AdamConfig, AEIConfig, HEARConfig
 from faceshifter.errors import CheckpointError, FaceShifterError, OutputError
+from faceshifter.images import to_images
 from faceshifter.models.aei import AEINet
 from faceshifter.models.hear import HEARNet
 from faceshifter.models.identity import load_identity_encoder
@@ -211,6 +212,27 @@ def test_exported_weights_come_back_within_half_precision(tmp_path, tiny_aei_con
         torch.testing.assert_close(own, tensor, rtol=2**-11, atol=2**-24)
     size = (tmp_path / "aei.safetensors").stat().st_size
     assert size < 2.5 * sum(tensor.numel() for tensor in trained.state_dict().values()) + 30_000
+
+
+def test_half_precision_draws_the_same_pictures_within_one_level(tmp_path, tiny_aei_config) -> None:
+    torch.manual_seed(0)
+    trained = AEINet(tiny_aei_config)
+    X_t, z_id = torch.rand(4, 3, 16, 16) * 2 - 1, torch.randn(4, 1, 12)
+    for _ in range(20):  # moves the running statistics
+        trained(X_t, z_id)
+    export_aei(tmp_path / "aei.safetensors", trained)
+    loaded, _ = load_aei(tmp_path / "aei.safetensors")
+    with torch.no_grad():
+        Y, Y_half = trained.eval()(X_t, z_id)[:, 0], loaded(X_t, z_id)[:, 0]
+    assert Y.std() > 0.01  # else any network would draw the same
+    levels = to_images(Y).astype(int) - to_images(Y_half)
+    assert abs(levels).max() <= 1
+
+
+def test_files_are_as_readable_as_any_other(tmp_path) -> None:
+    save_tensors(tmp_path / "x.safetensors", {"a": torch.zeros(2)}, {})
+    (tmp_path / "y").touch()
+    assert (tmp_path / "x.safetensors").stat().st_mode == (tmp_path / "y").stat().st_mode
 
 
 def test_a_second_stage_comes_back_with_its_first_stage_alone(

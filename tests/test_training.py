@@ -282,6 +282,19 @@ def test_a_run_can_start_from_the_networks_of_another(trainings, tmp_path) -> No
     assert all(torch.equal(start[key], end[key]) for key in trained if "weight" in key[-6:])
 
 
+def test_a_run_can_start_from_exported_weights(trainings, tmp_path) -> None:
+    trainings["aei"](tmp_path / "first", steps=2)
+    init = tmp_path / "first" / "weights.safetensors"
+    still = AdamConfig(lr=0.0)
+    second = replace(trainings["aei"], files={"init": init})
+    second(tmp_path / "second", steps=1, adam_g=still, adam_d=still)
+    start, _ = load_tensors(init)
+    end, _ = load_tensors(find_checkpoints(tmp_path / "second" / "checkpoints")[-1])
+    kernels = [key for key in start if "conv" in key and key.endswith("weight")]
+    assert kernels
+    assert all(torch.equal(start[key].float(), end[f"aei/{key}"]) for key in kernels)
+
+
 def test_sets_and_encoders_that_do_not_fit_the_recipe_are_refused(
     trainings, faces_data, tmp_path
 ) -> None:

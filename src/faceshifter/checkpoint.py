@@ -24,7 +24,10 @@ def save_tensors(path: Path, tensors: Mapping[str, Tensor], info: Mapping[str, A
     temporary = path.with_name(f".{path.name}.partial")
     contiguous = {name: tensor.detach().contiguous() for name, tensor in tensors.items()}
     try:
+        temporary.touch()
+        mode = temporary.stat().st_mode
         save_file(contiguous, temporary, {"faceshifter": json.dumps(info)})
+        temporary.chmod(mode)  # as any new file's: the library's are for the owner alone
         flush_to_disk(temporary)
         temporary.replace(path)
     except (OSError, SafetensorError) as error:

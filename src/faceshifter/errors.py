@@ -9,6 +9,8 @@ FaceShifterError
   DeviceError       the device asked for is not there
   OutputError       a result cannot be written
   TrainingError     training cannot start, go on or be trusted
+  VideoError        a video cannot be read
+  CancelledError    somebody stopped the work
 """
 
 
@@ -46,3 +48,11 @@ class OutputError(FaceShifterError):
 
 class TrainingError(FaceShifterError):
     """Training cannot start, go on or be trusted any longer."""
+
+
+class VideoError(FaceShifterError):
+    """A video is missing, damaged or not a video."""
+
+
+class CancelledError(FaceShifterError):
+    """Work was stopped by the one who had started it."""

@@ -121,9 +121,9 @@ AEI_RECIPES["tiny-longer"] = (
         different=0.75,
         same_pairs="person",
         weights=(
-            AEIWeights(adv=0.1, att=8, id=6, rec=20),
-            AEIWeights(start=150, adv=0.5, att=8, id=6, rec=20),
-            AEIWeights(start=400, adv=1.0, att=10, id=6, rec=25),
+            AEIWeights(adv=0.1, att=20, id=5, rec=30),
+            AEIWeights(start=100, adv=0.5, att=20, id=5, rec=30),
+            AEIWeights(start=300, adv=1.0, att=30, id=4, rec=40),
         ),
         ema=0.998,
     ),
