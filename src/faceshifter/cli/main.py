@@ -13,6 +13,7 @@ from faceshifter.cli.baseline import baseline, models
 from faceshifter.cli.measuring import check_identity, evaluate
 from faceshifter.cli.swapping import demo, swap
 from faceshifter.cli.training import bench, prepare, rank_errors, train
+from faceshifter.cli.ui import ui
 from faceshifter.errors import FaceShifterError
 
 COMMANDS: dict[str, Callable[..., Any]] = {
@@ -30,6 +31,7 @@ COMMANDS: dict[str, Callable[..., Any]] = {
     "masks": masks,
     "query": query,
     "study": study,
+    "ui": ui,
 }
 
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import cv2
 import numpy as np
 import torch
-from jaxtyping import UInt8
+from jaxtyping import Float, UInt8
 from PIL import Image, ImageDraw, ImageFont
 from torch.nn import functional as F
 
@@ -95,7 +95,7 @@ def draw_faces(opened: Opened, chosen: Collection[int]) -> Pixels:
         draw.rectangle((x0 - 1, y0 - 1, x1 + 1, y1 + 1), outline=INK, width=line + 2)
         draw.rectangle((x0, y0, x1, y1), outline=colour, width=line)
         text = str(number)
-        left, top, right, bottom = draw.textbbox((x0, y0), text, font)
+        left, _, right, bottom = draw.textbbox((x0, y0), text, font)
         label = (left - line, y0, right + 2 * line, bottom + 2 * line)
         draw.rectangle(label, colour, INK)
         draw.text((x0 + line, y0 + line / 2), text, OTHER if colour == CHOSEN else INK, font)
@@ -125,17 +125,19 @@ def shrink(pixels: Pixels) -> UInt8[np.ndarray, "a b 3"]:
     return cv2.resize(pixels, size, interpolation=cv2.INTER_AREA)
 
 
-def identity_of(sources: Sequence[Opened], chosen: int, swapper: FaceSwapper) -> Identity:
-    """The person chosen in the first photo, averaged over all.
+def identity_of(
+    source: Opened, chosen: int, more: Sequence[Opened], swapper: FaceSwapper
+) -> Identity:
+    """Who is chosen, averaged over all photos of them.
 
     Args:
-        sources: Photos of that person; in those after the first the face most like theirs counts.
-        chosen: The face's number in the first.
+        source: A photo of that person.
+        chosen: Their face's number in it.
+        more: Further photos; in each the face most like theirs counts.
         swapper: Whose identity encoder is used.
     """
-    first = sources[0]
-    z_id = [swapper.align(first.photo.pixels, [first.faces[chosen]])[0].z_id]
-    for other in sources[1:]:
+    z_id = [swapper.align(source.photo.pixels, [source.faces[chosen]])[0].z_id]
+    for other in more:
         found = swapper.align(other.photo.pixels, other.faces)
         z_id.append(max((face.z_id for face in found), key=lambda z: (z * z_id[0]).sum().item()))
     return F.normalize(torch.cat(z_id).mean(dim=0, keepdim=True))
@@ -226,8 +228,8 @@ def _of(face: int, chosen: Sequence[int]) -> str:
     return f"Face {chosen[face]}, " if len(chosen) > 1 else ""
 
 
-def _grey(M: np.ndarray) -> UInt8[np.ndarray, "s s 3"]:
-    return np.repeat(np.round(255 * M).astype(np.uint8)[:, :, None], 3, axis=2)
+def _grey(values: Float[np.ndarray, "s s"]) -> UInt8[np.ndarray, "s s 3"]:
+    return np.repeat(np.round(255 * values).astype(np.uint8)[:, :, None], 3, axis=2)
 
 
 def _show(pixels: UInt8[np.ndarray, "s s 3"], caption: str, session: "Session") -> Shown:

@@ -166,7 +166,7 @@ def _with_headers(send: "Send", extra: dict[str, str]) -> "Send":
 
     async def sending(message: "Message") -> None:
         if message["type"] == "http.response.start":
-            message = message | {"headers": [*message.get("headers", []), *added]}
+            message["headers"] = [*message.get("headers", []), *added]
         await send(message)
 
     return sending

@@ -7,7 +7,6 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from faceshifter.selection import Identity
 from faceshifter.ui.photos import Opened
 
 
@@ -19,14 +18,23 @@ class Session:
     """Secret of the browser that opened it."""
     folder: Path
     """For its results; within the root, so that Gradio serves from it without a copy."""
-    sources: list[Opened] = field(default_factory=list)
-    """The source photo, then more of the same person."""
+    source: Opened | None = None
+    more: list[Opened] = field(default_factory=list)
+    """Further photos of the source's person."""
     target: Opened | None = None
+    swapped: bool = False
+    """Whether the page shows a result."""
+    video: Path | None = None
+    video_name: str = ""
     frame: Opened | None = None
     """The frame of the video in which people are chosen."""
-    identity: Identity | None = None
     cancelled: threading.Event = field(default_factory=threading.Event)
     """Stops the page's video."""
+    closed: bool = False
+
+    def delete(self) -> None:
+        """Delete the folder; whoever writes into it for longer has to call this again."""
+        shutil.rmtree(self.folder, ignore_errors=True)
 
     def new_file(self, name: str) -> Path:
         """A path of that name in a folder of its own; names of others' choice never meet."""
@@ -99,13 +107,14 @@ class Sessions:
             page = self._open.pop(session_hash, None)
             if page is None:
                 return
+            page.closed = True
             page.cancelled.set()
             unused: set[Path] = set()
             if not any(other.browser == page.browser for other in self._open.values()):
                 # A file that two browsers have sent lies in one place.
                 unused = self._uploads.pop(page.browser, set())
                 unused -= set().union(*self._uploads.values())
-        shutil.rmtree(page.folder, ignore_errors=True)
+        page.delete()
         for upload in unused:
             upload.unlink(missing_ok=True)
             with suppress(OSError):

@@ -1,0 +1,172 @@
+"""What the page does with videos: shows a frame to choose people in, swaps, says how it goes on."""
+
+import html
+import shutil
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import wait as wait_for
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.parse import quote
+
+import numpy as np
+
+from faceshifter.errors import CancelledError, DependencyError, VideoError
+from faceshifter.images import Pixels
+from faceshifter.selection import Selection
+from faceshifter.swap import FaceSwapper
+from faceshifter.ui.sessions import Session
+from faceshifter.video.clip import SUFFIXES, VideoSummary, discard_work, swap_video
+
+POLL = 0.3
+"""Seconds between two messages about the progress."""
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far a video is."""
+
+    done: int
+    """Frames, each counted twice: found and written."""
+    total: int
+    seconds: float
+    """Since the start."""
+
+    def sentence(self) -> str:
+        """In words: what is done, frames a second, time left."""
+        if not self.done or not self.seconds:
+            return "Opening the video"
+        share, rate = self.done / self.total, self.done / self.seconds
+        left = round((self.total - self.done) / rate)
+        doing = "Finding faces" if 2 * self.done <= self.total else "Swapping"
+        return (
+            f"{doing}: {share:.0%}, {rate / 2:.1f} frames/s, {left // 60}:{left % 60:02d} min left"
+        )
+
+
+@dataclass(frozen=True)
+class Finished:
+    """Files of a swapped video, in the session's folder."""
+
+    file: Path
+    report: Path
+    summary: VideoSummary
+
+    def sentence(self) -> str:
+        """What became of the frames."""
+        done = self.summary
+        words = [f"{done.swapped} of {done.frames} frames swapped in {done.seconds:.0f} s"]
+        if done.faceless:
+            words.append(f"{done.faceless} without a face")
+        if done.lost:
+            words.append(f"{done.lost} damaged or missing")
+        if done.dropped:
+            words.append(f"left out: {', '.join(done.dropped)}")
+        return "; ".join(words)
+
+
+def read_frame(video: Path, name: str, second: float) -> tuple[Pixels, float]:
+    """The first frame from a moment on, upright, and the video's length in seconds.
+
+    Raises:
+        VideoError: It cannot be read, or ends before.
+        DependencyError: PyAV is not installed.
+    """
+    try:
+        import av
+    except ImportError as error:
+        raise DependencyError(
+            f"videos need {error.name}; run pip install 'faceshifter[ui]'"
+        ) from None
+    try:
+        with av.open(str(video)) as container:
+            stream = container.streams.video[0]
+            start = float(stream.start_time or 0) * float(stream.time_base or 0)
+            container.seek(round((start + second) * av.time_base))
+            for frame in container.decode(stream):
+                if (frame.time or 0) >= start + second - 1e-6:
+                    pixels = np.rot90(frame.to_ndarray(format="rgb24"), round(frame.rotation / 90))
+                    length = (container.duration or 0) / av.time_base
+                    return np.ascontiguousarray(pixels), length
+    except (av.FFmpegError, IndexError) as error:
+        raise VideoError(f"{name} cannot be read as a video ({error}); convert it to MP4") from None
+    raise VideoError(f"{name} has no frame at {second:.1f} s; choose an earlier moment")
+
+
+def run_video(
+    swapper: FaceSwapper, selection: Selection, session: Session
+) -> Iterator[Progress | Finished | None]:
+    """Swap the session's video in a thread of its own; the last thing given is how it ended.
+
+    None says that it was cancelled: by the session's event, or since the page was closed.
+
+    Raises:
+        FaceShifterError: It cannot be read, swapped or written.
+    """
+    video = session.video
+    assert video is not None
+    path = Path(session.video_name)
+    suffix = path.suffix.lower() if path.suffix.lower() in SUFFIXES else ".mp4"
+    out = session.new_file(f"{path.stem or 'video'}-swapped{suffix}")
+    report = out.with_name(f"{out.stem}.jsonl")
+    count, begin = [0, 0], time.monotonic()
+
+    def tell(done: int, total: int) -> None:
+        count[:] = done, total
+
+    def work() -> VideoSummary | None:
+        try:
+            return swap_video(
+                swapper,
+                selection,
+                video,
+                out,
+                report=report,
+                progress=tell,
+                cancelled=session.cancelled.is_set,
+            )
+        except CancelledError:
+            discard_work(out)
+            shutil.rmtree(out.parent, ignore_errors=True)
+            return None
+        finally:
+            if session.closed:
+                session.delete()
+
+    session.cancelled.clear()
+    with ThreadPoolExecutor(1, "video") as pool:
+        future = pool.submit(work)
+        try:
+            while not future.done():
+                yield Progress(count[0], count[1], time.monotonic() - begin)
+                wait_for([future], POLL)
+        finally:
+            if not future.done():
+                session.cancelled.set()
+        summary = future.result()
+    yield None if summary is None else Finished(out, report, summary)
+
+
+def player(file: Path) -> str:
+    """A video in the page as it is; Gradio's own component might encode it anew."""
+    return f'<video controls playsinline src="{address(file)}"></video>'
+
+
+def bar(progress: Progress) -> str:
+    """How far, as HTML."""
+    words = html.escape(progress.sentence())
+    return (
+        f'<progress max="{max(progress.total, 1)}" value="{progress.done}"></progress>'
+        f'<p role="status">{words}</p>'
+    )
+
+
+def say(sentence: str) -> str:
+    """A sentence where the progress was."""
+    return f'<p role="status">{html.escape(sentence)}</p>'
+
+
+def address(file: Path) -> str:
+    """Where the page gets a file from."""
+    return f"/gradio_api/file={quote(str(file))}"
