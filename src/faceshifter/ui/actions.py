@@ -8,6 +8,7 @@ from faceshifter.errors import FaceShifterError, ImageError, NoFaceError, VideoE
 from faceshifter.images import Photo
 from faceshifter.selection import Match, Selection
 from faceshifter.swap import FaceSwapper
+from faceshifter.ui.markup import bar, figures, player, say
 from faceshifter.ui.photos import (
     Opened,
     draw_faces,
@@ -19,15 +20,7 @@ from faceshifter.ui.photos import (
     write_original,
 )
 from faceshifter.ui.sessions import Session
-from faceshifter.ui.videos import (
-    Finished,
-    Progress,
-    bar,
-    player,
-    read_frame,
-    run_video,
-    say,
-)
+from faceshifter.ui.videos import Finished, Progress, read_frame, run_video
 
 Upload = dict[str, Any] | None
 """A file that was sent, as Gradio names it."""
@@ -124,8 +117,8 @@ class Actions:
         cleared: tuple[Update, ...] = (
             None,
             gr.update(value=None, interactive=False),
-            [],
-            [],
+            "",
+            "",
             gr.update(visible=False),
         )
         if upload is None:
@@ -186,8 +179,8 @@ class Actions:
         return (
             (str(result.before), str(result.after)),
             gr.update(value=str(result.file), interactive=True),
-            result.steps,
-            result.masks,
+            figures(result.steps),
+            figures(result.masks),
             gr.update(visible=True),
         )
 
@@ -277,7 +270,14 @@ class Actions:
         try:
             for told in run_video(self.swapper, selection, session):
                 if isinstance(told, Progress):
-                    yield bar(told), "", no_file, no_file, start, stop
+                    yield (
+                        bar(told.done, told.total, told.sentence()),
+                        "",
+                        no_file,
+                        no_file,
+                        start,
+                        stop,
+                    )
                 elif isinstance(told, Finished):
                     yield (
                         say(told.sentence()),

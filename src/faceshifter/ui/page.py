@@ -22,6 +22,11 @@ CSS = """
 .fs-status p { margin: .25rem 0; }
 .fs-player video { width: 100%; max-height: 70vh; background: #000; border-radius: 8px; }
 .fs-picture img { cursor: pointer; }
+.fs-figures { display: grid; gap: .5rem; align-items: start;
+  grid-template-columns: repeat(auto-fill, minmax(6.5rem, 1fr)); }
+.fs-figures figure { margin: 0; }
+.fs-figures img { width: 100%; border-radius: 4px; }
+.fs-figures figcaption { font-size: .8rem; line-height: 1.2; margin: .25rem 0; }
 """
 
 DELETE_CACHE = (3600, 24 * 3600)
@@ -130,8 +135,10 @@ def build_page(actions: Actions, sessions: Sessions) -> "gradio.Blocks":
                                 "Download", interactive=False, elem_id="download"
                             )
                     with gr.Column(visible=False) as insides:
-                        steps = _gallery("Steps", 5)
-                        masks = _gallery("Masks M^k: white where the source's identity counts", 7)
+                        with gr.Accordion("Steps"):
+                            steps = gr.HTML(elem_id="steps")
+                        with gr.Accordion("Masks: white where the source's identity counts"):
+                            masks = gr.HTML(elem_id="masks")
                 with gr.Tab("Video"):
                     with gr.Row():
                         with gr.Column(min_width=300):
@@ -241,17 +248,4 @@ def _picture(label: str, name: str) -> "gradio.Image":
         interactive=True,
         elem_id=name,
         elem_classes="fs-picture",
-    )
-
-
-def _gallery(label: str, columns: int) -> "gradio.Gallery":
-    import gradio as gr
-
-    return gr.Gallery(
-        label=label,
-        columns=columns,
-        height="auto",
-        object_fit="contain",
-        interactive=False,
-        buttons=[],
     )

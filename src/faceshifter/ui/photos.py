@@ -18,6 +18,7 @@ from faceshifter.images import SUFFIXES, Photo, Pixels, decode_photo, save_photo
 from faceshifter.models.aei import recorded_masks
 from faceshifter.selection import Identity, pick_faces, why_none
 from faceshifter.swap import FaceSwapper, SwapSteps, paste_faces
+from faceshifter.ui.markup import Shown
 
 if TYPE_CHECKING:
     from faceshifter.ui.sessions import Session
@@ -27,9 +28,6 @@ SHOWN_SIDE = 1280
 CROP_SIDE = 256
 """Side in pixels of aligned crops and masks in the page."""
 CHOSEN, OTHER, INK = (37, 99, 235), (255, 255, 255), (17, 24, 39)
-
-Shown = tuple[str, str]
-"""A picture's path and caption."""
 
 
 @dataclass(frozen=True)
@@ -57,8 +55,10 @@ class Result:
     """As large as the page shows it."""
     file: Path
     """In the photo's own size and format, to keep."""
-    steps: list[Shown]
-    masks: list[Shown]
+    steps: list[tuple[str, list[Shown]]]
+    """Of each face, with its name where there are several."""
+    masks: list[tuple[str, list[Shown]]]
+    """M^k in the same way; none for networks without."""
 
 
 def open_photo(path: Path, name: str, detector: FaceDetector) -> Opened:
@@ -187,22 +187,20 @@ def swap_photo(
         for layers in levels
         if layers
     ]
-    masks = [
-        (_grey(M[face]), f"{_of(face, chosen)}M^{k}, {M.shape[1]} x {M.shape[1]}")
-        for face in range(len(faces))
-        for k, M in enumerate(means, 1)
+    names = [f"Face {number}" if len(chosen) > 1 else "" for number in chosen]
+    steps = [
+        (name, [_show(session, crop, caption) for crop, caption in _captions(face, stages)])
+        for name, face in zip(names, faces, strict=True)
     ]
-    return Result(
-        write_original(session, pixels),
-        after,
-        file,
-        [
-            _show(crop, f"{_of(number, chosen)}{caption}", session)
-            for number, face in enumerate(faces)
-            for crop, caption in _captions(face, stages)
-        ],
-        [_show(grey, caption, session) for grey, caption in masks],
-    )
+    masks = [
+        (
+            name,
+            [_show(session, _grey(M[row]), _of_level(k, M[row])) for k, M in enumerate(means, 1)],
+        )
+        for row, name in enumerate(names)
+        if means
+    ]
+    return Result(write_original(session, pixels), after, file, steps, masks)
 
 
 def write_original(session: "Session", pixels: Pixels) -> Path:
@@ -224,17 +222,17 @@ def _captions(face: SwapSteps, stages: int) -> list[tuple[UInt8[np.ndarray, "s s
     ]
 
 
-def _of(face: int, chosen: Sequence[int]) -> str:
-    return f"Face {chosen[face]}, " if len(chosen) > 1 else ""
+def _of_level(k: int, values: Float[np.ndarray, "s s"]) -> str:
+    return f"M^{k}, {len(values)} x {len(values)}, mean {values.mean():.2f}"
 
 
 def _grey(values: Float[np.ndarray, "s s"]) -> UInt8[np.ndarray, "s s 3"]:
     return np.repeat(np.round(255 * values).astype(np.uint8)[:, :, None], 3, axis=2)
 
 
-def _show(pixels: UInt8[np.ndarray, "s s 3"], caption: str, session: "Session") -> Shown:
+def _show(session: "Session", pixels: UInt8[np.ndarray, "s s 3"], caption: str) -> Shown:
     """Write a crop or a mask; a small one is enlarged to blocks, so that its pixels are seen."""
     path = session.new_file("crop.png")
     side = max(CROP_SIDE, len(pixels))
     save_photo(path, Photo(cv2.resize(pixels, (side, side), interpolation=cv2.INTER_NEAREST)))
-    return str(path), caption
+    return path, caption

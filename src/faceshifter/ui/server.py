@@ -77,7 +77,12 @@ def create_app(swapper: FaceSwapper, folder: Path) -> "ASGIApp":
     from fastapi import FastAPI
 
     # The default theme's fonts would come from Google.
-    theme = gr.themes.Default(font=FONT, font_mono=CODE_FONT)
+    theme = gr.themes.Default(primary_hue="blue", font=FONT, font_mono=CODE_FONT).set(
+        block_info_text_color="*neutral_600",  # its own greys are hard to read
+        block_info_text_color_dark="*neutral_300",
+        body_text_color_subdued="*neutral_600",
+        body_text_color_subdued_dark="*neutral_300",
+    )
     page.has_launched = True  # else files outside of the folder would be taken as input
     app = gr.mount_gradio_app(
         FastAPI(docs_url=None, redoc_url=None, openapi_url=None),

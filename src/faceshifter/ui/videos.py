@@ -1,6 +1,5 @@
 """What the page does with videos: shows a frame to choose people in, swaps, says how it goes on."""
 
-import html
 import shutil
 import time
 from collections.abc import Iterator
@@ -8,7 +7,6 @@ from concurrent.futures import ThreadPoolExecutor
 from concurrent.futures import wait as wait_for
 from dataclasses import dataclass
 from pathlib import Path
-from urllib.parse import quote
 
 import numpy as np
 
@@ -146,27 +144,3 @@ def run_video(
                 session.cancelled.set()
         summary = future.result()
     yield None if summary is None else Finished(out, report, summary)
-
-
-def player(file: Path) -> str:
-    """A video in the page as it is; Gradio's own component might encode it anew."""
-    return f'<video controls playsinline src="{address(file)}"></video>'
-
-
-def bar(progress: Progress) -> str:
-    """How far, as HTML."""
-    words = html.escape(progress.sentence())
-    return (
-        f'<progress max="{max(progress.total, 1)}" value="{progress.done}"></progress>'
-        f'<p role="status">{words}</p>'
-    )
-
-
-def say(sentence: str) -> str:
-    """A sentence where the progress was."""
-    return f'<p role="status">{html.escape(sentence)}</p>'
-
-
-def address(file: Path) -> str:
-    """Where the page gets a file from."""
-    return f"/gradio_api/file={quote(str(file))}"
