@@ -303,10 +303,10 @@ def test_a_stopped_run_goes_on_without_doing_anything_twice(pairs: Path) -> None
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("source,goal\na,b\n", "lacks source or target in its first line"),
-        ("source,target\na.png,\n", "line 2, lacks source or target"),
-        ("source,target\n", "has no pairs"),
-        ("", "lacks source or target in its first line"),
+        ("source,goal\na,b\n", "lacks the column target; its first line has to name source,target"),
+        ("source,target\na.png,\n", "line 2, lacks target; fill it in"),
+        ("source,target\n", "has no rows"),
+        ("", "lacks the column source"),
         ("source,target\n\xff\xfe", "is not a CSV file in UTF-8"),
     ],
 )

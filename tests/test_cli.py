@@ -234,7 +234,7 @@ def test_the_parser_s_own_refusals_exit_with_two(run: Run, words: list[str]) -> 
         ("two.png", "grace.png", ["--source-face", "2"], "face 2 does not exist in the source pho"),
         ("no.jpg", "grace.png", [], "no.jpg does not exist; check the path"),
         ("text.jpg/a.jpg", "grace.png", [], "text.jpg/a.jpg does not exist; check the path"),
-        ("people", "grace.png", [], "people is a folder; give the path of one image"),
+        ("people", "grace.png", [], "people holds no photos; give a folder with pho"),
         ("grace.png", "text.jpg", [], "text.jpg is not an image in a known format"),
         ("grace.png", "cut.png", [], "cut.png is damaged or cut off"),
         ("grace.png", "grace.png", ["--yunet", "no.onnx"], "no.onnx does not exist; give the"),

@@ -29,6 +29,9 @@ from faceshifter.selection import (
     why_none,
 )
 
+MOST_AT_ONCE = 16
+"""Faces in one batch: a crowd has hundreds, and memory is bounded."""
+
 
 @dataclass(frozen=True)
 class Target:
@@ -40,6 +43,8 @@ class Target:
     """From the picture's pixels to the crop's."""
     z_id: Identity
     """Whose face it is."""
+    face: Face | None = None
+    """Where it was found, if a detector did."""
 
 
 @dataclass(frozen=True)
@@ -193,10 +198,18 @@ class FaceSwapper:
         if not selection.matches:
             picked = pick_faces(faces, selection.face)
             return [(target, selection.source) for target in self.align(pixels, picked)]
-        targets = self.align(pixels, faces)
+        targets = self.align(pixels, [face for face in faces if self.is_face(face)])
         z_id = torch.cat([target.z_id for target in targets]) if targets else torch.zeros(0, 1)
         matched = match_people(z_id, selection.matches, self.encoder)
         return [(targets[idx], source) for idx, source in matched]
+
+    def is_face(self, face: Face) -> bool:
+        """Whether a detection has the landmarks of a face; a bystander's need not."""
+        try:
+            self.crop_matrix(face)
+        except NoFaceError:
+            return False
+        return True
 
     def align(self, pixels: Pixels, faces: Sequence[Face]) -> list[Target]:
         """Cut faces out of a picture, at the model's size, and tell whose they are.
@@ -204,17 +217,31 @@ class FaceSwapper:
         Raises:
             NoFaceError: The landmarks of one are not those of a face.
         """
-        matrices = [crop_matrix(f.landmarks, self.geometry, self.image_size) for f in faces]
+        matrices = [self.crop_matrix(face) for face in faces]
         crops = [crop_face(pixels, matrix, self.image_size) for matrix in matrices]
-        return self.identify(crops, matrices)
+        targets = self.identify(crops, matrices)
+        return [replace(t, face=face) for t, face in zip(targets, faces, strict=True)]
+
+    def crop_matrix(self, face: Face) -> Matrix:
+        """From the picture's pixels to the crop's, at the model's size.
+
+        Raises:
+            NoFaceError: The landmarks are not those of a face.
+        """
+        return crop_matrix(face.landmarks, self.geometry, self.image_size)
 
     @torch.inference_mode()
     def identify(
         self, crops: Sequence[UInt8[np.ndarray, "s s 3"]], matrices: Sequence[Matrix]
     ) -> list[Target]:
-        """Tell whose aligned crops are, all in one batch."""
+        """Tell whose aligned crops are, many in one batch."""
         if not crops:
             return []
+        if len(crops) > MOST_AT_ONCE:
+            first, rest = slice(MOST_AT_ONCE), slice(MOST_AT_ONCE, None)
+            return self.identify(crops[first], matrices[first]) + self.identify(
+                crops[rest], matrices[rest]
+            )
         z_id = self.encoder(to_tensor(np.stack(crops)).to(self.device)).cpu()
         return [Target(*parts) for parts in zip(crops, matrices, z_id.split(1), strict=True)]
 
@@ -222,7 +249,7 @@ class FaceSwapper:
     def swap_targets(
         self, targets: Sequence[Target], sources: Sequence[Identity], strength: float = 1.0
     ) -> list[SwapSteps]:
-        """Both stages on faces of any pictures, all in one batch.
+        """Both stages on faces of any pictures, many in one batch.
 
         Args:
             targets: The faces, from ``align``.
@@ -231,6 +258,11 @@ class FaceSwapper:
         """
         if not targets:
             return []
+        if len(targets) > MOST_AT_ONCE:
+            first, rest = slice(MOST_AT_ONCE), slice(MOST_AT_ONCE, None)
+            return self.swap_targets(targets[first], sources[first], strength) + self.swap_targets(
+                targets[rest], sources[rest], strength
+            )
         X_t = to_tensor(np.stack([target.crop for target in targets])).to(self.device)
         z_id_t = torch.cat([target.z_id for target in targets])
         z_id_s = F.normalize(torch.lerp(z_id_t, torch.cat(list(sources)).to(z_id_t), strength))

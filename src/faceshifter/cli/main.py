@@ -11,13 +11,14 @@ from faceshifter.cli.ablation import ablate
 from faceshifter.cli.analyses import masks, query, study
 from faceshifter.cli.baseline import baseline, models
 from faceshifter.cli.measuring import check_identity, evaluate
-from faceshifter.cli.swapping import demo, swap
+from faceshifter.cli.swapping import demo, identity, swap
 from faceshifter.cli.training import bench, prepare, rank_errors, train
 from faceshifter.cli.ui import ui
 from faceshifter.errors import FaceShifterError
 
 COMMANDS: dict[str, Callable[..., Any]] = {
     "swap": swap,
+    "identity": identity,
     "demo": demo,
     "prepare": prepare,
     "rank-errors": rank_errors,
@@ -50,3 +51,6 @@ def main() -> None:
     except FaceShifterError as error:
         print(f"faceshifter: {error}", file=sys.stderr)
         sys.exit(2)
+    except KeyboardInterrupt:
+        print("faceshifter: stopped", file=sys.stderr)
+        sys.exit(130)  # as shells have it

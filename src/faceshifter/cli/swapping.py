@@ -1,69 +1,217 @@
-"""Commands that swap: ``swap`` and ``demo``."""
+"""Commands that swap: ``swap``, ``identity`` and ``demo``."""
 
+import sys
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
-from tyro.conf import Positional
+from tyro.conf import Positional, UseAppendAction
 
-from faceshifter.cli.options import Device, check_output, make_folder
-from faceshifter.errors import OutputError
+from faceshifter.cli.options import Device, check_folder, check_output, make_folder
+from faceshifter.errors import DataError, ImageError, OutputError
+
+if TYPE_CHECKING:
+    from faceshifter.people import Casting
+    from faceshifter.swap import FaceSwapper
+    from faceshifter.targets import Job
 
 FaceArg = Literal["largest", "all"] | int
 SourceFace = Literal["only", "largest"] | int
 
 
 def swap(
-    source: Positional[Path],
-    target: Positional[Path],
+    source: Positional[Path | None] = None,
+    target: Positional[Path | None] = None,
     /,
     *,
-    out: Path,
-    face: FaceArg = "largest",
+    out: Path | None = None,
+    pairs: Path | None = None,
+    face: FaceArg | None = None,
+    match: UseAppendAction[tuple[str, ...]] = (),
+    strength: float = 1.0,
     source_face: SourceFace = "only",
     hear: bool = True,
+    masks: bool = False,
     save_steps: Path | None = None,
     weights: Path | None = None,
     identity: Path | None = None,
     yunet: Path | None = None,
     device: Device = "auto",
 ) -> None:
-    """Put the face of one photo into another.
+    """Put the face of one person into photos of others.
 
     Args:
-        source: Photo of the person to put in.
-        target: Photo whose face is replaced.
-        out: Where the result goes; .jpg, .png, .webp or .tif.
-        face: Which faces of the target: largest, all, or a number from the left, from 0.
+        source: Who is put in: a photo, a folder of photos of one person, or a file that faceshifter
+            identity wrote. Left out where every --match has its own.
+        target: Photo whose face is replaced; or a folder, or a quoted pattern, of many. Run again
+            to go on.
+        out: Where the result goes; .jpg, .png, .webp or .tif. A folder for many, which also gets
+            manifest.jsonl.
+        pairs: CSV file with the columns source, target and out, in place of the three.
+        face: Which faces of a target: largest, which is the default, all, or a number from the
+            left, from 0.
+        match: REFERENCE or REFERENCE=SOURCE, of the kinds that the source may be: swap only the
+            person of the reference. May be given several times.
+        strength: How much of the source's identity is put in, from 0 to 1.
         source_face: Which face of the source, where it has several: largest, or a number.
         hear: Run the second stage, which gives back what covers the face.
-        save_steps: Folder for every intermediate picture.
+        masks: Write the pixels that were changed, white on black, beside each result.
+        save_steps: Folder for every intermediate picture of one photo.
         weights: Folder with aei.safetensors and hear.safetensors, in place of the package's.
         identity: Identity encoder that --weights were trained with, where it is not built in.
         yunet: YuNet's model file, to detect faces with it instead of dlib; yunet downloads it.
         device: Where to compute.
     """
-    check_output(out)
-    for photo in (source, target):
-        if out.resolve() == photo.resolve():
-            raise OutputError(f"--out {out} would replace the photo {photo}; choose another name")
-    from dataclasses import replace
+    if not 0 <= strength <= 1:
+        raise DataError(f"--strength {strength} is not from 0 to 1; choose one that is")
+    if match and face is not None:
+        raise DataError("--match and --face both say which faces are swapped; give one of them")
+    if pairs is not None:
+        if source is not None or out is not None:
+            raise DataError("--pairs names sources, targets and outputs; give nothing of it again")
+        _check_exists(pairs)
+    elif out is None:
+        raise DataError("give --out, where the result goes")
+    from faceshifter.people import Casting, split_match
+    from faceshifter.swap import FaceSwapper
+    from faceshifter.targets import Job, are_many, check_jobs, find_jobs, read_jobs
 
-    from faceshifter import swap as swapping
-    from faceshifter.images import load_photo, save_photo
-
-    source_photo, target_photo = load_photo(source), load_photo(target)
-    swapper = swapping.FaceSwapper.from_pretrained(
+    matches = [split_match(text) for text in match]
+    many = True
+    if pairs is not None:
+        jobs, manifest = read_jobs(pairs), pairs.with_suffix(".manifest.jsonl")
+    else:
+        assert out is not None
+        source, target = _source_and_target(source, target, [own for _, own in matches])
+        many, manifest = are_many(target), out / "manifest.jsonl"
+        jobs = find_jobs(source, target, out) if many else [Job(source, target, out)]
+        _check_exists(source, *(path for pair in matches for path in pair))
+        if not many:
+            _check_exists(target)
+            check_output(out)
+    if many and save_steps is not None:
+        raise DataError("--save-steps is for one photo; leave it out, or give one photo")
+    check_jobs(jobs)
+    swapper = FaceSwapper.from_pretrained(
         weights, hear=hear, identity=identity, yunet=yunet, device=device
     )
-    z_id = swapper.identity([source_photo.pixels], face=source_face)
-    swapped = swapper.swap(target_photo.pixels, z_id, face=face)
-    if save_steps is not None:
-        make_folder(save_steps)
-    save_photo(out, replace(target_photo, pixels=swapped.pixels))
-    if save_steps is not None:
-        swapping.save_steps(save_steps, target_photo, swapped)
+    casting = Casting(
+        swapper,
+        face="largest" if face is None else face,
+        source_face=source_face,
+        matches=matches,
+        strength=strength,
+    )
+    if pairs is None:
+        for line in casting.skipped(source):
+            print(f"not used: {line}", file=sys.stderr)
+    if many:
+        _swap_many(swapper, casting, jobs, manifest, masks)
+    else:
+        _swap_one(swapper, casting, jobs[0], masks, save_steps)
+
+
+def _source_and_target(
+    source: Path | None, target: Path | None, own: list[Path | None]
+) -> tuple[Path | None, Path]:
+    """The two paths, of which the source is left out where every match has its own."""
+    unused = bool(own) and None not in own
+    if unused and target is not None:
+        raise DataError(f"every --match has its own source, so {source} is not used; leave it out")
+    source, target = (None, source) if unused else (source, target)
+    if target is None or (source is None and not unused):
+        raise DataError("give SOURCE and TARGET, or --pairs PAIRS.csv")
+    return source, target
+
+
+def _check_exists(*paths: Path | None) -> None:
+    """Say now, not when the networks are loaded, that a path is wrong."""
+    for path in paths:
+        if path is not None and not path.exists():
+            raise ImageError(f"{path} does not exist; check the path")
+
+
+def _swap_one(
+    swapper: "FaceSwapper", casting: "Casting", job: "Job", masks: bool, steps: Path | None
+) -> None:
+    from faceshifter.many import mask_path, open_target, swap_file
+    from faceshifter.swap import save_steps
+    from faceshifter.targets import is_video
+
+    selection = casting.select(job.source).selection
+    opened = None if is_video(job.target) else open_target(swapper, job.target)
+    mask = mask_path(job.out) if masks else None
+    _, swapped = swap_file(swapper, selection, job.target, job.out, mask=mask, opened=opened)
+    if swapped is None or opened is None:
+        print(f"swapped: {job.out}")
+        return
+    if steps is not None:
+        make_folder(steps)
+        save_steps(steps, opened.photo, swapped)
     faces = "face" if len(swapped.steps) == 1 else "faces"
-    print(f"swapped {len(swapped.steps)} {faces}: {out}")
+    print(f"swapped {len(swapped.steps)} {faces}: {job.out}")
+
+
+def _swap_many(
+    swapper: "FaceSwapper", casting: "Casting", jobs: "list[Job]", manifest: Path, masks: bool
+) -> None:
+    from faceshifter.manifest import Manifest
+    from faceshifter.many import Many
+
+    make_folder(manifest.parent)
+    report = Many(swapper, casting, Manifest(manifest), masks=masks).run(jobs)
+    for line in report.failures:
+        print(f"not swapped: {line}", file=sys.stderr)
+    print(f"swapped {report.num_swapped} of {len(jobs)}: {manifest}")
+    if report.num_unmatched:
+        print(f"{report.num_unmatched} show nobody of --match")
+    if report.num_kept:
+        print(f"{report.num_kept} were done before")
+    if report.failures:
+        print(f"faceshifter: {len(report.failures)} of {len(jobs)} failed", file=sys.stderr)
+        sys.exit(1)
+
+
+def identity(
+    photos: Positional[tuple[Path, ...]],
+    /,
+    *,
+    out: Path,
+    source_face: SourceFace = "only",
+    weights: Path | None = None,
+    identity: Path | None = None,
+    yunet: Path | None = None,
+    device: Device = "auto",
+) -> None:
+    """Write who somebody is, as the mean of several photos, to a small file that swap takes.
+
+    Args:
+        photos: Photos of one person, and folders of them.
+        out: Where the identity goes; .safetensors.
+        source_face: Which face of a photo, where it has several: largest, or a number.
+        weights: Folder with aei.safetensors, whose encoder is used, in place of the package's.
+        identity: Identity encoder that --weights were trained with, where it is not built in.
+        yunet: YuNet's model file, to detect faces with it instead of dlib; yunet downloads it.
+        device: Where to compute.
+    """
+    if out.suffix.lower() != ".safetensors":
+        raise OutputError(f"--out {out} does not end in .safetensors; choose a name that does")
+    if out.resolve() in {photo.resolve() for photo in photos}:
+        raise OutputError(f"--out {out} is also read; choose another name")
+    check_folder(out, "--out")
+    _check_exists(*photos)
+    from faceshifter.people import average_photos, photos_in
+    from faceshifter.selection import save_identity
+    from faceshifter.swap import FaceSwapper
+
+    files = [file for photo in photos for file in photos_in(photo)]
+    swapper = FaceSwapper.from_pretrained(
+        weights, hear=False, identity=identity, yunet=yunet, device=device
+    )
+    person = average_photos(swapper, files, source_face)
+    save_identity(out, person.identity, swapper.encoder)
+    for line in person.skipped:
+        print(f"not used: {line}", file=sys.stderr)
+    print(f"identity of {len(person.files)} of {len(files)} photos: {out}")
 
 
 def demo(*, out: Path = Path("demo.png"), device: Device = "auto") -> None:

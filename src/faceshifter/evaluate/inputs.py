@@ -1,6 +1,5 @@
 """What is measured: pairs of photos, any tool's results, or FaceForensics++'s folders."""
 
-import csv
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -12,6 +11,7 @@ import numpy as np
 from faceshifter.data.prepare import PhotoFile, find_photos
 from faceshifter.errors import DataError, DependencyError, ImageError
 from faceshifter.images import Pixels
+from faceshifter.tables import read_table
 
 FRAMES = 10  # evenly spaced frames of a video, Section 4.1
 
@@ -133,18 +133,12 @@ def read_cases(path: Path, num_pairs: int) -> list[Case]:
 
 def _table(path: Path) -> list[Case]:
     """A CSV of source, target[, result[, method]]; paths are relative to the CSV's folder."""
-    try:
-        with path.open(newline="", encoding="utf-8") as file:
-            rows = list(csv.DictReader(file))
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise DataError(f"{path} cannot be read as CSV ({error}); check it") from None
-    if not rows or not {"source", "target"} <= rows[0].keys():
-        raise DataError(f"{path} needs rows and the columns source, target[, result[, method]]")
+    rows = read_table(path, ("source", "target"))
     photo = lru_cache(maxsize=None)(lambda name: _named(path.parent, name))
     cases: dict[tuple[str, str], Case] = {}
     for number, row in enumerate(rows, 2):
-        if not (row["source"] and row["target"]) or row.get("result") == "":
-            raise DataError(f"line {number} of {path} lacks a path; fill it in")
+        if row.get("result") == "":
+            raise DataError(f"{path}, line {number}, lacks result; fill it in")
         pair = row["source"], row["target"]
         case = cases.setdefault(pair, Case(photo(pair[0]), photo(pair[1])))
         if row.get("result"):

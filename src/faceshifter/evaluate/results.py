@@ -14,8 +14,9 @@ from pathlib import Path
 from tqdm import tqdm
 
 from faceshifter.data.shards import write_atomically
-from faceshifter.errors import DataError, ImageError, NoFaceError
+from faceshifter.errors import ImageError, NoFaceError
 from faceshifter.images import Photo, load_photo, save_photo
+from faceshifter.tables import read_table
 
 PAIR_COLUMNS = ("source", "target")
 RESULT_COLUMNS = ("source", "target", "result", "method")
@@ -41,22 +42,7 @@ def read_pairs(path: Path) -> list[tuple[Path, Path]]:
     Raises:
         DataError: It is not such a table, or has no rows.
     """
-    try:
-        with path.open(newline="", encoding="utf-8-sig") as file:
-            reader = csv.DictReader(file, restval="")
-            rows = list(reader)
-            header = reader.fieldnames or ()
-    except OSError as error:
-        raise DataError(f"{path} cannot be read ({error.strerror}); give a CSV file") from None
-    except (UnicodeDecodeError, csv.Error) as error:
-        raise DataError(f"{path} is not a CSV file in UTF-8 ({error}); save it as one") from None
-    if not set(PAIR_COLUMNS) <= set(header):
-        raise DataError(f"{path} lacks source or target in its first line; begin it source,target")
-    for number, row in enumerate(rows, 2):
-        if not (row["source"] and row["target"]):
-            raise DataError(f"{path}, line {number}, lacks source or target; fill it in")
-    if not rows:
-        raise DataError(f"{path} has no pairs; give a line for each")
+    rows = read_table(path, PAIR_COLUMNS)
     pairs = [(path.parent / row["source"], path.parent / row["target"]) for row in rows]
     return list(dict.fromkeys(pairs))
 

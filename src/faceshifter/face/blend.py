@@ -25,7 +25,7 @@ def paste_face(
         matrix: From photo pixels to crop pixels, as the crop was cut out.
     """
     result = pixels.copy()
-    rows, columns = _region(pixels.shape[:2], matrix, crop.shape[0])
+    rows, columns = paste_region(pixels.shape[:2], matrix, crop.shape[0])
     width, height = columns.stop - columns.start, rows.stop - rows.start
     if width == 0 or height == 0:
         return result
@@ -46,14 +46,20 @@ def paste_mask(shape: tuple[int, int], matrix: Matrix, size: int) -> Float[np.nd
         size: Side of the crop.
     """
     mask = np.zeros(shape, np.float32)
-    rows, columns = _region(shape, matrix, size)
+    rows, columns = paste_region(shape, matrix, size)
     height, width = mask[rows, columns].shape
     mask[rows, columns] = _mask(_shifted(matrix, rows, columns), size, width=width, height=height)
     return mask
 
 
-def _region(shape: tuple[int, int], matrix: Matrix, size: int) -> tuple[slice, slice]:
-    """Rows and columns of the photo that the crop touches; empty where it lies outside."""
+def paste_region(shape: tuple[int, int], matrix: Matrix, size: int) -> tuple[slice, slice]:
+    """Rows and columns of the photo that the crop touches; empty where it lies outside.
+
+    Args:
+        shape: Height and width of the photo.
+        matrix: From photo pixels to crop pixels.
+        size: Side of the crop.
+    """
     low, high = -0.5, size - 0.5
     corners = np.array([[low, low], [high, low], [high, high], [low, high]])
     corners = transform_points(invert_matrix(matrix), corners)

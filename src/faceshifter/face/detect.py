@@ -67,18 +67,23 @@ class Face:
 class FaceDetector(Protocol):
     """Finds faces."""
 
-    def detect(self, pixels: Pixels) -> list[Face]:
-        """All faces of an RGB photo, largest box first; empty where there is none."""
+    def detect(self, pixels: Pixels, *, thorough: bool = True) -> list[Face]:
+        """All faces of an RGB photo, largest box first; empty where there is none.
+
+        Args:
+            pixels: The photo.
+            thorough: Where nothing upright is found, spend seconds on turned and hidden faces.
+        """
         ...
 
 
 class DlibDetector:
     """dlib's detectors and five-point predictor, from files that every installation has."""
 
-    def detect(self, pixels: Pixels) -> list[Face]:
+    def detect(self, pixels: Pixels, *, thorough: bool = True) -> list[Face]:
         """Find faces by HOG; only where it finds none, enlarged, turned, and then by the CNN."""
         faces = []
-        for corners, score in _find_boxes(pixels):
+        for corners, score in _find_boxes(pixels, thorough):
             landmarks = refine_landmarks(pixels, fit_similarity(corners, PATCH_BOX))
             faces.append(Face(_bounds(corners), landmarks, score))
         return _largest_first(faces)
@@ -107,10 +112,10 @@ class YuNetDetector:
         finally:
             cv2.utils.logging.setLogLevel(log_level)
 
-    def detect(self, pixels: Pixels) -> list[Face]:
+    def detect(self, pixels: Pixels, *, thorough: bool = True) -> list[Face]:
         """Find faces; not safe to call from several threads at once."""
         found = self._find(pixels)
-        if _best(found) < YUNET_SURE:
+        if thorough and _best(found) < YUNET_SURE:
             small, factor = _reduce(pixels, SLOW_SIDE)
             found = _enlarge(_find_turned(self._find, small, YUNET_SURE), factor) or found
         faces = []
@@ -153,12 +158,14 @@ def load_detector(yunet: Path | None = None) -> FaceDetector:
     return DlibDetector() if yunet is None else YuNetDetector(model_file(yunet))
 
 
-def _find_boxes(pixels: Pixels) -> list[Found]:
+def _find_boxes(pixels: Pixels, thorough: bool) -> list[Found]:
     """Corners of the faces' boxes, by the first of dlib's detectors that finds any."""
     small, factor = _reduce(pixels, HOG_SIDE)
     found = _hog(small)
     if not found and max(small.shape) <= HOG_UPSAMPLE_SIDE:
         found = _hog(small, upsample=1)
+    if not found and not thorough:
+        return []
     if not found:
         small, factor = _reduce(pixels, SLOW_SIDE)
         found = _find_turned(_hog, small, HOG_SURE)

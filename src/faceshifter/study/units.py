@@ -1,6 +1,5 @@
 """What a study shows: pairs of photos and what each method made of them, from a CSV file."""
 
-import csv
 import hashlib
 import json
 from dataclasses import dataclass
@@ -9,6 +8,7 @@ from pathlib import Path
 from PIL import Image
 
 from faceshifter.errors import DataError
+from faceshifter.tables import read_table
 
 COLUMNS = ("source", "target", "result", "method")
 
@@ -46,10 +46,8 @@ def read_study(path: Path) -> Study:
         DataError: The file is not such a table, a method lacks a pair, or a picture is missing.
     """
     results: dict[tuple[str, str], dict[str, str]] = {}
-    for number, row in enumerate(_rows(path), 2):
+    for number, row in enumerate(read_table(path, COLUMNS), 2):
         source, target, result, method = (row[column] for column in COLUMNS)
-        if not (source and target and result and method):
-            raise DataError(f"{path}, line {number}, lacks one of {', '.join(COLUMNS)}; fill it in")
         unit = results.setdefault((source, target), {})
         if method in unit:
             raise DataError(
@@ -75,23 +73,6 @@ def read_study(path: Path) -> Study:
         _check_picture(picture, path)
     lines = [[source, target, sorted(unit.items())] for (source, target), unit in results.items()]
     return Study(units, hashlib.sha256(json.dumps(lines).encode()).hexdigest())
-
-
-def _rows(path: Path) -> list[dict[str, str]]:
-    try:
-        with path.open(newline="", encoding="utf-8-sig") as file:
-            reader = csv.DictReader(file, restval="")
-            rows = list(reader)
-            header = reader.fieldnames or ()
-    except OSError as error:
-        raise DataError(f"{path} cannot be read ({error.strerror}); give a CSV file") from None
-    except (UnicodeDecodeError, csv.Error) as error:
-        raise DataError(f"{path} is not a CSV file in UTF-8 ({error}); save it as one") from None
-    if lacking := [column for column in COLUMNS if column not in header]:
-        raise DataError(
-            f"{path} lacks the column {lacking[0]}; its first line has to name {','.join(COLUMNS)}"
-        )
-    return rows
 
 
 def _check_picture(picture: Path, path: Path) -> None:

@@ -1,16 +1,39 @@
 """Swap the faces of a video: two passes over it, resumable, in bounded memory."""
 
+import glob
+import hashlib
+import json
+import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Literal
 
+import av
+import torch
+from filelock import FileLock, Timeout
+
+from faceshifter import __version__
+from faceshifter.checkpoint import fingerprint
+from faceshifter.data.shards import flush_to_disk
+from faceshifter.errors import CancelledError, OutputError
+from faceshifter.model_files import sha256
 from faceshifter.selection import Selection
 from faceshifter.swap import FaceSwapper
+from faceshifter.video.assemble import assemble
+from faceshifter.video.colour import Converter
+from faceshifter.video.encoders import CodecName, Encoder, choose_encoder
+from faceshifter.video.marking import mark_file
+from faceshifter.video.plan import Plan, write_report
+from faceshifter.video.render import BATCH, SEGMENT, render, segment_path
+from faceshifter.video.scan import scan
+from faceshifter.video.source import Clip, open_clip
 
-CodecName = Literal["auto", "h264", "hevc", "av1", "vp9"]
-SUFFIXES = (".mp4", ".m4v", ".mov", ".mkv", ".webm")
-"""Containers that can be written."""
+QUEUE_BYTES = 48 * 1024 * 1024
+"""Of frames between two stages."""
+QUEUE_FRAMES = 8
+OURS = ("faces.jsonl", "lock", "result.*", "segment-*.nut", "segment-*.partial")
+"""What a work folder holds."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,9 +94,140 @@ def swap_video(
         OutputError: The result cannot be written, or the codec is not there.
         CancelledError: ``cancelled`` said so; ``discard_work`` removes what is left for going on.
     """
-    raise NotImplementedError
+    started = time.monotonic()
+    clip = open_clip(video)
+    encoder = choose_encoder(out, options.codec, options.quality, clip.pixel_format)
+    folder = out.parent / f".{out.name}.{_settings(swapper, selection, clip, encoder)}.partial"
+    try:
+        folder.mkdir(exist_ok=True)
+        with FileLock(folder / "lock", timeout=0):
+            summary = _swap(
+                swapper,
+                selection,
+                clip,
+                encoder,
+                folder,
+                out,
+                report,
+                _Ticker(out, clip.count, progress, cancelled),
+            )
+    except Timeout:
+        raise OutputError(f"{out} is being written by another call; wait for it") from None
+    except OSError as error:  # FFmpeg's errors are OSErrors too
+        raise OutputError(
+            f"{out} cannot be written ({error.strerror or error}); see to it and give the same "
+            "command again: it goes on where it was"
+        ) from None
+    discard_work(out)
+    return replace(summary, seconds=time.monotonic() - started)
 
 
 def discard_work(out: Path) -> None:
     """Delete what an unfinished ``swap_video`` keeps beside its output, and nothing else."""
-    raise NotImplementedError
+    for folder in out.parent.glob(f".{glob.escape(out.name)}.*.partial"):
+        for pattern in OURS if folder.is_dir() else ():
+            for path in folder.glob(pattern):
+                path.unlink(missing_ok=True)
+        with suppress(OSError):  # somebody else's files are in it
+            folder.rmdir()
+
+
+class _Ticker:
+    """Tells both passes' progress as one, and stops them."""
+
+    def __init__(
+        self,
+        out: Path,
+        count: int,
+        progress: Callable[[int, int], None] | None,
+        cancelled: Callable[[], bool] | None,
+    ) -> None:
+        self.out = out
+        self.count = count
+        self.progress = progress
+        self.cancelled = cancelled
+
+    def found(self, done: int) -> None:
+        """Faces were found in so many frames."""
+        self._tell(done, 2 * max(self.count, done))
+
+    def written(self, done: int) -> None:
+        """So many frames were written."""
+        self._tell(self.count + done, 2 * self.count)
+
+    def _tell(self, done: int, total: int) -> None:
+        if self.cancelled is not None and self.cancelled():
+            raise CancelledError(
+                f"{self.out} is not finished, as it was stopped; the same command goes on from there"
+            )
+        if self.progress is not None:
+            self.progress(done, total)
+
+
+def _swap(
+    swapper: FaceSwapper,
+    selection: Selection,
+    clip: Clip,
+    encoder: Encoder,
+    folder: Path,
+    out: Path,
+    report: Path | None,
+    ticker: _Ticker,
+) -> VideoSummary:
+    """Both passes, and the result in its place."""
+    converter = Converter(clip.colour, clip.height, encoder.pixel_format)
+    depth = max(2, min(QUEUE_FRAMES, QUEUE_BYTES // (5 * clip.width * clip.height)))
+    found = scan(
+        swapper,
+        clip,
+        converter,
+        folder / "faces.jsonl",
+        identify=bool(selection.matches),
+        depth=depth,
+        tick=ticker.found,
+    )
+    ticker.count = found.frames
+    plan = Plan(found, clip, selection, swapper)
+    count = render(swapper, plan, converter, encoder, folder, depth=depth, tick=ticker.written)
+    swapped = faceless = 0
+    for frame in plan:
+        swapped += bool(frame.swapped)
+        faceless += not frame.faces
+    result = folder / f"result{out.suffix}"
+    segments = [segment_path(folder, number) for number in range(count)]
+    dropped = assemble(clip, segments, found, result, out.suffix)
+    mark_file(result)
+    if report is not None:
+        write_report(report, plan)
+    flush_to_disk(result)
+    result.replace(out)
+    lost = max(clip.promised - found.frames, 0) if found.damaged or clip.promised else 0
+    return VideoSummary(
+        frames=found.frames,
+        swapped=swapped,
+        faceless=faceless,
+        lost=max(lost, found.damaged),
+        dropped=tuple(dropped),
+        seconds=0.0,
+    )
+
+
+def _settings(swapper: FaceSwapper, selection: Selection, clip: Clip, encoder: Encoder) -> str:
+    """A short hash of all that the result depends on, so that nothing else's work is gone on with."""
+    identities = [selection.source]
+    for match in selection.matches:
+        identities += [match.person, match.source]
+    networks = [swapper.aei, swapper.encoder, *([swapper.hear] if swapper.hear else [])]
+    settings = {
+        "video": sha256(clip.path),
+        "networks": [fingerprint(network) for network in networks],
+        "detector": type(swapper.detector).__name__,
+        "device": swapper.device.type,
+        "identities": [hashlib.sha256(z.cpu().numpy().tobytes()).hexdigest() for z in identities],
+        "face": selection.face,
+        "strength": selection.strength,
+        "encoder": asdict(encoder),
+        "sizes": [SEGMENT, BATCH],
+        "versions": [__version__, torch.__version__, av.__version__],
+    }
+    return hashlib.sha256(json.dumps(settings).encode()).hexdigest()[:12]

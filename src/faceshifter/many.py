@@ -1,0 +1,323 @@
+"""Many targets in one run. Run again, it goes on where it was."""
+
+from collections import Counter, deque
+from collections.abc import Callable, Generator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import closing, nullcontext
+from dataclasses import asdict, dataclass, replace
+from functools import lru_cache
+from pathlib import Path
+from threading import Lock
+
+import cv2
+import numpy as np
+from jaxtyping import UInt8
+from tqdm import tqdm
+
+from faceshifter import __version__
+from faceshifter.checkpoint import fingerprint
+from faceshifter.data.shards import write_atomically
+from faceshifter.errors import FaceShifterError, ImageError, NoFaceError, OutputError
+from faceshifter.face.detect import DlibDetector, Face
+from faceshifter.images import Photo, Pixels, load_photo, save_photo
+from faceshifter.manifest import Manifest, Record
+from faceshifter.model_files import sha256
+from faceshifter.people import PEOPLE, Cast, Casting, name_file
+from faceshifter.provenance import read_mark
+from faceshifter.selection import Selection, why_none
+from faceshifter.swap import FaceSwapper, Swapped, Target, paste_faces
+from faceshifter.targets import Job, is_video
+
+AHEAD = 2
+"""Photos that are read and searched for faces while the networks are busy with another."""
+MASK_SUFFIX = ".mask.png"
+UNMATCHED = "nobody matched"
+"""Status of a target that shows nobody who is looked for; not a failure."""
+
+
+@dataclass(frozen=True)
+class Opened:
+    """A photo that has been read, and its faces."""
+
+    photo: Photo
+    faces: list[Face]
+
+
+@dataclass
+class Todo:
+    """One target on its way."""
+
+    job: Job
+    record: Record
+    """Its line of the manifest, as far as it is known."""
+    cast: Cast | None = None
+    opened: Opened | None = None
+    error: FaceShifterError | None = None
+    """Why it cannot be swapped."""
+    kept: bool = False
+    """An earlier run was done with it."""
+
+
+@dataclass(frozen=True)
+class Report:
+    """What became of the targets."""
+
+    num_swapped: int
+    num_kept: int
+    """Of all, those that an earlier run was done with."""
+    num_unmatched: int
+    """Those that show nobody who is looked for."""
+    failures: list[str]
+    """A line for each of the others without a result, and why."""
+
+
+def open_target(swapper: FaceSwapper, target: Path) -> Opened:
+    """Read a photo and find its faces.
+
+    Raises:
+        ImageError: It cannot be read.
+    """
+    photo = load_photo(target)
+    return Opened(photo, swapper.detector.detect(photo.pixels))
+
+
+def swap_file(
+    swapper: FaceSwapper,
+    selection: Selection,
+    target: Path,
+    out: Path,
+    *,
+    mask: Path | None = None,
+    opened: Opened | None = None,
+) -> tuple[Record, Swapped | None]:
+    """Swap the chosen faces of one photo or video and write it, with the target's own metadata.
+
+    Args:
+        swapper: Does it.
+        selection: Which faces, and who they become.
+        target: A photo, or a video by its suffix.
+        out: Where the result goes.
+        mask: Where the picture of a photo's changed pixels goes.
+        opened: The photo, where it has been read before.
+
+    Returns:
+        What the manifest says of it, and a photo's result.
+
+    Raises:
+        FaceShifterError: The target cannot be read or has no such face, or a file cannot be
+            written.
+    """
+    if is_video(target):
+        from faceshifter.video.clip import swap_video  # needs a package that photos do not
+
+        return {"video": asdict(swap_video(swapper, selection, target, out))}, None
+    opened = opened or open_target(swapper, target)
+    before = opened.photo.pixels
+    chosen = swapper.choose(before, opened.faces, selection)
+    if not chosen:
+        raise _why_nobody(opened.faces, selection)
+    targets, sources = [found for found, _ in chosen], [source for _, source in chosen]
+    steps = swapper.swap_targets(targets, sources, selection.strength)
+    swapped = Swapped(paste_faces(before, steps), steps)
+    if mask is not None:
+        _, png = cv2.imencode(".png", changed_pixels(before, swapped.pixels))
+        write_atomically(mask, png.tobytes())
+    save_photo(out, replace(opened.photo, pixels=swapped.pixels))
+    return {"faces": [_face_record(found) for found in targets]}, swapped
+
+
+def changed_pixels(before: Pixels, after: Pixels) -> UInt8[np.ndarray, "h w"]:
+    """255 where any channel differs, else 0."""
+    return np.where((before != after).any(axis=2), np.uint8(255), np.uint8(0))
+
+
+def mask_path(out: Path) -> Path:
+    """Where the mask of a result goes: beside it."""
+    return out.with_name(out.name + MASK_SUFFIX)
+
+
+def _why_nobody(faces: Sequence[Face], selection: Selection) -> NoFaceError:
+    if not (faces and selection.matches):
+        return why_none(faces, selection.face, "the target photo")
+    return NoFaceError(
+        "nobody of --match was found in the target photo; give another reference, or a folder "
+        "with several photos of the person"
+    )
+
+
+def _face_record(target: Target) -> Record:
+    assert target.face is not None, "a face that nobody detected"
+    return {
+        "box": np.round(target.face.box, 2).tolist(),
+        "landmarks": np.round(target.face.landmarks, 2).tolist(),
+    }
+
+
+class Many:
+    """One run over many targets.
+
+    A photo is one call of each network, whatever is swapped beside it: in a batch with others its
+    pixels differ now and then by a level, and a resumed run would not repeat.
+    docs/decisions.md#many-at-once
+    """
+
+    def __init__(
+        self, swapper: FaceSwapper, casting: Casting, manifest: Manifest, *, masks: bool = False
+    ) -> None:
+        """Put together what is the same for every target.
+
+        Args:
+            swapper: Does it.
+            casting: Who is put in for whom.
+            manifest: What earlier runs did, and where this one says what it does.
+            masks: Write the changed pixels of every photo beside it.
+        """
+        self._swapper, self._casting, self._manifest = swapper, casting, manifest
+        self._masks = masks
+        self._hash_once = lru_cache(PEOPLE)(_hash)
+        self._detecting = Lock()  # detectors serve one thread at a time
+        self._settings: Record = {
+            "version": __version__,
+            "aei": fingerprint(swapper.aei),
+            "hear": None if swapper.hear is None else fingerprint(swapper.hear),
+            "encoder": fingerprint(swapper.encoder),
+            "detector": "dlib" if isinstance(swapper.detector, DlibDetector) else "yunet",
+            "watermark": False,
+        }
+
+    def run(self, jobs: Sequence[Job]) -> Report:
+        """Swap all that is not finished; what cannot be swapped stops nothing else.
+
+        Raises:
+            OutputError: The manifest cannot be written.
+        """
+        done: list[Todo] = []
+        with self._manifest.writing(), closing(_ahead(self._prepare, jobs)) as prepared:
+            for todo in tqdm(prepared, unit="file", total=len(jobs)):
+                if not todo.kept:
+                    self._finish(todo)
+                    self._manifest.add(todo.record)
+                todo.cast = todo.opened = None  # the photo's memory
+                done.append(todo)
+        count = Counter(todo.record["status"] for todo in done)
+        return Report(
+            num_swapped=count["swapped"],
+            num_kept=sum(todo.kept for todo in done),
+            num_unmatched=count[UNMATCHED],
+            failures=[
+                name_file(todo.job.target, todo.record["why"])
+                for todo in done
+                if todo.record["status"] not in ("swapped", UNMATCHED)
+            ],
+        )
+
+    def _prepare(self, job: Job) -> Todo:
+        """What is needed before the networks: who is meant, whether it is done, the faces."""
+        relative = self._manifest.relative
+        record: Record = {"out": relative(job.out), "target": relative(job.target)}
+        todo = Todo(job, record)
+        try:
+            with self._detecting:
+                todo.cast = self._casting.select(job.source)
+            record["target_sha256"] = _hash(job.target)
+            record |= self._people(todo.cast) | self._settings
+            earlier = self._manifest.find(job.out, record)
+            if earlier is not None and self._is_finished(job, earlier):
+                return Todo(job, earlier, kept=True)
+            if not is_video(job.target):
+                with self._detecting:
+                    todo.opened = open_target(self._swapper, job.target)
+        except FaceShifterError as error:
+            todo.error = error
+        return todo
+
+    def _people(self, cast: Cast) -> Record:
+        """The manifest's fields of who is put in for whom."""
+
+        def files(paths: Sequence[Path]) -> list[Record]:
+            relative = self._manifest.relative
+            return [{"file": relative(p), "sha256": self._hash_once(p)} for p in paths]
+
+        matches = [{"person": files(a), "source": files(b)} for a, b in cast.matches]
+        return {
+            "source": files(cast.source),
+            "matches": matches,
+            "face": None if matches else cast.selection.face,
+            "strength": cast.selection.strength,
+        }
+
+    def _is_finished(self, job: Job, record: Record) -> bool:
+        if record["status"] != "swapped":
+            return bool(record["status"] == UNMATCHED or record["status"] == "no face")
+        masked = not self._masks or is_video(job.target) or mask_path(job.out).exists()
+        return masked and job.out.exists()
+
+    def _finish(self, todo: Todo) -> None:
+        """Swap, write, and complete the manifest's line."""
+        job, record = todo.job, todo.record
+        try:
+            if todo.error is not None:
+                raise todo.error
+            assert todo.cast is not None
+            if job.out not in self._manifest:
+                _check_ours(job.out)
+            _make_folder(job.out.parent)
+            mask = mask_path(job.out) if self._masks and not is_video(job.target) else None
+            with self._detecting if is_video(job.target) else nullcontext():
+                outcome, _ = swap_file(
+                    self._swapper,
+                    todo.cast.selection,
+                    job.target,
+                    job.out,
+                    mask=mask,
+                    opened=todo.opened,
+                )
+            record |= {"status": "swapped", "why": None, "out_sha256": _hash(job.out), **outcome}
+            if mask is not None:
+                record |= {"mask": self._manifest.relative(mask), "mask_sha256": _hash(mask)}
+        except FaceShifterError as error:
+            record |= {"status": "failed", "why": str(error)}
+            # Without todo.cast it is the source that shows nobody.
+            if isinstance(error, NoFaceError) and todo.cast is not None:
+                record["status"] = UNMATCHED if todo.cast.matches else "no face"
+
+
+def _ahead(prepare: Callable[[Job], Todo], jobs: Sequence[Job]) -> Generator[Todo]:
+    """``map`` in a thread that is a few jobs ahead of whoever takes them."""
+    pool = ThreadPoolExecutor(1)
+    waiting: deque[Future[Todo]] = deque()
+    try:
+        for job in jobs:
+            waiting.append(pool.submit(prepare, job))
+            if len(waiting) > AHEAD:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def _hash(path: Path) -> str:
+    try:
+        return sha256(path)
+    except OSError as error:
+        raise ImageError(f"{path} cannot be read ({error.strerror}); check the path") from None
+
+
+def _check_ours(out: Path) -> None:
+    """Do not replace a photo that is no result."""
+    if not out.exists() or is_video(out):
+        return
+    try:
+        ours = read_mark(out) is not None
+    except ImageError:
+        ours = False
+    if not ours:
+        raise OutputError(f"{out} exists and is no result of a swap; choose another place")
+
+
+def _make_folder(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OutputError(f"{folder} cannot be made ({error.strerror}); choose another") from None

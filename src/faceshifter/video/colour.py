@@ -1,0 +1,211 @@
+"""Between a video's own YUV and RGB, such that what is not swapped is not touched.
+
+A frame is never converted back from RGB: only the difference that a swap makes is, and is added to
+the frame as it was decoded. Y' = K R'G'B' is linear, so differences need no offsets.
+"""
+
+from dataclasses import dataclass
+
+import av
+import cv2
+import numpy as np
+from av.video.frame import VideoFrame
+from av.video.reformatter import VideoReformatter
+from jaxtyping import Float, Integer, UInt8
+
+from faceshifter.images import Pixels
+
+LUMA_WEIGHTS = {
+    1: (0.2126, 0.0722),
+    4: (0.30, 0.11),
+    5: (0.299, 0.114),
+    6: (0.299, 0.114),
+    7: (0.212, 0.087),
+    9: (0.2627, 0.0593),
+    10: (0.2627, 0.0593),
+}
+"""Of red and blue, by the number that H.273 gives a matrix."""
+UNSPECIFIED, BT709, BT601 = 2, 1, 6
+HD_HEIGHT = 577
+"""Least height in pixels from which players take BT.709 where a file does not say."""
+FULL = 2
+"""Range of levels 0 ... 255."""
+PLANAR = {
+    f"yuv{sampling}p{depth}": int(depth[:-2] or 8) if depth else 8
+    for sampling in ("420", "422", "444")
+    for depth in ("", "10le", "12le")
+}
+"""Layouts that are changed in place, and their bits."""
+
+
+@dataclass(frozen=True)
+class Colour:
+    """What a video says of its colours, as H.273's numbers; they are passed on as they are."""
+
+    matrix: int
+    range: int
+    primaries: int
+    transfer: int
+
+    def coefficients(self, height: int) -> int:
+        """The matrix that is meant, also where the video says nothing."""
+        if self.matrix in LUMA_WEIGHTS:
+            return self.matrix
+        return BT709 if height >= HD_HEIGHT else BT601
+
+
+def colour_of(frame: VideoFrame) -> Colour:
+    """The tags of a frame; those of an RGB frame are what it is converted to."""
+    values = frame.colorspace, frame.color_range, frame.color_primaries, frame.color_trc
+    matrix, levels, primaries, transfer = (int(value) for value in values)
+    if frame.format.is_rgb:
+        matrix, levels = BT709, 1
+    elif frame.format.name.startswith("yuvj"):
+        levels = FULL
+    return Colour(matrix, levels, primaries, transfer)
+
+
+def working_format(pixel_format: str, encoder: str) -> str:
+    """The layout in which frames are changed and encoded: their own where the encoder has it."""
+    own = av.VideoFormat(pixel_format)
+    supported = {form.name for form in av.codec.Codec(encoder, "w").video_formats or ()}
+    plain = pixel_format.replace("yuvj", "yuv").replace("yuva", "yuv").replace("be", "le")
+    deep = max(component.bits for component in own.components) > 8
+    for name in (plain, "yuv420p10le" if deep else "yuv420p"):
+        if name in PLANAR and name in supported:
+            return name
+    return "yuv420p"
+
+
+class Converter:
+    """Converts the frames of one video; not for several threads at once."""
+
+    def __init__(self, colour: Colour, height: int, pixel_format: str) -> None:
+        """Take the tags, the height in pixels, and the layout from ``working_format``."""
+        self.pixel_format = pixel_format
+        self.full = colour.range == FULL
+        self.matrix = colour.coefficients(height)
+        self._reformatter = VideoReformatter()
+
+    def to_working(self, frame: VideoFrame, width: int, height: int) -> VideoFrame:
+        """The frame in the working layout, of the given size, with even sides where it needs them.
+
+        Args:
+            frame: As decoded.
+            width: Of all frames of the video; one of another size is resampled.
+            height: Of all frames of the video.
+        """
+        levels = "JPEG" if self.full else "MPEG"
+        if frame.format.name != self.pixel_format or (frame.width, frame.height) != (width, height):
+            own_levels = "JPEG" if frame.format.is_rgb else levels
+            frame = self._reformatter.reformat(
+                frame,
+                width,
+                height,
+                self.pixel_format,
+                src_colorspace=self.matrix,
+                dst_colorspace=self.matrix,
+                src_color_range=own_levels,
+                dst_color_range=levels,
+            )
+        return _with_even_sides(frame)
+
+    def to_rgb(self, frame: VideoFrame) -> Pixels:
+        """RGB pixels of a frame in the working layout."""
+        rgb = self._reformatter.reformat(
+            frame,
+            format="rgb24",
+            src_colorspace=self.matrix,
+            dst_colorspace=self.matrix,
+            src_color_range="JPEG" if self.full else "MPEG",
+            dst_color_range="JPEG",
+        )
+        return rgb.to_ndarray()
+
+    def change(
+        self,
+        frame: VideoFrame,
+        before: UInt8[np.ndarray, "h w 3"],
+        after: UInt8[np.ndarray, "h w 3"],
+    ) -> VideoFrame:
+        """The frame with what changed between two RGB pictures of it; all else bit by bit the same.
+
+        Args:
+            frame: In the working layout.
+            before: From ``to_rgb``.
+            after: What it has become.
+        """
+        rows, columns = _changed(before, after)
+        if rows.stop == 0:
+            return frame
+        difference = after[rows, columns].astype(np.float32) - before[rows, columns]
+        difference = cv2.transform(difference, self._to_yuv())
+        frame.make_writable()  # the decoder may still need its own
+        peak = (1 << PLANAR[self.pixel_format]) - 1
+        for idx in range(3):
+            samples = _samples(frame, idx)
+            by_y, by_x = (
+                2 if whole > part else 1
+                for whole, part in zip((frame.height, frame.width), samples.shape, strict=True)
+            )
+            values = difference[:, :, idx]
+            if (by_y, by_x) != (1, 1):
+                # As the conversion to RGB repeats chroma samples, their mean undoes it.
+                size = values.shape[1] // by_x, values.shape[0] // by_y
+                values = cv2.resize(values, size, interpolation=cv2.INTER_AREA)
+            top, left = rows.start // by_y, columns.start // by_x
+            part = samples[top : top + values.shape[0], left : left + values.shape[1]]
+            part[:] = np.rint(part + values).clip(0, peak)
+        return frame
+
+    def _to_yuv(self) -> Float[np.ndarray, "3 3"]:
+        """Differences of RGB in 0 ... 255 to those of the stored samples."""
+        red, blue = LUMA_WEIGHTS[self.matrix]
+        y = np.array([red, 1 - red - blue, blue])
+        u = (np.array([0, 0, 1]) - y) / (2 * (1 - blue))
+        v = (np.array([1, 0, 0]) - y) / (2 * (1 - red))
+        depth = PLANAR[self.pixel_format]
+        scale = np.array([219, 224, 224]) * 2 ** (depth - 8)
+        if self.full:
+            scale = np.array([2**depth - 1] * 3)
+        return (np.stack([y, u, v]) * (scale / 255)[:, None]).astype(np.float32)
+
+
+def _changed(
+    before: UInt8[np.ndarray, "h w 3"], after: UInt8[np.ndarray, "h w 3"]
+) -> tuple[slice, slice]:
+    """Rows and columns of what differs, with even borders for chroma; empty where nothing does."""
+    differs = cv2.absdiff(before, after).reshape(before.shape[0], -1)
+    slices = []
+    for axis, step in ((1, 1), (0, 3)):
+        where = np.flatnonzero(differs.any(axis=axis)) // step
+        if not len(where):
+            return slice(0, 0), slice(0, 0)
+        slices.append(slice(int(where[0]) // 2 * 2, int(where[-1]) // 2 * 2 + 2))
+    height, width = before.shape[:2]
+    rows, columns = slices
+    return slice(rows.start, min(rows.stop, height)), slice(columns.start, min(columns.stop, width))
+
+
+def _samples(frame: VideoFrame, idx: int) -> Integer[np.ndarray, "h w"]:
+    """One plane, not copied."""
+    plane = frame.planes[idx]
+    deep = PLANAR[frame.format.name] > 8
+    samples = np.frombuffer(plane, np.uint16 if deep else np.uint8)
+    return samples.reshape(-1, plane.line_size // samples.itemsize)[: plane.height, : plane.width]
+
+
+def _with_even_sides(frame: VideoFrame) -> VideoFrame:
+    """One more column or row, a copy of the last, where chroma is halved and a side is odd."""
+    luma, chroma = (frame.planes[idx] for idx in (0, 1))
+    odd_x = luma.width % 2 if chroma.width < luma.width else 0
+    odd_y = luma.height % 2 if chroma.height < luma.height else 0
+    if not odd_x and not odd_y:
+        return frame
+    wider = VideoFrame(frame.width + odd_x, frame.height + odd_y, frame.format.name)
+    wider.pts, wider.time_base, wider.duration = frame.pts, frame.time_base, frame.duration
+    for idx in range(3):
+        samples, target = _samples(frame, idx), _samples(wider, idx)
+        missing = [(0, a - b) for a, b in zip(target.shape, samples.shape, strict=True)]
+        target[:] = np.pad(samples, missing, mode="edge")
+    return wider

@@ -1,0 +1,139 @@
+"""Second pass over a video: swap, paste and encode, in segments that survive a kill."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from itertools import islice
+from pathlib import Path
+
+import av
+from av.video.frame import PictureType, VideoFrame
+from av.video.stream import VideoStream
+
+from faceshifter.errors import VideoError
+from faceshifter.face.align import crop_face
+from faceshifter.images import Pixels
+from faceshifter.swap import FaceSwapper, SwapSteps, paste_faces
+from faceshifter.video.colour import Converter
+from faceshifter.video.encoders import Encoder
+from faceshifter.video.marking import mark_picture
+from faceshifter.video.plan import Plan, PlannedFrame
+from faceshifter.video.source import Clip, read_frames
+from faceshifter.video.stages import ahead
+
+SEGMENT = 240
+"""Frames of a segment: what a kill loses at most."""
+LEAD = 10
+"""Seconds before a segment's first frame, for decoding times: its container has none below 0.
+
+The true times are put back when the segments are joined.
+"""
+BATCH = 8
+"""Frames whose faces go through the networks at once; a segment is a multiple of it."""
+
+
+@dataclass
+class _Frame:
+    """One frame on its way through the stages."""
+
+    plan: PlannedFrame
+    picture: VideoFrame
+    pixels: Pixels | None
+    """RGB, where anything is swapped."""
+    steps: list[SwapSteps] = field(default_factory=list)
+
+
+def segment_path(folder: Path, number: int) -> Path:
+    """Where a finished segment is."""
+    return folder / f"segment-{number:06d}.nut"
+
+
+def render(
+    swapper: FaceSwapper,
+    plan: Plan,
+    converter: Converter,
+    encoder: Encoder,
+    folder: Path,
+    *,
+    depth: int,
+    tick: Callable[[int], None],
+) -> int:
+    """Write every segment that is not there yet; each is a function of its position alone.
+
+    Args:
+        swapper: The networks.
+        plan: What becomes of every face.
+        converter: The video's colours.
+        encoder: Of the result.
+        folder: For the segments; each has its name once it is whole.
+        depth: Frames between two stages.
+        tick: Called with the number of frames done.
+
+    Returns:
+        The number of segments.
+    """
+    clip, frames = plan.clip, plan.scan.frames
+    count = -(-frames // SEGMENT)
+    first = next((n for n in range(count) if not segment_path(folder, n).is_file()), count)
+    tick(min(first * SEGMENT, frames))
+    if first == count:
+        return count
+    decoded = ahead(_decode(plan, converter, first * SEGMENT), depth)
+    swapped = ahead(_swap(swapper, decoded, plan.selection.strength), depth)
+    finished = ahead(_paste(converter, swapped), depth)
+    done = first * SEGMENT
+    lead = round(LEAD / clip.time_base)
+    for number in range(first, count):
+        path = segment_path(folder, number)
+        temporary = path.with_suffix(".partial")
+        with av.open(str(temporary), "w", format="nut") as container:
+            stream = encoder.add_stream(container, clip)
+            begin: int | None = None
+            for frame in islice(finished, SEGMENT):
+                begin = frame.pts if begin is None else begin
+                frame.pts += lead - begin
+                frame.pict_type = PictureType.NONE  # else the source's choice is repeated
+                container.mux(stream.encode(frame))
+                done += 1
+                tick(done)
+            container.mux(stream.encode())
+        if done != min((number + 1) * SEGMENT, frames):
+            raise VideoError(f"{clip.path} changed while it was read; give the command again")
+        temporary.replace(path)
+    return count
+
+
+def _decode(plan: Plan, converter: Converter, start: int) -> Iterator[_Frame]:
+    clip = plan.clip
+    planned = islice(plan, start, None)
+    for frame, faces in zip(read_frames(clip, start), planned, strict=False):
+        picture = converter.to_working(frame.picture, clip.width, clip.height)
+        picture.pts, picture.duration = frame.time, frame.duration
+        picture.time_base = clip.time_base
+        yield _Frame(faces, picture, converter.to_rgb(picture) if faces.swapped else None)
+
+
+def _swap(swapper: FaceSwapper, frames: Iterator[_Frame], strength: float) -> Iterator[_Frame]:
+    """The faces of a few frames in one batch, always of the same ones."""
+    while batch := list(islice(frames, BATCH)):
+        matrices, crops, sources, owners = [], [], [], []
+        for frame in batch:
+            for face in frame.plan.swapped:
+                assert face.matrix is not None and face.source is not None
+                assert frame.pixels is not None
+                matrices.append(face.matrix)
+                crops.append(crop_face(frame.pixels, face.matrix, swapper.image_size))
+                sources.append(face.source)
+                owners.append(frame)
+        steps = swapper.swap_targets(swapper.identify(crops, matrices), sources, strength)
+        for frame, step in zip(owners, steps, strict=True):
+            frame.steps.append(step)
+        yield from batch
+
+
+def _paste(converter: Converter, frames: Iterator[_Frame]) -> Iterator[VideoFrame]:
+    for frame in frames:
+        if frame.pixels is None:
+            yield frame.picture
+        else:
+            after = mark_picture(paste_faces(frame.pixels, frame.steps))
+            yield converter.change(frame.picture, frame.pixels, after)
