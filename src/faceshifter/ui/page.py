@@ -23,7 +23,7 @@ CSS = """
 .fs-player video { width: 100%; max-height: 70vh; background: #000; border-radius: 8px; }
 .fs-picture img { cursor: pointer; }
 .fs-figures { display: grid; gap: .5rem; align-items: start;
-  grid-template-columns: repeat(auto-fill, minmax(6.5rem, 1fr)); }
+  grid-template-columns: repeat(auto-fill, minmax(5.2rem, 1fr)); }
 .fs-figures figure { margin: 0; }
 .fs-figures img { width: 100%; border-radius: 4px; }
 .fs-figures figcaption { font-size: .8rem; line-height: 1.2; margin: .25rem 0; }
@@ -137,16 +137,15 @@ def build_page(actions: Actions, sessions: Sessions) -> "gradio.Blocks":
                     with gr.Column(visible=False) as insides:
                         with gr.Accordion("Steps"):
                             steps = gr.HTML(elem_id="steps")
-                        with gr.Accordion("Masks: white where the source's identity counts"):
+                        with gr.Accordion("Masks (white: the source's identity)", open=False):
                             masks = gr.HTML(elem_id="masks")
                 with gr.Tab("Video"):
                     with gr.Row():
                         with gr.Column(min_width=300):
-                            video = gr.Video(
+                            video = gr.File(
                                 label="Target video",
-                                sources=["upload"],
-                                height=320,
-                                buttons=[],
+                                file_types=["video"],
+                                height=160,
                                 elem_id="video",
                             )
                             whom = gr.Radio(
@@ -229,8 +228,7 @@ def build_page(actions: Actions, sessions: Sessions) -> "gradio.Blocks":
             None,
             [status, start, stop],
             cancels=[running],
-            queue=False,
-            api_visibility="private",
+            **quiet | {"concurrency_id": "cancel", "concurrency_limit": None},
         )
         page.unload(close)
     return page

@@ -16,7 +16,16 @@ COOKIE = "faceshifter"
 API = "/gradio_api/"
 OPEN = ("/assets/", "/static/", "/svelte/", "/theme.css", "/favicon.ico", "/manifest.json")
 """Paths that are the same for everybody; what is in neither list does not exist."""
-OWN = ("upload", "upload_progress", "queue/join", "queue/data", "cancel", "heartbeat/", "file=")
+OWN = (
+    "upload",
+    "upload_progress",
+    "queue/join",
+    "queue/data",
+    "cancel",
+    "reset",
+    "heartbeat/",
+    "file=",
+)
 """Below ``API``, for a browser that has opened the page."""
 SHARED = ("app_id", "startup-events", "theme.css")
 MAX_QUESTION = 2**20
@@ -107,7 +116,8 @@ class Door:
                     return (400, "this is no JSON"), receive
                 if not all(self.sessions.may_see(browser, file) for file in _files(question)):
                     return (403, "this file is not yours"), receive
-                pages = [str(question.get("session_hash"))]
+                if isinstance(question, dict) and "session_hash" in question:
+                    pages.append(str(question["session_hash"]))
         if not all(self.sessions.claim(page, browser) for page in pages):
             return (403, "this page is not yours"), receive
         return None, receive

@@ -35,10 +35,10 @@ class LockedDetector:
     def __init__(self, detector: FaceDetector) -> None:
         self._detector, self._lock = detector, threading.Lock()
 
-    def detect(self, pixels: Pixels) -> list[Face]:
+    def detect(self, pixels: Pixels, *, thorough: bool = True) -> list[Face]:
         """All faces, largest box first."""
         with self._lock:
-            return self._detector.detect(pixels)
+            return self._detector.detect(pixels, thorough=thorough)
 
 
 @contextmanager

@@ -8,14 +8,18 @@ from concurrent.futures import wait as wait_for
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
+import av
 
-from faceshifter.errors import CancelledError, DependencyError, VideoError
+from faceshifter.errors import CancelledError, VideoError
 from faceshifter.images import Pixels
 from faceshifter.selection import Selection
 from faceshifter.swap import FaceSwapper
 from faceshifter.ui.sessions import Session
-from faceshifter.video.clip import SUFFIXES, VideoSummary, discard_work, swap_video
+from faceshifter.video.clip import VideoSummary, discard_work, swap_video
+from faceshifter.video.colour import Converter
+from faceshifter.video.encoders import CONTAINERS
+from faceshifter.video.scan import upright
+from faceshifter.video.source import open_clip
 
 POLL = 0.3
 """Seconds between two messages about the progress."""
@@ -69,26 +73,24 @@ def read_frame(video: Path, name: str, second: float) -> tuple[Pixels, float]:
 
     Raises:
         VideoError: It cannot be read, or ends before.
-        DependencyError: PyAV is not installed.
     """
     try:
-        import av
-    except ImportError as error:
-        raise DependencyError(
-            f"videos need {error.name}; run pip install 'faceshifter[ui]'"
-        ) from None
+        clip = open_clip(video)
+    except VideoError as error:
+        raise VideoError(str(error).replace(str(video), name)) from None
+    converter = Converter(clip.colour, clip.height, clip.pixel_format)
     try:
         with av.open(str(video)) as container:
-            stream = container.streams.video[0]
-            start = float(stream.start_time or 0) * float(stream.time_base or 0)
-            container.seek(round((start + second) * av.time_base))
+            stream = next(s for s in container.streams.video if s.codec_context is not None)
+            begin = float((stream.start_time or 0) * clip.time_base)
+            container.seek(round((begin + second) * av.time_base))
             for frame in container.decode(stream):
-                if (frame.time or 0) >= start + second - 1e-6:
-                    pixels = np.rot90(frame.to_ndarray(format="rgb24"), round(frame.rotation / 90))
+                if (frame.time or 0) >= begin + second - 1e-3:
+                    picture = converter.to_working(frame, clip.width, clip.height)
                     length = (container.duration or 0) / av.time_base
-                    return np.ascontiguousarray(pixels), length
-    except (av.FFmpegError, IndexError) as error:
-        raise VideoError(f"{name} cannot be read as a video ({error}); convert it to MP4") from None
+                    return upright(converter.to_rgb(picture), clip), length
+    except (av.FFmpegError, OSError) as error:
+        raise VideoError(f"{name} is damaged ({error}); get a whole copy of it") from None
     raise VideoError(f"{name} has no frame at {second:.1f} s; choose an earlier moment")
 
 
@@ -105,7 +107,7 @@ def run_video(
     video = session.video
     assert video is not None
     path = Path(session.video_name)
-    suffix = path.suffix.lower() if path.suffix.lower() in SUFFIXES else ".mp4"
+    suffix = path.suffix.lower() if path.suffix.lower() in CONTAINERS else ".mp4"
     out = session.new_file(f"{path.stem or 'video'}-swapped{suffix}")
     report = out.with_name(f"{out.stem}.jsonl")
     count, begin = [0, 0], time.monotonic()
