@@ -35,10 +35,6 @@ def _sent(upload: dict[str, Any]) -> tuple[Path, str]:
     return path, Path(str(upload.get("orig_name") or path.name)).name
 
 
-def _choices(opened: Opened | None) -> list[tuple[str, int]]:
-    return [] if opened is None else [(f"Face {n}", n) for n in range(len(opened.faces))]
-
-
 def _largest(opened: Opened) -> int:
     areas = [(x1 - x0) * (y1 - y0) for x0, y0, x1, y1 in (face.box for face in opened.faces)]
     return areas.index(max(areas))
@@ -56,16 +52,17 @@ class Actions:
 
     # A picture and the choice among its faces are two outputs that always go together.
 
-    def _show(self, session: Session, opened: Opened, many: bool) -> tuple[Update, Update]:
+    def _show(
+        self, session: Session, opened: Opened, chosen: int | list[int]
+    ) -> tuple[Update, Update]:
         import gradio as gr
 
-        chosen = [_largest(opened)]
-        choices = gr.update(
-            choices=_choices(opened),
-            value=chosen if many else chosen[0],
+        shown = _drawn(session, opened, [chosen] if isinstance(chosen, int) else chosen)
+        return shown, gr.update(
+            choices=[(f"Face {n}", n) for n in range(len(opened.faces))],
+            value=chosen,
             visible=len(opened.faces) > 1,
         )
-        return _drawn(session, opened, chosen), choices
 
     def _hide(self, many: bool) -> tuple[Update, Update]:
         import gradio as gr
@@ -78,7 +75,7 @@ class Actions:
         if upload is None:
             return self._hide(many=False)
         session.source = open_photo(*_sent(upload), self.swapper.detector)
-        return self._show(session, session.source, many=False)
+        return self._show(session, session.source, _largest(session.source))
 
     def choose_source(self, session: Session, chosen: int | None) -> Update:
         """A face of the source was chosen by its number."""
@@ -124,7 +121,7 @@ class Actions:
         if upload is None:
             return *self._hide(many=True), *cleared
         session.target = open_photo(*_sent(upload), self.swapper.detector)
-        return *self._show(session, session.target, many=True), *cleared
+        return *self._show(session, session.target, [_largest(session.target)]), *cleared
 
     def choose_target(self, session: Session, chosen: list[int]) -> Update:
         """Faces of the target were chosen by their numbers."""
@@ -202,17 +199,16 @@ class Actions:
         path, name = _sent(upload)
         pixels, length = read_frame(path, name, 0)
         session.video, session.video_name = path, name
-        slider: dict[str, Any] = {"maximum": max(length - 0.1, 0.1), "visible": True}
+        slider: dict[str, Any] = {"maximum": max(round(length - 0.1, 1), 0.1), "visible": True}
         for look in range(LOOKS):
-            second = look * length / LOOKS
+            second = round(look * length / LOOKS, 1)
             try:
                 if look:
                     pixels, _ = read_frame(path, name, second)
                 session.frame = find_faces(Photo(pixels), name, self.swapper.detector)
             except (NoFaceError, VideoError):
                 continue
-            shown = self._show(session, session.frame, many=True)
-            return *shown, gr.update(value=second, **slider)
+            return *self._show(session, session.frame, []), gr.update(value=second, **slider)
         return *self._hide(many=True), gr.update(value=0, **slider)
 
     def set_moment(self, session: Session, second: float) -> tuple[Update, Update]:
@@ -223,17 +219,23 @@ class Actions:
         where = f"the frame at {second:.1f} s"
         session.frame = None
         session.frame = find_faces(Photo(pixels), where, self.swapper.detector)
-        return self._show(session, session.frame, many=True)
+        return self._show(session, session.frame, [])
 
-    def choose_person(self, session: Session, chosen: list[int]) -> Update:
-        """People of the frame were chosen by their numbers."""
-        return None if session.frame is None else _drawn(session, session.frame, chosen)
+    def choose_person(self, session: Session, chosen: list[int]) -> tuple[Update, Update]:
+        """People of the frame were chosen by their numbers, so they are meant."""
+        shown = None if session.frame is None else _drawn(session, session.frame, chosen)
+        return shown, "people" if chosen else "largest"
 
     def click_person(
         self, session: Session, at: list[float], chosen: list[int]
-    ) -> tuple[Update, Update]:
+    ) -> tuple[Update, Update, Update]:
         """The frame was clicked on."""
-        return self._toggle(session, session.frame, at, chosen)
+        import gradio as gr
+
+        shown, changed = self._toggle(session, session.frame, at, chosen)
+        if not isinstance(changed, list):
+            return gr.skip(), gr.skip(), gr.skip()
+        return shown, changed, "people" if changed else "largest"
 
     def swap_video(
         self,

@@ -18,7 +18,11 @@ synthetic. Files stay on the machine that serves this page and are deleted when 
 """
 CSS = """
 .gradio-container { max-width: 1400px !important; margin: auto; }
-.fs-status progress { width: 100%; height: 1rem; accent-color: #2563eb; }
+.fs-status progress { width: 100%; height: .75rem; appearance: none; border: 0; border-radius: 4px;
+  overflow: hidden; background: #d4d4d8; }
+.fs-status progress::-webkit-progress-bar { background: #d4d4d8; }
+.fs-status progress::-webkit-progress-value { background: #2563eb; }
+.fs-status progress::-moz-progress-bar { background: #2563eb; }
 .fs-status p { margin: .25rem 0; }
 .fs-player video { width: 100%; max-height: 70vh; background: #000; border-radius: 8px; }
 .fs-picture img { cursor: pointer; }
@@ -215,8 +219,8 @@ def build_page(actions: Actions, sessions: Sessions) -> "gradio.Blocks":
             **photo,
         )
         moment.release(act(actions.set_moment), moment, [frame, people], **photo)
-        people.input(act(actions.choose_person), people, frame, **quiet)
-        frame.select(click(actions.click_person), people, [frame, people], **quiet)
+        people.input(act(actions.choose_person), people, [frame, whom], **quiet)
+        frame.select(click(actions.click_person), people, [frame, people, whom], **quiet)
         running = start.click(
             stream(actions.swap_video),
             [source_face, whom, people, strength],
