@@ -264,22 +264,15 @@ class Actions:
             matches=matches,
             strength=min(max(strength, 0.0), 1.0),
         )
-        start, stop, no_file = (
-            gr.update(interactive=False),
-            gr.update(visible=True),
-            gr.update(value=None, interactive=False),
-        )
+        no_file = gr.update(value=None, interactive=False)
+        # Once: a button that is drawn anew at every message cannot be pressed reliably.
+        busy = gr.update(interactive=False), gr.update(visible=True)
+        yield bar(0, 0, Progress(0, 0, 0).sentence()), "", no_file, no_file, *busy
         try:
             for told in run_video(self.swapper, selection, session):
                 if isinstance(told, Progress):
-                    yield (
-                        bar(told.done, told.total, told.sentence()),
-                        "",
-                        no_file,
-                        no_file,
-                        start,
-                        stop,
-                    )
+                    shown = bar(told.done, told.total, told.sentence())
+                    yield shown, *(gr.skip(),) * 5
                 elif isinstance(told, Finished):
                     yield (
                         say(told.sentence()),
