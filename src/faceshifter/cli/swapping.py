@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Literal
 
 from tyro.conf import Positional, UseAppendAction
 
+from faceshifter.cli.clips import check_clip, swap_clip
 from faceshifter.cli.options import Device, check_folder, check_output, make_folder
 from faceshifter.errors import DataError, ImageError, OutputError
 
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
 
 FaceArg = Literal["largest", "all"] | int
 SourceFace = Literal["only", "largest"] | int
+CodecName = Literal["auto", "h264", "hevc", "av1", "vp9"]
 
 
 def swap(
@@ -32,6 +34,9 @@ def swap(
     hear: bool = True,
     masks: bool = False,
     save_steps: Path | None = None,
+    codec: CodecName = "auto",
+    quality: int | None = None,
+    report: Path | None = None,
     weights: Path | None = None,
     identity: Path | None = None,
     yunet: Path | None = None,
@@ -56,6 +61,10 @@ def swap(
         hear: Run the second stage, which gives back what covers the face.
         masks: Write the pixels that were changed, white on black, beside each result.
         save_steps: Folder for every intermediate picture of one photo.
+        codec: Of a video: h264, hevc, av1 or vp9; auto is h264, hevc for more than eight bits, and
+            vp9 for .webm.
+        quality: Of a video, the encoder's constant rate factor: less is better and larger.
+        report: File that gets a line of JSON for each frame of one video.
         weights: Folder with aei.safetensors and hear.safetensors, in place of the package's.
         identity: Identity encoder that --weights were trained with, where it is not built in.
         yunet: YuNet's model file, to detect faces with it instead of dlib; yunet downloads it.
@@ -73,7 +82,7 @@ def swap(
         raise DataError("give --out, where the result goes")
     from faceshifter.people import Casting, split_match
     from faceshifter.swap import FaceSwapper
-    from faceshifter.targets import Job, are_many, check_jobs, find_jobs, read_jobs
+    from faceshifter.targets import Job, are_many, check_jobs, find_jobs, is_video, read_jobs
 
     matches = [split_match(text) for text in match]
     many = True
@@ -87,7 +96,10 @@ def swap(
         _check_exists(source, *(path for pair in matches for path in pair))
         if not many:
             _check_exists(target)
-            check_output(out)
+            video = is_video(target) or is_video(out)
+            check_clip(target, out, report) if video else check_output(out)
+    if many and report is not None:
+        raise DataError("--report is for one video; leave it out, or give one video")
     if many and save_steps is not None:
         raise DataError("--save-steps is for one photo; leave it out, or give one photo")
     check_jobs(jobs)
@@ -106,6 +118,17 @@ def swap(
             print(f"not used: {line}", file=sys.stderr)
     if many:
         _swap_many(swapper, casting, jobs, manifest, masks)
+    elif is_video(jobs[0].out):
+        from faceshifter.video.clip import VideoOptions
+
+        swap_clip(
+            swapper,
+            casting.select(jobs[0].source).selection,
+            jobs[0].target,
+            jobs[0].out,
+            options=VideoOptions(codec=codec, quality=quality),
+            report=report,
+        )
     else:
         _swap_one(swapper, casting, jobs[0], masks, save_steps)
 
@@ -135,10 +158,9 @@ def _swap_one(
 ) -> None:
     from faceshifter.many import mask_path, open_target, swap_file
     from faceshifter.swap import save_steps
-    from faceshifter.targets import is_video
 
     selection = casting.select(job.source).selection
-    opened = None if is_video(job.target) else open_target(swapper, job.target)
+    opened = open_target(swapper, job.target)
     mask = mask_path(job.out) if masks else None
     _, swapped = swap_file(swapper, selection, job.target, job.out, mask=mask, opened=opened)
     if swapped is None or opened is None:

@@ -6,6 +6,7 @@ from fractions import Fraction
 from io import BytesIO
 from itertools import chain, islice
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import av
 from av.container import InputContainer, OutputContainer
@@ -18,6 +19,11 @@ from faceshifter.video.encoders import CONTAINERS
 from faceshifter.video.marking import mark_metadata
 from faceshifter.video.scan import Scan
 from faceshifter.video.source import UPRIGHT, Clip
+
+if TYPE_CHECKING:
+    AnyPacket = Packet[Any]
+else:
+    AnyPacket = Packet  # PyAV's type takes its parameter in stubs alone
 
 
 def assemble(clip: Clip, segments: list[Path], found: Scan, path: Path, suffix: str) -> list[str]:
@@ -69,15 +75,15 @@ def assemble(clip: Clip, segments: list[Path], found: Scan, path: Path, suffix: 
             result.mux(packet)
     if written != found.frames:
         raise OutputError(
-            f"the segments in {segments[0].parent} hold {written} frames and not {found.frames}; delete "
-            "that folder and give the command again"
+            f"the segments in {segments[0].parent} hold {written} frames and not {found.frames}; "
+            "delete that folder and give the command again"
         )
     return dropped
 
 
 def _video_packets(
     segments: list[Path], found: Scan, clip: Clip
-) -> Iterator[tuple[Fraction, Packet]]:
+) -> Iterator[tuple[Fraction, AnyPacket]]:
     """The packets of all segments in order, with decoding times that go on from one to the next.
 
     The packet at place j is decoded when the frame at place j - delay is shown, where delay is how
@@ -90,46 +96,47 @@ def _video_packets(
     step = max(first[1] - first[0], 1) if len(first) > 1 else 1
     early = [first[0] - step * (delay - idx) for idx in range(delay)]
     decoded = chain(early, first, shown)
-    last: Packet | None = None
+    last: tuple[int, AnyPacket] | None = None
     for packet, time, duration in _timed_packets(segments, times):
+        now = next(decoded)
         packet.time_base = clip.time_base
-        packet.pts, packet.dts, packet.duration = time, next(decoded), duration
+        packet.pts, packet.dts, packet.duration = time, now, duration
         if last is not None:
-            last.duration = packet.dts - last.dts
-            yield last.dts * clip.time_base, last
-        last = packet
+            last[1].duration = now - last[0]
+            yield last[0] * clip.time_base, last[1]
+        last = now, packet
     if last is not None:
-        yield last.dts * clip.time_base, last
+        yield last[0] * clip.time_base, last[1]
 
 
 def _timed_packets(
     segments: list[Path], times: Iterator[tuple[int, int]]
-) -> Iterator[tuple[Packet, int, int]]:
+) -> Iterator[tuple[AnyPacket, int, int]]:
     """Each packet with its frame's time and duration: the container of a segment has its own."""
     for path in segments:
         packets = _packets(path)
-        own = dict(zip(sorted(packet.pts for packet in packets), times, strict=False))
+        own = dict(zip(sorted(packets), times, strict=False))
         if len(own) < len(packets):
             return  # which the count of packets tells
-        for packet in packets:
-            yield packet, *own[packet.pts]
+        for shown, packet in packets.items():
+            yield packet, *own[shown]
 
 
-def _packets(path: Path) -> list[Packet]:
-    """The packets of one segment as they are decoded."""
+def _packets(path: Path) -> dict[int, AnyPacket]:
+    """The packets of one segment in the order of decoding, by when they are shown."""
     with av.open(str(path)) as container:
-        return [packet for packet in container.demux(video=0) if packet.size]
+        return {p.pts: p for p in container.demux(video=0) if p.pts is not None and p.size}
 
 
 def _delay(path: Path) -> int:
-    times = [packet.pts for packet in _packets(path)]
+    times = list(_packets(path))
     place = {time: idx for idx, time in enumerate(sorted(times))}
     return max((idx - place[time] for idx, time in enumerate(times)), default=0)
 
 
 def _other_packets(
     source: InputContainer, copies: dict[int, Stream]
-) -> Iterator[tuple[Fraction, Packet, Stream]]:
+) -> Iterator[tuple[Fraction, AnyPacket, Stream]]:
     """What is copied, in the order of the file; time never goes back, as merging needs."""
     latest = Fraction(-(10**9))
     streams = [source.streams[idx] for idx in copies]
@@ -158,7 +165,8 @@ def _describe(video: VideoStream, own: VideoStream, clip: Clip, container: str) 
     video.metadata.update(own.metadata)
     video.disposition = own.disposition
     context = video.codec_context
-    context.sample_aspect_ratio = clip.aspect
+    if clip.aspect is not None:
+        context.sample_aspect_ratio = clip.aspect
     context.framerate = clip.rate
     if clip.display_matrix != UPRIGHT:
         video.set_display_matrix(clip.display_matrix)

@@ -158,7 +158,7 @@ class _Ticker:
     def _tell(self, done: int, total: int) -> None:
         if self.cancelled is not None and self.cancelled():
             raise CancelledError(
-                f"{self.out} is not finished, as it was stopped; the same command goes on from there"
+                f"{self.out} is not finished, as it was stopped; the same command goes on"
             )
         if self.progress is not None:
             self.progress(done, total)
@@ -191,7 +191,7 @@ def _swap(
     count = render(swapper, plan, converter, encoder, folder, depth=depth, tick=ticker.written)
     swapped = faceless = 0
     for frame in plan:
-        swapped += bool(frame.swapped)
+        swapped += bool(frame.swaps)
         faceless += not frame.faces
     result = folder / f"result{out.suffix}"
     segments = [segment_path(folder, number) for number in range(count)]
@@ -213,7 +213,7 @@ def _swap(
 
 
 def _settings(swapper: FaceSwapper, selection: Selection, clip: Clip, encoder: Encoder) -> str:
-    """A short hash of all that the result depends on, so that nothing else's work is gone on with."""
+    """A short hash of all that the result depends on, so that no other work is gone on with."""
     identities = [selection.source]
     for match in selection.matches:
         identities += [match.person, match.source]

@@ -5,6 +5,7 @@ the frame as it was decoded. Y' = K R'G'B' is linear, so differences need no off
 """
 
 from dataclasses import dataclass
+from typing import Any
 
 import av
 import cv2
@@ -189,7 +190,7 @@ def _changed(
 
 def _samples(frame: VideoFrame, idx: int) -> Integer[np.ndarray, "h w"]:
     """One plane, not copied."""
-    plane = frame.planes[idx]
+    plane: Any = frame.planes[idx]
     deep = PLANAR[frame.format.name] > 8
     samples = np.frombuffer(plane, np.uint16 if deep else np.uint8)
     return samples.reshape(-1, plane.line_size // samples.itemsize)[: plane.height, : plane.width]

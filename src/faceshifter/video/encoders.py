@@ -44,11 +44,13 @@ class Encoder:
         stream = container.add_stream(
             ENCODERS[self.codec], clip.rate, options, time_base=clip.time_base
         )
+        assert isinstance(stream, VideoStream)
         context = stream.codec_context
         context.width, context.height = self.size(clip)
         context.pix_fmt = self.pixel_format
         context.time_base = clip.time_base
-        context.sample_aspect_ratio = clip.aspect
+        if clip.aspect is not None:
+            context.sample_aspect_ratio = clip.aspect
         context.colorspace, context.color_range = clip.colour.matrix, clip.colour.range
         context.color_primaries = clip.colour.primaries
         context.color_trc = clip.colour.transfer
@@ -84,18 +86,18 @@ def choose_encoder(out: Path, codec: CodecName, quality: int | None, pixel_forma
         av.codec.Codec(name, "w")
     except av.codec.codec.UnknownCodecError:
         raise OutputError(
-            f"this installation of PyAV has no encoder {name}; choose another --codec"
+            f"this installation of PyAV has no encoder {name}; choose another codec"
         ) from None
     with av.open(BytesIO(), "w", format=container) as probe:
         try:
             probe.add_stream(name, 25)
         except ValueError:
             raise OutputError(
-                f"a {out.suffix} file cannot hold {codec}; choose another --codec or suffix of --out"
+                f"a {out.suffix} file cannot hold {codec}; choose another codec or suffix"
             ) from None
     quality = QUALITY[codec] if quality is None else quality
     if not 0 <= quality <= WORST[codec]:
-        raise OutputError(f"--quality of {codec} is from 0 to {WORST[codec]}, not {quality}")
+        raise OutputError(f"the quality of {codec} is from 0 to {WORST[codec]}, not {quality}")
     return Encoder(codec, quality, working_format(pixel_format, name))
 
 

@@ -32,10 +32,8 @@ class PlannedFace:
     """One face and what is done with it."""
 
     face: TrackedFace
-    source: Identity | None
-    """Who it becomes; None where it is left alone."""
-    matrix: Matrix | None
-    """From the stored frame's pixels to the crop's; None where it is left alone."""
+    swap: tuple[Matrix, Identity] | None
+    """From the stored frame's pixels to the crop's, and who it becomes."""
     why: str | None
     """Why it is left alone."""
 
@@ -48,9 +46,9 @@ class PlannedFrame:
     faces: list[PlannedFace]
 
     @property
-    def swapped(self) -> list[PlannedFace]:
-        """Those that are given another identity."""
-        return [face for face in self.faces if face.matrix is not None]
+    def swaps(self) -> list[tuple[Matrix, Identity]]:
+        """Of the faces that are given another identity."""
+        return [face.swap for face in self.faces if face.swap is not None]
 
 
 @dataclass
@@ -96,18 +94,16 @@ class Plan:
             faces = []
             for face in frame.faces:
                 source, why = chosen[face.track]
-                matrix = None
+                swap = None
                 if source is not None:
                     try:
-                        matrix = _compose(
-                            crop_matrix(
-                                face.landmarks, self.swapper.geometry, self.swapper.image_size
-                            ),
-                            to_display,
+                        matrix = crop_matrix(
+                            face.landmarks, self.swapper.geometry, self.swapper.image_size
                         )
+                        swap = _compose(matrix, to_display), source
                     except NoFaceError:
                         why = "its landmarks do not form a face"
-                faces.append(PlannedFace(face, source, matrix, why))
+                faces.append(PlannedFace(face, swap, why))
             yield PlannedFrame(frame.seen, faces)
 
     def _choose(self, frame: TrackedFrame) -> dict[int, tuple[Identity | None, str | None]]:
@@ -165,7 +161,7 @@ def write_report(path: Path, plan: Plan) -> None:
     except OSError as error:
         temporary.unlink(missing_ok=True)
         raise OutputError(
-            f"{path} cannot be written ({error.strerror}); free disk space or choose another --report"
+            f"{path} cannot be written ({error.strerror}); free disk space or choose another"
         ) from None
 
 
@@ -175,7 +171,7 @@ def _report(frame: PlannedFrame, clip: Clip) -> dict[str, Any]:
             "track": planned.face.track,
             "box": np.round(planned.face.box, 1).tolist(),
             "found": not planned.face.bridged,
-            "swapped": planned.matrix is not None,
+            "swapped": planned.swap is not None,
         }
         | ({"why": planned.why} if planned.why else {})
         for planned in frame.faces
@@ -185,11 +181,11 @@ def _report(frame: PlannedFrame, clip: Clip) -> dict[str, Any]:
         "pts": frame.seen.time,
         "time": round(float(frame.seen.time * clip.time_base), 6),
         "detected": len(frame.seen.faces),
-        "swapped": len(frame.swapped),
+        "swapped": len(frame.swaps),
     }
     if not frame.faces:
         record["skipped"] = "no face"
-    elif not frame.swapped:
+    elif not frame.swaps:
         record["skipped"] = "no chosen face"
     return record | {"faces": faces}
 

@@ -7,7 +7,6 @@ from pathlib import Path
 
 import av
 from av.video.frame import PictureType, VideoFrame
-from av.video.stream import VideoStream
 
 from faceshifter.errors import VideoError
 from faceshifter.face.align import crop_face
@@ -17,10 +16,10 @@ from faceshifter.video.colour import Converter
 from faceshifter.video.encoders import Encoder
 from faceshifter.video.marking import mark_picture
 from faceshifter.video.plan import Plan, PlannedFrame
-from faceshifter.video.source import Clip, read_frames
+from faceshifter.video.source import read_frames
 from faceshifter.video.stages import ahead
 
-SEGMENT = 240
+SEGMENT = 96
 """Frames of a segment: what a kill loses at most."""
 LEAD = 10
 """Seconds before a segment's first frame, for decoding times: its container has none below 0.
@@ -87,10 +86,10 @@ def render(
         temporary = path.with_suffix(".partial")
         with av.open(str(temporary), "w", format="nut") as container:
             stream = encoder.add_stream(container, clip)
-            begin: int | None = None
-            for frame in islice(finished, SEGMENT):
-                begin = frame.pts if begin is None else begin
-                frame.pts += lead - begin
+            begin = None
+            for time, frame in islice(finished, SEGMENT):
+                begin = time if begin is None else begin
+                frame.pts = lead + time - begin
                 frame.pict_type = PictureType.NONE  # else the source's choice is repeated
                 container.mux(stream.encode(frame))
                 done += 1
@@ -107,9 +106,9 @@ def _decode(plan: Plan, converter: Converter, start: int) -> Iterator[_Frame]:
     planned = islice(plan, start, None)
     for frame, faces in zip(read_frames(clip, start), planned, strict=False):
         picture = converter.to_working(frame.picture, clip.width, clip.height)
-        picture.pts, picture.duration = frame.time, frame.duration
+        picture.duration = frame.duration
         picture.time_base = clip.time_base
-        yield _Frame(faces, picture, converter.to_rgb(picture) if faces.swapped else None)
+        yield _Frame(faces, picture, converter.to_rgb(picture) if faces.swaps else None)
 
 
 def _swap(swapper: FaceSwapper, frames: Iterator[_Frame], strength: float) -> Iterator[_Frame]:
@@ -117,12 +116,12 @@ def _swap(swapper: FaceSwapper, frames: Iterator[_Frame], strength: float) -> It
     while batch := list(islice(frames, BATCH)):
         matrices, crops, sources, owners = [], [], [], []
         for frame in batch:
-            for face in frame.plan.swapped:
-                assert face.matrix is not None and face.source is not None
-                assert frame.pixels is not None
-                matrices.append(face.matrix)
-                crops.append(crop_face(frame.pixels, face.matrix, swapper.image_size))
-                sources.append(face.source)
+            if frame.pixels is None:
+                continue
+            for matrix, source in frame.plan.swaps:
+                matrices.append(matrix)
+                crops.append(crop_face(frame.pixels, matrix, swapper.image_size))
+                sources.append(source)
                 owners.append(frame)
         steps = swapper.swap_targets(swapper.identify(crops, matrices), sources, strength)
         for frame, step in zip(owners, steps, strict=True):
@@ -130,10 +129,11 @@ def _swap(swapper: FaceSwapper, frames: Iterator[_Frame], strength: float) -> It
         yield from batch
 
 
-def _paste(converter: Converter, frames: Iterator[_Frame]) -> Iterator[VideoFrame]:
+def _paste(converter: Converter, frames: Iterator[_Frame]) -> Iterator[tuple[int, VideoFrame]]:
+    """Each finished frame and its time."""
     for frame in frames:
-        if frame.pixels is None:
-            yield frame.picture
-        else:
+        picture = frame.picture
+        if frame.pixels is not None:
             after = mark_picture(paste_faces(frame.pixels, frame.steps))
-            yield converter.change(frame.picture, frame.pixels, after)
+            picture = converter.change(picture, frame.pixels, after)
+        yield frame.plan.seen.time, picture

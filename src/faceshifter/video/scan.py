@@ -8,7 +8,7 @@ from typing import Any
 
 import cv2
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, UInt8
 
 from faceshifter.errors import NoFaceError
 from faceshifter.face.align import warp
@@ -137,7 +137,9 @@ def _see(swapper: FaceSwapper, pixels: Pixels, face: Face, asked: bool) -> SeenF
     return SeenFace(face.box, face.landmarks, face.score, z_id)
 
 
-def upright(pixels: Pixels, clip: Clip) -> Pixels:
+def upright(
+    pixels: UInt8[np.ndarray, "h w 3"], clip: Clip
+) -> UInt8[np.ndarray, "upright_h upright_w 3"]:
     """The picture as players show it."""
     matrix = clip.to_display
     if np.array_equal(matrix, np.eye(2, 3)):

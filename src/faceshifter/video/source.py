@@ -5,18 +5,17 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
+from typing import Any
 
 import av
 import numpy as np
 from av.container import InputContainer
-from av.sidedata.sidedata import Type
 from av.stream import Disposition
 from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 
 from faceshifter.errors import VideoError
 from faceshifter.face.align import Matrix, transform_points
-from faceshifter.images import SUFFIXES as PHOTO_SUFFIXES
 from faceshifter.video.colour import Colour, colour_of
 
 UPRIGHT = (65536, 0, 0, 0, 65536, 0, 0, 0, 1 << 30)
@@ -41,8 +40,8 @@ class Clip:
     """Frames that the file promises, or a guess."""
     promised: int
     """Frames that the file promises; 0 where it says nothing."""
-    aspect: Fraction
-    """Width of a stored pixel by its height."""
+    aspect: Fraction | None
+    """Width of a stored pixel by its height, where the file says it."""
     display_matrix: tuple[int, ...]
     """How players turn the picture, in FFmpeg's form."""
     pixel_format: str
@@ -56,7 +55,7 @@ class Clip:
         turn = np.sign(np.round(np.array([[a, c], [b, d]]) / 65536))
         if abs(np.linalg.det(turn)) != 1:
             turn = np.eye(2)  # not a multiple of 90 degrees: players do not turn it either
-        linear = turn @ np.diag([float(self.aspect), 1])
+        linear = turn @ np.diag([float(self.aspect or 1), 1])
         ends = np.array([[-0.5, -0.5], [self.width - 0.5, self.height - 0.5]]) @ linear.T
         return np.column_stack([linear, -0.5 - ends.min(axis=0)])
 
@@ -80,17 +79,6 @@ class SourceFrame:
     duration: int
     """In ticks; 0 where it is not known."""
     picture: VideoFrame
-
-
-def is_video(path: Path) -> bool:
-    """Whether a file is a video and not a photo: by its suffix, else by a look inside."""
-    if path.suffix.lower() in PHOTO_SUFFIXES or not path.is_file():
-        return False
-    try:
-        with _opened(path) as (container, stream):
-            return stream.frames > 1 or bool(container.duration)
-    except VideoError:
-        return False
 
 
 def open_clip(path: Path) -> Clip:
@@ -120,7 +108,7 @@ def open_clip(path: Path) -> Clip:
             rate=rate,
             count=promised or max(round(seconds * rate), 1),
             promised=promised,
-            aspect=stream.sample_aspect_ratio or Fraction(1),
+            aspect=stream.sample_aspect_ratio,
             display_matrix=_display_matrix(first),
             pixel_format=first.format.name,
             colour=colour_of(first),
@@ -198,10 +186,8 @@ def _decoded(
 
 
 def _display_matrix(frame: VideoFrame) -> tuple[int, ...]:
-    for data in frame.side_data.keys():  # noqa: SIM118  # it iterates over its keys' order
-        if data.type == Type.DISPLAYMATRIX:
-            return tuple(np.frombuffer(bytes(data), np.int32)[:9].tolist())
-    return UPRIGHT
+    data: Any = frame.side_data.get("DISPLAYMATRIX")
+    return UPRIGHT if data is None else tuple(np.frombuffer(bytes(data), np.int32)[:9].tolist())
 
 
 def _reason(error: Exception) -> str:

@@ -1,4 +1,4 @@
-"""Faces followed through a video: who is the same from frame to frame, short gaps, steady landmarks.
+"""Faces followed through a video: the same from frame to frame, short gaps, steady landmarks.
 
 All of it is a function of the first pass and of the position in the video, and looks only a few
 frames ahead, so it is the same wherever work was interrupted.
@@ -23,7 +23,7 @@ NEAR = 1.0
 """Most movement of a face between two frames, in its own size."""
 MAX_GAP = 6
 """Most frames without the face that are bridged."""
-MAX_GAP_SECONDS = 0.25
+MAX_GAP_SECONDS = 0.3
 REACH = 6
 """Frames to either side that steady the landmarks."""
 STEADY_SECONDS = 0.08
