@@ -11,6 +11,7 @@ import urllib.error
 import urllib.parse
 import urllib.request
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -203,6 +204,25 @@ def test_one_stage_puts_in_what_the_first_stage_made(swapper, files, tmp_path):
             assert read_mark(file) is not None, file
 
 
+def test_sessions_at_once_get_what_they_get_alone(swapper, files, tmp_path):
+    source = open_photo(files / "source.jpg", "source.jpg", swapper.detector)
+    group = open_photo(files / "group photo.png", "group.png", swapper.detector)
+    identity = identity_of(source, 0, [], swapper)
+
+    def swapped(name: str, face: int) -> list[bytes]:
+        session = Session(name, tmp_path / name)
+        result = swap_photo(
+            swapper, identity, group, [face], strength=1.0, stages=2, session=session
+        )
+        return [file.read_bytes() for file in (result.file, *(m for m, _ in result.masks[0][1]))]
+
+    alone = [swapped(f"alone-{face}", face) for face in (0, 1)]
+    with ThreadPoolExecutor() as pool:
+        runs = [pool.submit(swapped, f"run-{run}", run % 2) for run in range(6)]
+        for run, future in enumerate(runs):
+            assert future.result() == alone[run % 2]
+
+
 def test_a_file_is_seen_by_the_browser_that_sent_it_alone(address, root):
     mine, other = visit(address), visit(address)
     path = send(address, mine, "a.png", b"my picture")
@@ -342,6 +362,7 @@ def browser(tmp_path: Path) -> Iterator[object]:
 def test_photos_and_a_video_are_swapped_in_a_browser_that_asks_nobody_else(
     browser, address: str, root: Path, files: Path, tmp_path: Path
 ) -> None:
+    from selenium.common.exceptions import StaleElementReferenceException as Redrawn
     from selenium.webdriver.common.action_chains import ActionChains
     from selenium.webdriver.common.by import By
     from selenium.webdriver.support.ui import WebDriverWait
@@ -350,10 +371,22 @@ def test_photos_and_a_video_are_swapped_in_a_browser_that_asks_nobody_else(
         return browser.find_elements(By.CSS_SELECTOR, selector)
 
     def wait(condition):
-        return WebDriverWait(browser, 60, 0.1).until(lambda _: condition())
+        """Wait for something; what the page draws anew meanwhile is looked up again."""
+        return WebDriverWait(browser, 60, 0.1, [Redrawn]).until(lambda _: condition())
+
+    def press(selector: str, text: str = "") -> None:
+        def pressed() -> bool:
+            found = [e for e in find(selector) if e.is_enabled() and text in e.text]
+            return bool(found) and (found[0].click() or True)
+
+        wait(pressed)
 
     def give(name: str, file: str) -> None:
-        wait(lambda: find(f"#{name} input[type=file]"))[0].send_keys(str(files / file))
+        def given() -> bool:
+            found = find(f"#{name} input[type=file]")
+            return bool(found) and (found[0].send_keys(str(files / file)) or True)
+
+        wait(given)
 
     def picture(name: str) -> str:
         images = find(f"#{name} img")
@@ -361,22 +394,29 @@ def test_photos_and_a_video_are_swapped_in_a_browser_that_asks_nobody_else(
 
     def click_at(name: str, x: float, y: float) -> None:
         """Click on a picture, at shares of its width and height, and wait until it is redrawn."""
-        before, image = picture(name), find(f"#{name} img")[0]
-        browser.execute_script("arguments[0].scrollIntoView({block: 'center'})", image)
-        box = image.rect  # the picture lies within, as large as it fits
-        natural = "return [arguments[0].naturalWidth, arguments[0].naturalHeight]"
-        w, h = wait(lambda: min(size := browser.execute_script(natural, image)) and size)
-        scale = min(box["width"] / w, box["height"] / h)
-        offset = round((x - 0.5) * w * scale), round((y - 0.5) * h * scale)
-        ActionChains(browser).move_to_element_with_offset(image, *offset).click().perform()
+        before = picture(name)
+
+        def clicked() -> bool:
+            image = find(f"#{name} img")[0]
+            natural = "return [arguments[0].naturalWidth, arguments[0].naturalHeight]"
+            w, h = browser.execute_script(natural, image)
+            if not w or not h:
+                return False
+            browser.execute_script("arguments[0].scrollIntoView({block: 'center'})", image)
+            box = image.rect  # the picture lies within, as large as it fits
+            scale = min(box["width"] / w, box["height"] / h)
+            offset = round((x - 0.5) * w * scale), round((y - 0.5) * h * scale)
+            ActionChains(browser).move_to_element_with_offset(image, *offset).click().perform()
+            return True
+
+        wait(clicked)
         wait(lambda: picture(name) != before)
 
     def chosen(name: str) -> list[bool]:
         return [box.is_selected() for box in find(f"#{name} input")]
 
     def downloaded(button: str, name: str) -> Path:
-        wait(lambda: find(f"#{button}")[0].is_enabled())
-        find(f"#{button}")[0].click()
+        press(f"#{button}")
         return wait(lambda: (tmp_path / name).exists() and tmp_path / name)
 
     before_all = set(root.iterdir())
@@ -393,7 +433,7 @@ def test_photos_and_a_video_are_swapped_in_a_browser_that_asks_nobody_else(
     wait(lambda: chosen("target-faces") == [False, False])
     click_at("target", (310 + 105) / width, 120 / height)
     wait(lambda: chosen("target-faces") == [False, True])
-    find("#swap")[0].click()
+    press("#swap")
     wait(lambda: find("#masks img") or find("#steps img"))
     assert browser.get_window_size()["width"] == 1366
 
@@ -405,27 +445,27 @@ def test_photos_and_a_video_are_swapped_in_a_browser_that_asks_nobody_else(
     shown = find("#result img")[-1].get_attribute("src")
     assert status(shown, visit(address)) == 403  # another browser knows its address
 
-    next(tab for tab in find("button[role=tab]") if tab.text == "Video").click()
+    press("button[role=tab]", "Video")
     give("video", "long.mp4")
     wait(lambda: picture("frame"))
     click_at("frame", 0.5, 0.5)
     wait(lambda: chosen("whom") == [False, False, True])
-    find("#start")[0].click()
+    press("#start")
     wait(lambda: "frames/s" in find("#status")[0].text)
-    # A photo of another session's does not wait for the video: this page's does not either.
-    next(tab for tab in find("button[role=tab]") if tab.text == "Photo").click()
+    # A photo does not wait for the video.
+    press("button[role=tab]", "Photo")
     before = picture("result")
-    find("#stages input")[0].click()
+    press("#stages input")
     wait(lambda: picture("result") != before)
-    next(tab for tab in find("button[role=tab]") if tab.text == "Video").click()
-    wait(lambda: find("#stop"))[0].click()
+    press("button[role=tab]", "Video")
+    press("#stop")
     wait(lambda: find("#status")[0].text == "Cancelled")
     frame = picture("frame")
-    find("#video button[aria-label=Clear]")[0].click()
+    press("#video button[aria-label=Clear]")
     wait(lambda: not picture("frame"))
     give("video", "clip.mp4")
     wait(lambda: picture("frame") not in ("", frame))
-    find("#start")[0].click()
+    press("#start")
     wait(lambda: find("#player video"))
     playing = "const v = document.querySelector('#player video'); return [v.readyState, v.duration]"
     wait(lambda: browser.execute_script(playing)[0] >= 1)
