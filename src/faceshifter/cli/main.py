@@ -15,6 +15,7 @@ from faceshifter.cli.measuring import check_identity, evaluate
 from faceshifter.cli.serving import serve
 from faceshifter.cli.swapping import demo, identity, swap
 from faceshifter.cli.training import bench, prepare, rank_errors, train
+from faceshifter.cli.ui import ui
 from faceshifter.errors import FaceShifterError
 
 COMMANDS: dict[str, Callable[..., Any]] = {
@@ -36,6 +37,7 @@ COMMANDS: dict[str, Callable[..., Any]] = {
     "verify": verify,
     "doctor": doctor,
     "serve": serve,
+    "ui": ui,
 }
 
 

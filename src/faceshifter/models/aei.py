@@ -1,6 +1,7 @@
 """AEI-Net, the first stage: an AAD generator over a multi-level attributes encoder. Fig. 3(a)."""
 
 import math
+import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
@@ -94,12 +95,14 @@ def recorded_masks(aei: AEINet) -> Iterator[list[dict[str, Float[Tensor, "bm 1 _
 
     Gives one dictionary a level, by the layer's name in the block; the last pass stays, and without
     masks they stay empty. Hooks on the network's own convolutions, so there is no second way to
-    compute M, and no cost outside.
+    compute M, and no cost outside. Passes of other threads at the same time are not recorded.
     """
     levels: list[dict[str, Tensor]] = [{} for _ in aei.generator.blocks]
+    recording = threading.get_ident()
 
     def record(level: int, name: str, _: nn.Module, __: tuple[Tensor], logits: Tensor) -> None:
-        levels[level][name] = torch.sigmoid(logits)
+        if threading.get_ident() == recording:
+            levels[level][name] = torch.sigmoid(logits)
 
     hooks = [
         layer.to_mask.register_forward_hook(partial(record, level, name))

@@ -19,6 +19,7 @@ from faceshifter.study.votes import Votes
 
 if TYPE_CHECKING:
     from fastapi import FastAPI
+    from starlette.types import ASGIApp
 
 T = TypeVar("T")
 COOKIE_SECONDS = 365 * 24 * 3600
@@ -152,7 +153,7 @@ def listen(host: str, port: int) -> socket.socket:
         ) from None
 
 
-def serve(app: "FastAPI", where: socket.socket) -> None:
+def serve(app: "ASGIApp", where: socket.socket) -> None:
     """Serve until interrupted."""
     import uvicorn
 

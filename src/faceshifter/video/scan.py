@@ -103,7 +103,7 @@ def scan(
         last = None
         for frame in read_frames(clip, max(start - 1, 0), damaged):
             picture = converter.to_working(frame.picture, clip.width, clip.height)
-            pixels = _upright(converter.to_rgb(picture), clip)
+            pixels = upright(converter.to_rgb(picture), clip)
             small = cv2.resize(pixels, (THUMBNAIL, THUMBNAIL), interpolation=cv2.INTER_AREA)
             change = 0.0 if last is None else _change(last, small)
             last = small
@@ -137,7 +137,7 @@ def _see(swapper: FaceSwapper, pixels: Pixels, face: Face, asked: bool) -> SeenF
     return SeenFace(face.box, face.landmarks, face.score, z_id)
 
 
-def _upright(
+def upright(
     pixels: UInt8[np.ndarray, "h w 3"], clip: Clip
 ) -> UInt8[np.ndarray, "upright_h upright_w 3"]:
     """The picture as players show it."""

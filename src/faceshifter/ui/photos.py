@@ -1,0 +1,238 @@
+"""What the page does with photos: shows their faces by number, swaps those that were chosen."""
+
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import cv2
+import numpy as np
+import torch
+from jaxtyping import Float, UInt8
+from PIL import Image, ImageDraw, ImageFont
+from torch.nn import functional as F
+
+from faceshifter.errors import NoFaceError
+from faceshifter.face.detect import Face, FaceDetector
+from faceshifter.images import SUFFIXES, Photo, Pixels, decode_photo, save_photo
+from faceshifter.models.aei import recorded_masks
+from faceshifter.selection import Identity, pick_faces, why_none
+from faceshifter.swap import FaceSwapper, SwapSteps, paste_faces
+from faceshifter.ui.markup import Shown
+
+if TYPE_CHECKING:
+    from faceshifter.ui.sessions import Session
+
+SHOWN_SIDE = 1280
+"""Longer side in pixels of a picture in the page; the file to keep has the photo's own size."""
+CROP_SIDE = 256
+"""Side in pixels of aligned crops and masks in the page."""
+CHOSEN, OTHER, INK = (37, 99, 235), (255, 255, 255), (17, 24, 39)
+
+
+@dataclass(frozen=True)
+class Opened:
+    """A photo with its faces."""
+
+    name: str
+    """Of the file, as its owner calls it."""
+    photo: Photo
+    faces: list[Face]
+    """From left to right, at least one."""
+
+    @property
+    def scale(self) -> float:
+        """How large the picture is shown, beside the photo's own size."""
+        return min(SHOWN_SIDE / max(self.photo.pixels.shape), 1.0)
+
+
+@dataclass(frozen=True)
+class Result:
+    """Files of one swap, all in the session's folder."""
+
+    before: Path
+    after: Path
+    """As large as the page shows it."""
+    file: Path
+    """In the photo's own size and format, to keep."""
+    steps: list[tuple[str, list[Shown]]]
+    """Of each face, with its name where there are several."""
+    masks: list[tuple[str, list[Shown]]]
+    """M^k in the same way; none for networks without."""
+
+
+def open_photo(path: Path, name: str, detector: FaceDetector) -> Opened:
+    """Read a photo that was sent and find its faces.
+
+    Raises:
+        ImageError: It cannot be read.
+        NoFaceError: It has no face.
+    """
+    return find_faces(decode_photo(path, name), name, detector)
+
+
+def find_faces(photo: Photo, name: str, detector: FaceDetector) -> Opened:
+    """A picture that was read, with its faces.
+
+    Raises:
+        NoFaceError: It has none.
+    """
+    faces = pick_faces(detector.detect(photo.pixels), "all")
+    if not faces:
+        raise why_none(faces, "all", name)
+    return Opened(name, photo, faces)
+
+
+def draw_faces(opened: Opened, chosen: Collection[int]) -> Pixels:
+    """The picture as it is shown, with its faces framed and numbered from the left, from 0."""
+    image = Image.fromarray(shrink(opened.photo.pixels))
+    draw, side = ImageDraw.Draw(image), max(image.size)
+    font = ImageFont.load_default(max(side / 22, 12))
+    line = max(round(side / 160), 2)
+    for number, face in enumerate(opened.faces):
+        colour = CHOSEN if number in chosen else OTHER
+        x0, y0, x1, y1 = (opened.scale * value for value in face.box)
+        draw.rectangle((x0 - 1, y0 - 1, x1 + 1, y1 + 1), outline=INK, width=line + 2)
+        draw.rectangle((x0, y0, x1, y1), outline=colour, width=line)
+        text = str(number)
+        left, _, right, bottom = draw.textbbox((x0, y0), text, font)
+        label = (left - line, y0, right + 2 * line, bottom + 2 * line)
+        draw.rectangle(label, colour, INK)
+        draw.text((x0 + line, y0 + line / 2), text, OTHER if colour == CHOSEN else INK, font)
+    return np.array(image)
+
+
+def face_at(opened: Opened, x: float, y: float) -> int | None:
+    """The number of the face at a point of the shown picture; of several, the one centred nearest.
+
+    A box is taken a quarter larger on each side, as fingers are wide.
+    """
+    found: list[tuple[float, int]] = []
+    for number, face in enumerate(opened.faces):
+        x0, y0, x1, y1 = (opened.scale * value for value in face.box)
+        off_x, off_y = x - (x0 + x1) / 2, y - (y0 + y1) / 2
+        if abs(off_x) <= 0.75 * (x1 - x0) and abs(off_y) <= 0.75 * (y1 - y0):
+            found.append((off_x**2 + off_y**2, number))
+    return min(found)[1] if found else None
+
+
+def shrink(pixels: Pixels) -> UInt8[np.ndarray, "a b 3"]:
+    """A picture as large as the page shows it."""
+    scale = SHOWN_SIDE / max(pixels.shape)
+    if scale >= 1:
+        return pixels
+    size = [max(round(scale * n), 1) for n in (pixels.shape[1], pixels.shape[0])]
+    return cv2.resize(pixels, size, interpolation=cv2.INTER_AREA)
+
+
+def identity_of(
+    source: Opened, chosen: int, more: Sequence[Opened], swapper: FaceSwapper
+) -> Identity:
+    """Who is chosen, averaged over all photos of them.
+
+    Args:
+        source: A photo of that person.
+        chosen: Their face's number in it.
+        more: Further photos; in each the face most like theirs counts.
+        swapper: Whose identity encoder is used.
+    """
+    z_id = [swapper.align(source.photo.pixels, [source.faces[chosen]])[0].z_id]
+    for other in more:
+        found = swapper.align(other.photo.pixels, other.faces)
+        z_id.append(max((face.z_id for face in found), key=lambda z: (z * z_id[0]).sum().item()))
+    return F.normalize(torch.cat(z_id).mean(dim=0, keepdim=True))
+
+
+def swap_photo(
+    swapper: FaceSwapper,
+    identity: Identity,
+    target: Opened,
+    chosen: Sequence[int],
+    *,
+    strength: float,
+    stages: int,
+    session: "Session",
+) -> Result:
+    """Swap the chosen faces and write what the page shows.
+
+    Args:
+        swapper: Networks with both stages.
+        identity: Who is put in.
+        target: The photo.
+        chosen: Numbers of its faces.
+        strength: How much of the identity is put in, in [0, 1].
+        stages: 1 stops after AEI-Net.
+        session: Whose folder the files go to.
+
+    Raises:
+        NoFaceError: No face is chosen, or the landmarks of one are not those of a face.
+        OutputError: A file cannot be written.
+    """
+    if not chosen:
+        raise NoFaceError("no face of the target is chosen; click on one in the picture")
+    pixels = target.photo.pixels
+    targets = swapper.align(pixels, [target.faces[number] for number in chosen])
+    with recorded_masks(swapper.aei) as levels:
+        faces = swapper.swap_targets(targets, [identity] * len(targets), strength)
+    if stages == 1:
+        faces = [replace(face, result=face.Y_hat_st) for face in faces]
+    swapped = replace(target.photo, pixels=paste_faces(pixels, faces))
+    stem, suffix = Path(target.name).stem or "photo", Path(target.name).suffix.lower()
+    file = session.new_file(f"{stem}-swapped{suffix if suffix in SUFFIXES else '.png'}")
+    save_photo(file, swapped)
+    after = session.new_file("after.webp")
+    save_photo(after, Photo(shrink(swapped.pixels)))
+    means = [  # M^k, one row a face; each face has a row for the source's and its own identity
+        torch.stack(list(layers.values())).mean(dim=0)[::2, 0].cpu().numpy()
+        for layers in levels
+        if layers
+    ]
+    names = [f"Face {number}" if len(chosen) > 1 else "" for number in chosen]
+    steps = [
+        (name, [_show(session, crop, caption) for crop, caption in _captions(face, stages)])
+        for name, face in zip(names, faces, strict=True)
+    ]
+    masks = [
+        (
+            name,
+            [_show(session, _grey(M[row]), _of_level(k, M[row])) for k, M in enumerate(means, 1)],
+        )
+        for row, name in enumerate(names)
+        if means
+    ]
+    return Result(write_original(session, pixels), after, file, steps, masks)
+
+
+def write_original(session: "Session", pixels: Pixels) -> Path:
+    """Write a photo as it came, to be shown: not by ``save_photo``, as nothing in it is made up."""
+    path = session.new_file("before.jpg")
+    Image.fromarray(shrink(pixels)).save(path, quality=92)
+    return path
+
+
+def _captions(face: SwapSteps, stages: int) -> list[tuple[UInt8[np.ndarray, "s s 3"], str]]:
+    first = [(face.X_t, "X_t: the target"), (face.Y_hat_st, "Ŷ_st: after stage one")]
+    if stages == 1:
+        return first
+    return [
+        *first,
+        (face.Y_hat_tt, "Ŷ_tt: the target by stage one"),
+        (face.delta_Y_t, "ΔY_t: what that loses"),
+        (face.result, "Y_st: after stage two"),
+    ]
+
+
+def _of_level(k: int, values: Float[np.ndarray, "s s"]) -> str:
+    return f"M^{k}, {len(values)} x {len(values)}, mean {values.mean():.2f}"
+
+
+def _grey(values: Float[np.ndarray, "s s"]) -> UInt8[np.ndarray, "s s 3"]:
+    return np.repeat(np.round(255 * values).astype(np.uint8)[:, :, None], 3, axis=2)
+
+
+def _show(session: "Session", pixels: UInt8[np.ndarray, "s s 3"], caption: str) -> Shown:
+    """Write a crop or a mask; a small one is enlarged to blocks, so that its pixels are seen."""
+    path = session.new_file("crop.png")
+    side = max(CROP_SIDE, len(pixels))
+    save_photo(path, Photo(cv2.resize(pixels, (side, side), interpolation=cv2.INTER_NEAREST)))
+    return path, caption

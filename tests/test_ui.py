@@ -1,0 +1,496 @@
+"""The web page for swapping: whose files are whose, and the page in a real browser."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import urllib.error
+import urllib.parse
+import urllib.request
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import pytest
+from filelock import FileLock
+from PIL import Image
+
+from faceshifter.errors import ImageError, NoFaceError, VideoError
+from faceshifter.face.detect import DlibDetector, Face
+from faceshifter.images import Photo, load_photo
+from faceshifter.provenance import read_mark
+from faceshifter.selection import Selection
+from faceshifter.swap import FaceSwapper
+from faceshifter.ui import server as ui_server
+from faceshifter.ui.photos import (
+    SHOWN_SIDE,
+    Opened,
+    draw_faces,
+    face_at,
+    identity_of,
+    open_photo,
+    swap_photo,
+)
+from faceshifter.ui.privacy import COOKIE
+from faceshifter.ui.server import private_folder
+from faceshifter.ui.sessions import Session, Sessions
+from faceshifter.ui.videos import Finished, Progress, read_frame, run_video
+
+FRAMES = 12
+
+
+def opened(side: int, *boxes: tuple[float, float, float, float]) -> Opened:
+    """A grey square picture with faces in the given boxes."""
+    pixels = np.full((side, side, 3), 128, np.uint8)
+    return Opened("a.png", Photo(pixels), [Face(box, np.zeros((5, 2)), 1.0) for box in boxes])
+
+
+@pytest.fixture(scope="module")
+def swapper() -> FaceSwapper:
+    return FaceSwapper.from_pretrained(device="cpu")
+
+
+@pytest.fixture(scope="module")
+def files(portraits: tuple[Image.Image, Image.Image], tmp_path_factory) -> Path:
+    """A source, a target with two faces, and a short video."""
+    import av
+
+    folder = tmp_path_factory.mktemp("files")
+    grace, eileen = portraits
+    eileen.save(folder / "source.jpg", quality=95)
+    both = Image.new("RGB", (grace.width + eileen.width, grace.height))
+    both.paste(grace, (0, 0))
+    both.paste(eileen, (grace.width, 0))
+    both.save(folder / "group photo.png")
+    (folder / "no-photo.jpg").write_text("no photo")
+    for name, frames in (("clip.mp4", FRAMES), ("long.mp4", 40 * FRAMES)):
+        with av.open(str(folder / name), "w") as container:
+            stream = container.add_stream("libx264", rate=10)
+            stream.width, stream.height, stream.pix_fmt = 224, 224, "yuv420p"
+            for idx in range(frames):
+                shifted = grace.rotate(idx % FRAMES / 4).resize((224, 224))
+                for packet in stream.encode(av.VideoFrame.from_image(shifted)):
+                    container.mux(packet)
+            for packet in stream.encode():
+                container.mux(packet)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, Path]]:
+    """A server's address and its folder; as a process, since Gradio leaves event loops open."""
+    temporary = tmp_path_factory.mktemp("temporary")
+    words = [sys.executable, "-m", "faceshifter", "ui", "--port", "0", "--device", "cpu"]
+    environment = os.environ | {"TMPDIR": str(temporary), "OMP_NUM_THREADS": "1"}
+    process = subprocess.Popen(words, stdout=subprocess.PIPE, text=True, env=environment)
+    assert process.stdout is not None
+    address = process.stdout.readline().partition(",")[0]
+    assert address.startswith("http://127.0.0.1:")
+    (folder,) = temporary.glob(f"{ui_server.PREFIX}*")
+    yield address, folder.resolve()
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(60) == 0
+    process.stdout.close()
+    assert not folder.exists()
+
+
+@pytest.fixture
+def address(server: tuple[str, Path]) -> str:
+    return server[0]
+
+
+@pytest.fixture
+def root(server: tuple[str, Path]) -> Path:
+    return server[1]
+
+
+def status(url: str, browser: str | None = None, data: bytes | None = None, **headers: str) -> int:
+    sent = {} if browser is None else {"Cookie": f"{COOKIE}={browser}"}
+    request = urllib.request.Request(url, data, sent | headers)
+    try:
+        with urllib.request.urlopen(request, timeout=10) as response:
+            return response.status
+    except urllib.error.HTTPError as error:
+        error.close()
+        return error.code
+
+
+def visit(address: str) -> str:
+    """Open the page as a new browser."""
+    with urllib.request.urlopen(address, timeout=10) as response:
+        cookie = response.headers["Set-Cookie"]
+    assert "HttpOnly" in cookie
+    assert "SameSite=Strict" in cookie
+    return cookie.partition("=")[2].partition(";")[0]
+
+
+def send(address: str, browser: str, name: str, content: bytes) -> str:
+    """Upload a file and give its path on the server."""
+    body = (
+        f'--x\r\nContent-Disposition: form-data; name="files"; filename="{name}"\r\n'
+        "Content-Type: image/png\r\n\r\n"
+    ).encode() + content
+    headers = {
+        "Content-Type": "multipart/form-data; boundary=x",
+        "Cookie": f"{COOKIE}={browser}",
+    }
+    request = urllib.request.Request(
+        f"{address}/gradio_api/upload", body + b"\r\n--x--\r\n", headers
+    )
+    with urllib.request.urlopen(request, timeout=10) as response:
+        (path,) = json.loads(response.read())
+    return path
+
+
+def test_the_face_whose_box_was_hit_is_found_in_the_picture_as_it_is_shown() -> None:
+    large = opened(2 * SHOWN_SIDE, (0, 0, 400, 400), (1000, 1000, 1400, 1400))
+    assert draw_faces(large, []).shape == (SHOWN_SIDE, SHOWN_SIDE, 3)
+    assert face_at(large, 100, 100) == 0
+    assert face_at(large, 600, 600) == 1
+    assert face_at(large, 740, 740) == 1  # just beside it: fingers are wide
+    assert face_at(large, 1100, 100) is None
+    near = opened(100, (0, 0, 60, 60), (40, 0, 100, 60))
+    assert [face_at(near, x, 30) for x in (45, 55)] == [0, 1]
+
+
+def test_a_chosen_face_is_framed_in_another_colour_than_the_others() -> None:
+    two = opened(200, (20, 60, 80, 120), (120, 60, 180, 120))
+    for chosen, other in ((0, 1), (1, 0)):
+        shown = draw_faces(two, [chosen])
+        middles = [shown[90, x].tolist() for x in (80, 180)]  # of the right edges
+        assert middles[chosen] != middles[other] == [255, 255, 255]
+
+
+def test_what_is_no_photo_or_has_no_face_is_told_by_the_name_its_owner_gave(files, tmp_path):
+    with pytest.raises(ImageError, match=r"^holiday\.jpg is not an image"):
+        open_photo(files / "no-photo.jpg", "holiday.jpg", DlibDetector())
+    Image.new("RGB", (16, 16)).save(tmp_path / "black.png")
+    with pytest.raises(NoFaceError, match=r"no face was found in night\.png"):
+        open_photo(tmp_path / "black.png", "night.png", DlibDetector())
+    with pytest.raises(VideoError, match=r"^no frame of film\.mp4 can be"):
+        read_frame(files / "no-photo.jpg", "film.mp4", 0)
+
+
+def test_more_photos_are_averaged_by_the_face_most_like_the_chosen_one(swapper, files):
+    source = open_photo(files / "source.jpg", "source.jpg", swapper.detector)
+    group = open_photo(files / "group photo.png", "group photo.png", swapper.detector)
+    alone = identity_of(source, 0, [], swapper)
+    cosine = (identity_of(source, 0, [group], swapper) * alone).sum().item()
+    other = (identity_of(group, 0, [], swapper) * alone).sum().item()
+    assert cosine > 0.9
+    assert other < 0.5
+
+
+def test_one_stage_puts_in_what_the_first_stage_made(swapper, files, tmp_path):
+    session = Session("someone", tmp_path / "session")
+    source = open_photo(files / "source.jpg", "source.jpg", swapper.detector)
+    group = open_photo(files / "group photo.png", "../group.heic", swapper.detector)
+    identity = identity_of(source, 0, [], swapper)
+    results = [
+        swap_photo(swapper, identity, group, [0], strength=1.0, stages=stages, session=session)
+        for stages in (1, 2)
+    ]
+    one, two = (load_photo(result.file).pixels.astype(int) for result in results)
+    assert abs(one - two).max() > 10
+    assert [len(result.steps[0][1]) for result in results] == [2, 5]
+    assert [len(result.masks[0][1]) for result in results] == [7, 7]
+    assert results[0].file.name == "group-swapped.png"
+    for file in tmp_path.rglob("*.*"):
+        if file.name != "before.jpg":  # which is as its owner took it
+            assert read_mark(file) is not None, file
+
+
+def test_sessions_at_once_get_what_they_get_alone(swapper, files, tmp_path):
+    source = open_photo(files / "source.jpg", "source.jpg", swapper.detector)
+    group = open_photo(files / "group photo.png", "group.png", swapper.detector)
+    identity = identity_of(source, 0, [], swapper)
+
+    def swapped(name: str, face: int) -> list[bytes]:
+        session = Session(name, tmp_path / name)
+        result = swap_photo(
+            swapper, identity, group, [face], strength=1.0, stages=2, session=session
+        )
+        return [file.read_bytes() for file in (result.file, *(m for m, _ in result.masks[0][1]))]
+
+    alone = [swapped(f"alone-{face}", face) for face in (0, 1)]
+    with ThreadPoolExecutor() as pool:
+        runs = [pool.submit(swapped, f"run-{run}", run % 2) for run in range(6)]
+        for run, future in enumerate(runs):
+            assert future.result() == alone[run % 2]
+
+
+def test_a_file_is_seen_by_the_browser_that_sent_it_alone(address, root):
+    mine, other = visit(address), visit(address)
+    path = send(address, mine, "a.png", b"my picture")
+    url = f"{address}/gradio_api/file={path}"
+    assert Path(path).is_relative_to(root)
+    assert status(url, mine) == 200
+    assert status(url, other) == 403
+    assert status(url) == 403
+    assert status(url, "made-up") == 403
+    for own in (f"{root}/.lock", "/etc/hostname", f"{path}/../../.lock", "http://127.0.0.1/"):
+        assert status(f"{address}/gradio_api/file={urllib.parse.quote(own)}", mine) == 403
+
+    def ask(browser: str, page: str, file: str) -> int:
+        named = {"path": file, "meta": {"_type": "gradio.FileData"}}
+        body = {"data": [[named]], "fn_index": 0, "session_hash": page, "trigger_id": 1}
+        url = f"{address}/gradio_api/queue/join"
+        kind = {"Content-Type": "application/json"}
+        return status(url, browser, json.dumps(body).encode(), **kind)
+
+    assert ask(other, "page-2", path) == 403  # named as a picture to work on
+    assert ask(other, "page-2", "/etc/hostname") == 403
+    assert ask(mine, "page-1", path) == 200
+    assert ask(other, "page-1", "") == 403  # another's page
+    assert status(f"{address}/gradio_api/queue/data?session_hash=page-1", other) == 403
+    assert status(f"{address}/gradio_api/heartbeat/page-1", other) == 403
+
+
+def test_what_the_page_does_not_need_does_not_exist(address):
+    mine = visit(address)
+    for path in (
+        "info",
+        "openapi.json",
+        "proxy=http://127.0.0.1/",
+        "run/swap",
+        "call/swap",
+        "runs",
+    ):
+        assert status(f"{address}/gradio_api/{path}", mine) == 404
+    for path in ("docs", "openapi.json", "monitoring", "file=/etc/hostname"):
+        assert status(f"{address}/{path}", mine) == 404
+
+
+def test_an_upload_that_is_too_large_is_refused_before_it_is_read(address, root):
+    before, mine = set(root.iterdir()), visit(address)
+    url = f"{address}/gradio_api/upload"
+    kind = {"Content-Type": "multipart/form-data; boundary=x"}
+    assert status(url, mine, b"x", **kind, **{"Content-Length": str(2**31)}) == 413
+    url = f"{address}/gradio_api/queue/join"
+    assert status(url, mine, b"x", **{"Content-Length": str(2**21)}) == 413
+    assert set(root.iterdir()) == before
+
+
+def test_a_closed_page_leaves_nothing_and_what_two_have_sent_stays_until_both_are_gone(tmp_path):
+    sessions = Sessions(tmp_path)
+    one, two = sessions.new_browser(), sessions.new_browser()
+    upload = tmp_path / "hash" / "a.png"
+    upload.parent.mkdir()
+    upload.write_bytes(b"a")
+    for browser, page in ((one, "1"), (one, "1b"), (two, "2")):
+        assert sessions.claim(page, browser)
+        sessions.own(browser, upload)
+    result = sessions.get("1").new_file("b.png")
+    result.write_bytes(b"b")
+    assert sessions.may_see(one, str(result))
+    assert not sessions.may_see(two, str(result))
+    sessions.close("1")
+    assert not result.exists()
+    assert sessions.may_see(one, str(upload))  # its other page is open
+    sessions.close("1b")
+    assert not sessions.may_see(one, str(upload))
+    assert upload.exists()
+    sessions.close("2")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_what_a_killed_server_left_is_deleted_and_a_running_ones_is_not(tmp_path, monkeypatch):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    left, running, foreign = (
+        tmp_path / name for name in (f"{ui_server.PREFIX}a", f"{ui_server.PREFIX}b", "other")
+    )
+    for folder in (left, running, foreign):
+        folder.mkdir()
+        (folder / "photo.png").write_bytes(b"x")
+    with FileLock(running / ".lock"), private_folder() as own:
+        assert sorted(tmp_path.iterdir()) == sorted([running, foreign, own])
+        assert own.stat().st_mode & 0o077 == 0
+    assert sorted(tmp_path.iterdir()) == sorted([running, foreign])
+
+
+def test_a_cancelled_video_leaves_no_file(swapper, files, tmp_path):
+    session = Session("someone", tmp_path, video=files / "clip.mp4", video_name="my clip.avi")
+    source = open_photo(files / "source.jpg", "source.jpg", swapper.detector)
+    selection = Selection(identity_of(source, 0, [], swapper))
+    told = []
+    for said in run_video(swapper, selection, session):
+        told.append(said)
+        session.cancelled.set()
+    assert told[-1] is None
+    assert list(tmp_path.rglob("*.*")) == []
+    *progress, finished = run_video(swapper, selection, session)
+    assert isinstance(finished, Finished)
+    assert finished.file.name == "my clip-swapped.mp4"
+    assert finished.summary.frames == FRAMES
+    assert len(finished.report.read_text().splitlines()) >= FRAMES
+    assert all(isinstance(said, Progress) for said in progress)
+
+
+def test_frames_a_second_and_the_time_left_count_each_frame_once() -> None:
+    assert Progress(0, 200, 0.5).sentence() == "Opening the video"
+    said = Progress(50, 200, 5.0).sentence()  # 50 of 200 in 5 s: 100 frames, found and written
+    assert said == "Finding faces: 25%, 5.0 frames/s, 0:15 min left"
+    assert Progress(150, 200, 60.0).sentence() == "Swapping: 75%, 1.2 frames/s, 0:20 min left"
+
+
+@pytest.fixture
+def browser(tmp_path: Path) -> Iterator[object]:
+    """Chromium without a window."""
+    binary = shutil.which("chromium") or shutil.which("google-chrome")
+    driver = shutil.which("chromedriver")
+    if not (binary and driver):
+        pytest.skip("needs Chromium and its driver (Debian: chromium, chromium-driver)")
+    from selenium import webdriver
+    from selenium.webdriver.chrome.service import Service
+
+    options = webdriver.ChromeOptions()
+    options.binary_location = binary
+    for argument in ("--headless=new", "--no-sandbox", "--disable-dev-shm-usage"):
+        options.add_argument(argument)
+    options.add_argument("--window-size=1366,1000")
+    options.add_experimental_option("prefs", {"download.default_directory": str(tmp_path)})
+    options.set_capability("goog:loggingPrefs", {"performance": "ALL", "browser": "ALL"})
+    chromium = webdriver.Chrome(options=options, service=Service(driver))
+    yield chromium
+    chromium.quit()
+
+
+def test_photos_and_a_video_are_swapped_in_a_browser_that_asks_nobody_else(
+    browser, address: str, root: Path, files: Path, tmp_path: Path
+) -> None:
+    from selenium.common.exceptions import StaleElementReferenceException as Redrawn
+    from selenium.webdriver.common.action_chains import ActionChains
+    from selenium.webdriver.common.by import By
+    from selenium.webdriver.support.ui import WebDriverWait
+
+    def find(selector: str):
+        return browser.find_elements(By.CSS_SELECTOR, selector)
+
+    def wait(condition):
+        """Wait for something; what the page draws anew meanwhile is looked up again."""
+        return WebDriverWait(browser, 60, 0.1, [Redrawn]).until(lambda _: condition())
+
+    def press(selector: str, text: str = "") -> None:
+        def pressed() -> bool:
+            found = [e for e in find(selector) if e.is_enabled() and text in e.text]
+            return bool(found) and (found[0].click() or True)
+
+        wait(pressed)
+
+    def give(name: str, file: str) -> None:
+        def given() -> bool:
+            found = find(f"#{name} input[type=file]")
+            return bool(found) and (found[0].send_keys(str(files / file)) or True)
+
+        wait(given)
+
+    def picture(name: str) -> str:
+        images = find(f"#{name} img")
+        return images[0].get_attribute("src") if images else ""
+
+    def click_at(name: str, x: float, y: float) -> None:
+        """Click on a picture, at shares of its width and height, and wait until it is redrawn."""
+        before = picture(name)
+
+        def clicked() -> bool:
+            image = find(f"#{name} img")[0]
+            natural = "return [arguments[0].naturalWidth, arguments[0].naturalHeight]"
+            w, h = browser.execute_script(natural, image)
+            if not w or not h:
+                return False
+            browser.execute_script("arguments[0].scrollIntoView({block: 'center'})", image)
+            box = image.rect  # the picture lies within, as large as it fits
+            scale = min(box["width"] / w, box["height"] / h)
+            offset = round((x - 0.5) * w * scale), round((y - 0.5) * h * scale)
+            ActionChains(browser).move_to_element_with_offset(image, *offset).click().perform()
+            return True
+
+        wait(clicked)
+        wait(lambda: picture(name) != before)
+
+    def chosen(name: str) -> list[bool]:
+        return [box.is_selected() for box in find(f"#{name} input")]
+
+    def downloaded(button: str, name: str) -> Path:
+        press(f"#{button}")
+        return wait(lambda: (tmp_path / name).exists() and tmp_path / name)
+
+    before_all = set(root.iterdir())
+    browser.get(address)
+    give("source", "no-photo.jpg")
+    wait(lambda: "no-photo.jpg is not an image" in find("body")[0].text)
+    browser.get(address)
+    give("source", "source.jpg")
+    wait(lambda: "before.jpg" in picture("source"))
+    give("target", "group photo.png")
+    wait(lambda: chosen("target-faces") == [True, False])  # the larger one
+    height, width, _ = load_photo(files / "group photo.png").pixels.shape
+    click_at("target", 150 / width, 150 / height)
+    wait(lambda: chosen("target-faces") == [False, False])
+    click_at("target", (310 + 105) / width, 120 / height)
+    wait(lambda: chosen("target-faces") == [False, True])
+    press("#swap")
+    wait(lambda: find("#masks img") or find("#steps img"))
+    assert browser.get_window_size()["width"] == 1366
+
+    result = downloaded("download", "group photo-swapped.png")
+    assert read_mark(result) is not None
+    changed = (load_photo(result).pixels != load_photo(files / "group photo.png").pixels).any(2)
+    assert not changed[:, :310].any()  # the face that was not chosen
+    assert changed[:230, 310:].mean() > 0.1
+    shown = find("#result img")[-1].get_attribute("src")
+    assert status(shown, visit(address)) == 403  # another browser knows its address
+
+    press("button[role=tab]", "Video")
+    give("video", "long.mp4")
+    wait(lambda: picture("frame"))
+    click_at("frame", 0.5, 0.5)
+    wait(lambda: chosen("whom") == [False, False, True])
+    press("#start")
+    wait(lambda: "frames/s" in find("#status")[0].text)
+    # A photo does not wait for the video.
+    press("button[role=tab]", "Photo")
+    before = picture("result")
+    press("#stages input")
+    wait(lambda: picture("result") != before)
+    press("button[role=tab]", "Video")
+    press("#stop")
+    wait(lambda: find("#status")[0].text == "Cancelled")
+    frame = picture("frame")
+    press("#video button[aria-label=Clear]")
+    wait(lambda: not picture("frame"))
+    give("video", "clip.mp4")
+    wait(lambda: picture("frame") not in ("", frame))
+    press("#start")
+    wait(lambda: find("#player video"))
+    playing = "const v = document.querySelector('#player video'); return [v.readyState, v.duration]"
+    wait(lambda: browser.execute_script(playing)[0] >= 1)
+    assert browser.execute_script(playing)[1] == pytest.approx(FRAMES / 10, abs=0.11)
+    assert f"of {FRAMES} frames swapped" in find("#status")[0].text
+    assert downloaded("video-file", "clip-swapped.mp4").stat().st_size > 1000
+    lines = downloaded("video-report", "clip-swapped.jsonl").read_text().splitlines()
+    assert sum("swapped" in json.loads(line) or "faces" in json.loads(line) for line in lines) > 0
+
+    metrics = {"width": 390, "height": 844, "deviceScaleFactor": 2, "mobile": True}
+    browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", metrics)
+    wide = "return document.documentElement.scrollWidth"
+    assert browser.execute_script(wide) == 390  # nothing sticks out of a phone
+    requested = {
+        json.loads(entry["message"])["message"]["params"].get("request", {}).get("url", "")
+        for entry in browser.get_log("performance")
+        if "Network.requestWillBeSent" in entry["message"]
+    }
+    ours = (address, "data:", f"blob:{address}")
+    assert [url for url in requested if url and not url.startswith(ours)] == []
+    assert len(requested) > 50
+    severe = [
+        entry["message"] for entry in browser.get_log("browser") if entry["level"] == "SEVERE"
+    ]
+    assert severe == []
+
+    browser.get("about:blank")
+    wait(lambda: set(root.iterdir()) <= before_all)
