@@ -508,3 +508,41 @@ def test_nobody_matched_in_one_photo_is_a_sentence_and_two(
     assert (code, text, err.count("\n")) == (2, "", 1)
     assert "nobody of --match was found in the target photo" in err
     assert not out.exists()
+
+
+def test_videos_among_the_targets_are_swapped_as_videos(
+    run: Run, inputs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clip = pytest.importorskip("faceshifter.video.clip")
+    out, calls = tmp_path / "out", []
+    (inputs / "targets" / "clip.mp4").write_bytes(b"a film")
+
+    def swap_video(swapper, selection, video: Path, out: Path, /, *, options):
+        calls.append((video.name, options, selection.strength))
+        out.write_bytes(b"another film")
+        return clip.VideoSummary(
+            frames=9, swapped=7, faceless=2, lost=0, dropped=("a",), seconds=0.1
+        )
+
+    monkeypatch.setattr(clip, "swap_video", swap_video)
+    words = inputs / "eileen.png", inputs / "targets" / "*.mp4", "--out", out, "--quality", "20"
+    assert run(*words, "--masks")[0] == 0
+    assert calls == [("clip.mp4", clip.VideoOptions(quality=20), 1.0)]
+    line = lines_of(out / "manifest.jsonl")["clip.mp4"]
+    summary = {"frames": 9, "swapped": 7, "faceless": 2, "lost": 0, "dropped": ["a"]}
+    assert (line["video"], line["quality"], "mask" in line) == (summary, 20, False)
+    assert line["out_sha256"] == sha256(out / "clip.mp4")
+    assert run(*words, "--masks")[1].endswith("1 were done before\n")
+    assert len(calls) == 1
+    run(*words[:-1], "30")
+    assert len(calls) == 2
+
+
+def test_without_what_videos_need_photos_are_swapped_and_the_video_named(
+    run: Run, inputs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "faceshifter.video.clip", None)
+    (inputs / "targets" / "text.jpg").rename(inputs / "targets" / "clip.mp4")
+    code, text, err = run(inputs / "eileen.png", inputs / "targets", "--out", tmp_path / "out")
+    assert (code, text.splitlines()[0].split(":")[0]) == (1, "swapped 3 of 4")
+    assert "clip.mp4 is a video, which needs PyAV; run pip install" in err
