@@ -58,6 +58,15 @@ def seed() -> None:
     torch.manual_seed(0)
 
 
+@pytest.fixture(autouse=True)
+def config(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Keep the user's own configuration out: a folder with the key to sign with, made once."""
+    folder = tmp_path_factory.getbasetemp() / "config"
+    monkeypatch.setenv("FACESHIFTER_CONFIG", str(folder))
+    monkeypatch.delenv("FACESHIFTER_SIGNER", raising=False)
+    return folder
+
+
 @pytest.fixture
 def tiny_aei_config() -> "AEIConfig":
     """Four levels of a 16 x 16 picture, with and without a change of channels in a block."""

@@ -1,5 +1,6 @@
 """The command line: every refusal in one sentence, every promise about the files it writes."""
 
+import json
 import resource
 import subprocess
 import sys
@@ -378,6 +379,7 @@ def test_only_the_crops_of_the_chosen_faces_change(
 ) -> None:
     before, out = contents(inputs), tmp_path / "result.png"
     options = ["--out", out, "--face", choice, "--weights", inputs / "weights"]
+    options += ["--no-watermark"]
     code, text, err = run("swap", inputs / "eileen.jpg", inputs / "two.png", *options)
     faces = "face" if len(swapped) == 1 else "faces"
     assert (code, text, err) == (0, f"swapped {len(swapped)} {faces}: {out}\n", "")
@@ -396,16 +398,16 @@ def test_only_the_crops_of_the_chosen_faces_change(
     assert not changed[~allowed].any()
 
 
-def test_the_same_command_writes_the_same_bytes_and_one_stage_others(
+def test_the_same_command_writes_the_same_pixels_and_one_stage_others(
     run: Run, inputs: Path, tmp_path: Path
 ) -> None:
     words = ["swap", inputs / "eileen.jpg", inputs / "grace.png", "--weights", inputs / "weights"]
     options: dict[str, list[str]] = {"first": [], "again": [], "one-stage": ["--no-hear"]}
     for name, more in options.items():
         assert run(*words, "--out", tmp_path / f"{name}.png", *more)[0] == 0
-    first, again, one_stage = ((tmp_path / f"{name}.png").read_bytes() for name in options)
-    assert first == again
-    assert first != one_stage
+    first, again, one_stage = (pixels_of(tmp_path / f"{name}.png") for name in options)
+    np.testing.assert_array_equal(first, again)
+    assert (first != one_stage).any()
 
 
 def test_one_stage_needs_no_weights_of_the_second(run: Run, inputs: Path, tmp_path: Path) -> None:
@@ -443,6 +445,24 @@ def test_every_format_carries_the_mark(run: Run, inputs: Path, tmp_path: Path, s
     assert mark.tool == f"faceshifter {__version__}"
     difference = pixels_of(out).astype(int) - pixels_of(inputs / "grace.png")
     assert 1 < np.abs(difference).mean() < 64  # a picture of the same scene with another face
+
+
+def test_the_pixels_stay_unmarked_where_asked_for_and_verify_says_so(
+    run: Run, inputs: Path, tmp_path: Path
+) -> None:
+    words = ["swap", inputs / "eileen.jpg", inputs / "grace.png", "--weights", inputs / "weights"]
+    marks = {}
+    for name, options in {"marked": [], "clean": ["--no-watermark"]}.items():
+        out = tmp_path / f"{name}.png"
+        assert run(*words, "--out", out, *options)[0] == 0
+        code, text, _ = run("verify", out, "--json")
+        assert code == 0
+        (marks[name],) = json.loads(text)
+        assert marks[name]["xmp"]["digital_source_type"] == DIGITAL_SOURCE_TYPE
+        assert marks[name]["manifest"]["digital_source_type"] == DIGITAL_SOURCE_TYPE
+        assert marks[name]["manifest"]["state"] == "Valid"
+    assert marks["marked"]["watermark"] is marks["marked"]["manifest"]["watermark"] is True
+    assert marks["clean"]["watermark"] is marks["clean"]["manifest"]["watermark"] is False
 
 
 def test_a_turned_photo_comes_out_upright_with_its_profile_and_texts(
@@ -490,7 +510,7 @@ def test_grey_targets_become_rgb_and_stay_grey_outside_of_the_face(
         grey = pixels_of(target)[:, :, 0]
     else:
         Image.fromarray(grey.astype(np.uint16) * 257).save(target)  # 255 becomes 65535
-    options = ["--out", out, "--weights", inputs / "weights"]
+    options = ["--out", out, "--weights", inputs / "weights", "--no-watermark"]
     assert run("swap", inputs / "eileen.jpg", target, *options)[0] == 0
     upright = np.stack([grey] * 3, axis=2)
     (face,) = DlibDetector().detect(upright)
@@ -537,7 +557,7 @@ def test_the_demo_s_picture_is_marked_and_shows_four_pictures(
     target, one_stage, two_stages = np.split(pictures[:, 512:], 3, axis=1)
     for swapped in (one_stage, two_stages):  # the face differs, the corner above it does not
         assert np.abs(swapped - target)[150:250, 200:250].mean() > 3
-        assert np.abs(swapped - target)[:60, :60].mean() < 3
+        assert np.abs(swapped - target)[:60, :60].mean() < 4
 
 
 def test_a_result_never_replaces_a_photo_it_is_made_from(refuse, inputs, tmp_path):

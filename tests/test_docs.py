@@ -198,7 +198,8 @@ def test_the_python_example_of_the_readme_swaps_a_face(
     with Image.open("target.jpg") as target, Image.open("result.png") as result:
         assert result.size == target.size
         difference = np.asarray(result, np.int16) - np.asarray(target.convert("RGB"), np.int16)
-    assert 0 < (difference != 0).any(axis=2).mean() < 0.6  # the face, not the photo around it
+    # The face, not the photo around it, where only the watermark is.
+    assert 0 < (np.abs(difference) > 12).any(axis=2).mean() < 0.6
 
 
 def test_no_file_names_a_folder_of_one_machine() -> None:

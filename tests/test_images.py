@@ -11,6 +11,7 @@ from PIL import Image, ImageCms
 
 from faceshifter.errors import ImageError, OutputError
 from faceshifter.images import Photo, decode_photo, load_photo, save_photo, to_images, to_tensor
+from faceshifter.provenance import WORKING
 
 ORIENTATION, EXIF_IFD, TAKEN = 0x0112, 0x8769, 0x9003
 TRANSPOSES = {  # what a camera did to the upright picture before it wrote the orientation
@@ -95,7 +96,7 @@ def test_a_saved_photo_loads_as_it_was(tmp_path, grace_hopper, suffix):
     exif[0x0110] = "model"
     exif.get_ifd(EXIF_IFD)[TAKEN] = "2020:06:01 12:00:00"
     photo = Photo(grace_hopper, icc_profile=profile, exif=exif.tobytes())
-    save_photo(tmp_path / f"a.{suffix}", photo)
+    save_photo(tmp_path / f"a.{suffix}", photo, WORKING)
     loaded = load_photo(tmp_path / f"a.{suffix}")
     if suffix.lower() in ("png", "tif", "tiff"):
         assert np.array_equal(loaded.pixels, photo.pixels)

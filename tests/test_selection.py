@@ -24,7 +24,7 @@ from faceshifter.selection import (
     save_identity,
     why_none,
 )
-from faceshifter.swap import FaceSwapper
+from faceshifter.swap import MOST_AT_ONCE, FaceSwapper
 
 
 def face_at(x: float, width: float = 10) -> Face:
@@ -329,7 +329,7 @@ def test_a_crowd_is_swapped_in_batches_of_bounded_size(
         network.register_forward_pre_hook(lambda _, args: batches.append(len(args[0])))
         for network in (swapper.aei, swapper.encoder)
     ]
-    monkeypatch.setattr("faceshifter.swap.MOST_AT_ONCE", 2)
+    monkeypatch.setitem(MOST_AT_ONCE, "cpu", 2)
     parts = swapper.swap_targets(crowd, [b.z_id] * 5)
     found = swapper.identify([t.crop for t in crowd], [t.matrix for t in crowd])
     for hook in hooks:

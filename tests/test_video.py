@@ -17,6 +17,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from faceshifter.cli.swapping import swap
 from faceshifter.errors import CancelledError, OutputError, VideoError
 from faceshifter.selection import Match, Selection
 from faceshifter.swap import FaceSwapper
@@ -491,4 +492,24 @@ def test_subtitles_and_chapters_are_copied_and_what_cannot_be_is_named(
     with av.open(str(tmp_path / "out.mkv")) as container:
         assert [chapter["metadata"] for chapter in container.chapters()] == [{"title": "One"}]
     summary = swap_video(swapper, selection, rich, tmp_path / "out.mp4")
-    assert summary.dropped == ("subtitle 2 (subrip)",)
+    assert summary.dropped == ("subtitle 2 (srt)",)
+
+
+def test_the_command_swaps_a_video_and_says_what_became_of_it(
+    talking: Any,
+    smoke_weights: Path,
+    portraits: tuple[Image.Image, Image.Image],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    source, *_ = talking
+    photo, out = tmp_path / "eileen.png", tmp_path / "out.mkv"
+    portraits[1].save(photo)
+    report = tmp_path / "report.jsonl"
+    swap(photo, source, out=out, codec="hevc", quality=30, report=report, weights=smoke_weights)
+    assert f"swapped {FRAMES} of {FRAMES} frames: {out}" in capsys.readouterr().out
+    assert len(lines(report)) == FRAMES
+    with av.open(str(out)) as container:
+        assert container.streams.video[0].codec_context.name == "hevc"
+    with pytest.raises(OutputError, match="is a video, and --out"):
+        swap(photo, source, out=tmp_path / "out.png", weights=smoke_weights)

@@ -4,6 +4,7 @@ FaceShifterError
   ImageError        an image cannot be read
   NoFaceError       no face, or not the face that was asked for
   CheckpointError   weights are missing, damaged or of another model
+  CredentialsError  results cannot be signed, or a signed manifest cannot be read
   DataError         training data is missing, damaged or of another form
   DependencyError   an optional package or file is not installed
   DeviceError       the device asked for is not there
@@ -28,6 +29,10 @@ class NoFaceError(FaceShifterError):
 
 class CheckpointError(FaceShifterError):
     """Weights are missing, damaged or belong to another model."""
+
+
+class CredentialsError(FaceShifterError):
+    """A key, certificate or manifest of content credentials cannot be used."""
 
 
 class DataError(FaceShifterError):

@@ -1,7 +1,8 @@
 """The pixel contract: uint8 HWC RGB outside, float [-1, 1] NCHW RGB inside; all goes through here.
 
 Photos are read upright and in 8-bit RGB whatever the file holds; every photo written carries the
-mark of ``faceshifter.provenance``.
+marks of ``faceshifter.provenance``, and, but for working pictures, a signed manifest and a
+watermark.
 """
 
 import secrets
@@ -9,7 +10,7 @@ import struct
 import warnings
 import zlib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -20,8 +21,10 @@ from jaxtyping import Float, Shaped, UInt8
 from PIL import Image, ImageOps, PngImagePlugin, UnidentifiedImageError
 from torch import Tensor
 
+from faceshifter.credentials import sign
 from faceshifter.errors import ImageError, OutputError
-from faceshifter.provenance import xmp_packet
+from faceshifter.provenance import SWAPPED, WORKING, Origin, xmp_packet
+from faceshifter.watermark import embed_watermark
 
 Pixels = UInt8[np.ndarray, "h w 3"]
 
@@ -133,25 +136,36 @@ def _to_8_bits(samples: Shaped[np.ndarray, "h w"]) -> UInt8[np.ndarray, "h w"]:
     return ((samples.astype(np.int64).clip(0, 65535) * 255 + 32767) // 65535).astype(np.uint8)
 
 
-def save_photo(path: Path, photo: Photo) -> None:
+def save_photo(path: Path, photo: Photo, origin: Origin = SWAPPED) -> None:
     """Write a photo in the format of the path's suffix, marked as synthetic.
 
     The file appears complete or not at all: it is written under another name and then renamed.
     JPEG has no transparency, so there the photo is laid on white.
 
+    Args:
+        path: Its suffix is one of ``SUFFIXES``.
+        photo: What to write.
+        origin: How it came about, which decides on the marks; without it, a final result.
+
     Raises:
-        OutputError: The suffix is unknown, or the file cannot be written.
+        OutputError: The suffix is unknown, the file cannot be written, or it cannot be signed.
     """
     file_format = SUFFIXES.get(path.suffix.lower())
     if file_format is None:
         raise OutputError(f"{path} has none of the suffixes {', '.join(SUFFIXES)}; choose one")
     if not path.parent.is_dir():
         raise OutputError(f"the folder {path.parent} does not exist; create it first")
-    image, options = _encodable(photo, file_format)
+    if origin.watermark:
+        photo = replace(photo, pixels=embed_watermark(photo.pixels))
+    image, options = _encodable(photo, file_format, xmp_packet(origin))
     temporary = path.with_name(f".faceshifter-{secrets.token_hex(8)}.tmp")
     try:
+        encoded = BytesIO()
+        image.save(encoded, format=file_format, **options)
+        if origin.signed:
+            encoded = sign(encoded, f"image/{file_format.lower()}", origin)
         with temporary.open("xb") as file:
-            image.save(file, format=file_format, **options)
+            file.write(encoded.getbuffer())
         temporary.replace(path)
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or error
@@ -160,7 +174,7 @@ def save_photo(path: Path, photo: Photo) -> None:
         temporary.unlink(missing_ok=True)
 
 
-def _encodable(photo: Photo, file_format: str) -> tuple[Image.Image, dict[str, Any]]:
+def _encodable(photo: Photo, file_format: str, packet: bytes) -> tuple[Image.Image, dict[str, Any]]:
     """The image and the arguments of Pillow's ``save``."""
     image = Image.fromarray(photo.pixels)
     if photo.alpha is not None:
@@ -175,15 +189,15 @@ def _encodable(photo: Photo, file_format: str) -> tuple[Image.Image, dict[str, A
     if file_format == "TIFF":  # where XMP is one of the EXIF tags
         options["exif"] = Image.Exif()
         options["exif"].load(photo.exif or b"")
-        options["exif"][EXIF_XMP] = xmp_packet()
+        options["exif"][EXIF_XMP] = packet
         return image, options
     if photo.exif is not None:
         options["exif"] = photo.exif
     if file_format == "PNG":
         options["pnginfo"] = PngImagePlugin.PngInfo()
-        options["pnginfo"].add_itxt("XML:com.adobe.xmp", xmp_packet().decode())
+        options["pnginfo"].add_itxt("XML:com.adobe.xmp", packet.decode())
     else:
-        options["xmp"] = xmp_packet()
+        options["xmp"] = packet
     return image, options
 
 
@@ -206,4 +220,4 @@ def to_images(tensor: Float[Tensor, "b 3 h w"]) -> UInt8[np.ndarray, "b h w 3"]:
 def save_grid(path: Path, rows: Sequence[Float[Tensor, "b 3 h w"]]) -> None:
     """Write a contact sheet, one row for each tensor of pictures in [-1, 1]."""
     images = [np.concatenate(list(to_images(row)), axis=1) for row in rows]
-    save_photo(path, Photo(np.concatenate(images, axis=0)))
+    save_photo(path, Photo(np.concatenate(images, axis=0)), WORKING)

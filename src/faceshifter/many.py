@@ -4,43 +4,30 @@ from collections import Counter, deque
 from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing, nullcontext
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from threading import Lock
 
-import cv2
-import numpy as np
-from jaxtyping import UInt8
 from tqdm import tqdm
 
 from faceshifter import __version__
 from faceshifter.checkpoint import fingerprint
-from faceshifter.data.shards import write_atomically
 from faceshifter.errors import FaceShifterError, ImageError, NoFaceError, OutputError
-from faceshifter.face.detect import DlibDetector, Face
-from faceshifter.images import Photo, Pixels, load_photo, save_photo
+from faceshifter.face.detect import DlibDetector
+from faceshifter.files import make_folder
 from faceshifter.manifest import Manifest, Record
 from faceshifter.model_files import sha256
 from faceshifter.people import PEOPLE, Cast, Casting, name_file
 from faceshifter.provenance import read_mark
-from faceshifter.selection import Selection, why_none
-from faceshifter.swap import FaceSwapper, Swapped, Target, paste_faces
+from faceshifter.swap import FaceSwapper
+from faceshifter.swap_file import Opened, mask_path, open_target, swap_file
 from faceshifter.targets import Job, is_video
 
 AHEAD = 2
 """Photos that are read and searched for faces while the networks are busy with another."""
-MASK_SUFFIX = ".mask.png"
 UNMATCHED = "nobody matched"
 """Status of a target that shows nobody who is looked for; not a failure."""
-
-
-@dataclass(frozen=True)
-class Opened:
-    """A photo that has been read, and its faces."""
-
-    photo: Photo
-    faces: list[Face]
 
 
 @dataclass
@@ -71,88 +58,6 @@ class Report:
     """A line for each of the others without a result, and why."""
 
 
-def open_target(swapper: FaceSwapper, target: Path) -> Opened:
-    """Read a photo and find its faces.
-
-    Raises:
-        ImageError: It cannot be read.
-    """
-    photo = load_photo(target)
-    return Opened(photo, swapper.detector.detect(photo.pixels))
-
-
-def swap_file(
-    swapper: FaceSwapper,
-    selection: Selection,
-    target: Path,
-    out: Path,
-    *,
-    mask: Path | None = None,
-    opened: Opened | None = None,
-) -> tuple[Record, Swapped | None]:
-    """Swap the chosen faces of one photo or video and write it, with the target's own metadata.
-
-    Args:
-        swapper: Does it.
-        selection: Which faces, and who they become.
-        target: A photo, or a video by its suffix.
-        out: Where the result goes.
-        mask: Where the picture of a photo's changed pixels goes.
-        opened: The photo, where it has been read before.
-
-    Returns:
-        What the manifest says of it, and a photo's result.
-
-    Raises:
-        FaceShifterError: The target cannot be read or has no such face, or a file cannot be
-            written.
-    """
-    if is_video(target):
-        from faceshifter.video.clip import swap_video  # needs a package that photos do not
-
-        return {"video": asdict(swap_video(swapper, selection, target, out))}, None
-    opened = opened or open_target(swapper, target)
-    before = opened.photo.pixels
-    chosen = swapper.choose(before, opened.faces, selection)
-    if not chosen:
-        raise _why_nobody(opened.faces, selection)
-    targets, sources = [found for found, _ in chosen], [source for _, source in chosen]
-    steps = swapper.swap_targets(targets, sources, selection.strength)
-    swapped = Swapped(paste_faces(before, steps), steps)
-    if mask is not None:
-        _, png = cv2.imencode(".png", changed_pixels(before, swapped.pixels))
-        write_atomically(mask, png.tobytes())
-    save_photo(out, replace(opened.photo, pixels=swapped.pixels))
-    return {"faces": [_face_record(found) for found in targets]}, swapped
-
-
-def changed_pixels(before: Pixels, after: Pixels) -> UInt8[np.ndarray, "h w"]:
-    """255 where any channel differs, else 0."""
-    return np.where((before != after).any(axis=2), np.uint8(255), np.uint8(0))
-
-
-def mask_path(out: Path) -> Path:
-    """Where the mask of a result goes: beside it."""
-    return out.with_name(out.name + MASK_SUFFIX)
-
-
-def _why_nobody(faces: Sequence[Face], selection: Selection) -> NoFaceError:
-    if not (faces and selection.matches):
-        return why_none(faces, selection.face, "the target photo")
-    return NoFaceError(
-        "nobody of --match was found in the target photo; give another reference, or a folder "
-        "with several photos of the person"
-    )
-
-
-def _face_record(target: Target) -> Record:
-    assert target.face is not None, "a face that nobody detected"
-    return {
-        "box": np.round(target.face.box, 2).tolist(),
-        "landmarks": np.round(target.face.landmarks, 2).tolist(),
-    }
-
-
 class Many:
     """One run over many targets.
 
@@ -162,7 +67,14 @@ class Many:
     """
 
     def __init__(
-        self, swapper: FaceSwapper, casting: Casting, manifest: Manifest, *, masks: bool = False
+        self,
+        swapper: FaceSwapper,
+        casting: Casting,
+        manifest: Manifest,
+        *,
+        masks: bool = False,
+        watermark: bool = True,
+        encoding: Record | None = None,
     ) -> None:
         """Put together what is the same for every target.
 
@@ -171,9 +83,11 @@ class Many:
             casting: Who is put in for whom.
             manifest: What earlier runs did, and where this one says what it does.
             masks: Write the changed pixels of every photo beside it.
+            watermark: Mark the pixels too.
+            encoding: How videos are encoded, by the fields of VideoOptions.
         """
         self._swapper, self._casting, self._manifest = swapper, casting, manifest
-        self._masks = masks
+        self._masks, self._encoding = masks, encoding or {}
         self._hash_once = lru_cache(PEOPLE)(_hash)
         self._detecting = Lock()  # detectors serve one thread at a time
         self._settings: Record = {
@@ -182,7 +96,7 @@ class Many:
             "hear": None if swapper.hear is None else fingerprint(swapper.hear),
             "encoder": fingerprint(swapper.encoder),
             "detector": "dlib" if isinstance(swapper.detector, DlibDetector) else "yunet",
-            "watermark": False,
+            "watermark": watermark,
         }
 
     def run(self, jobs: Sequence[Job]) -> Report:
@@ -221,6 +135,8 @@ class Many:
                 todo.cast = self._casting.select(job.source)
             record["target_sha256"] = _hash(job.target)
             record |= self._people(todo.cast) | self._settings
+            if is_video(job.target):
+                record |= self._encoding | {"watermark": False}  # video/marking.py adds none
             earlier = self._manifest.find(job.out, record)
             if earlier is not None and self._is_finished(job, earlier):
                 return Todo(job, earlier, kept=True)
@@ -248,7 +164,7 @@ class Many:
 
     def _is_finished(self, job: Job, record: Record) -> bool:
         if record["status"] != "swapped":
-            return bool(record["status"] == UNMATCHED or record["status"] == "no face")
+            return record["status"] in (UNMATCHED, "no face")
         masked = not self._masks or is_video(job.target) or mask_path(job.out).exists()
         return masked and job.out.exists()
 
@@ -261,16 +177,18 @@ class Many:
             assert todo.cast is not None
             if job.out not in self._manifest:
                 _check_ours(job.out)
-            _make_folder(job.out.parent)
+            make_folder(job.out.parent)
             mask = mask_path(job.out) if self._masks and not is_video(job.target) else None
             with self._detecting if is_video(job.target) else nullcontext():
-                outcome, _ = swap_file(
+                outcome = swap_file(
                     self._swapper,
                     todo.cast.selection,
                     job.target,
                     job.out,
                     mask=mask,
                     opened=todo.opened,
+                    watermark=self._settings["watermark"],
+                    encoding=self._encoding,
                 )
             record |= {"status": "swapped", "why": None, "out_sha256": _hash(job.out), **outcome}
             if mask is not None:
@@ -314,10 +232,3 @@ def _check_ours(out: Path) -> None:
         ours = False
     if not ours:
         raise OutputError(f"{out} exists and is no result of a swap; choose another place")
-
-
-def _make_folder(folder: Path) -> None:
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise OutputError(f"{folder} cannot be made ({error.strerror}); choose another") from None

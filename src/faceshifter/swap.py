@@ -20,6 +20,7 @@ from faceshifter.models.aei import AEINet
 from faceshifter.models.hear import HEARNet, heuristic_error
 from faceshifter.models.identity import IdentityEncoder
 from faceshifter.pretrained import load_aei, load_encoder_of, load_hear, packaged_weights
+from faceshifter.provenance import WORKING
 from faceshifter.selection import (
     FaceChoice,
     Identity,
@@ -29,8 +30,8 @@ from faceshifter.selection import (
     why_none,
 )
 
-MOST_AT_ONCE = 16
-"""Faces in one batch: a crowd has hundreds, and memory is bounded."""
+MOST_AT_ONCE = {"cpu": 4, "cuda": 32}
+"""Faces in one batch: a crowd has hundreds, and more of them are slower on a CPU (docs/log.md)."""
 
 
 @dataclass(frozen=True)
@@ -237,8 +238,9 @@ class FaceSwapper:
         """Tell whose aligned crops are, many in one batch."""
         if not crops:
             return []
-        if len(crops) > MOST_AT_ONCE:
-            first, rest = slice(MOST_AT_ONCE), slice(MOST_AT_ONCE, None)
+        most = MOST_AT_ONCE[self.device.type]
+        if len(crops) > most:
+            first, rest = slice(most), slice(most, None)
             return self.identify(crops[first], matrices[first]) + self.identify(
                 crops[rest], matrices[rest]
             )
@@ -258,8 +260,9 @@ class FaceSwapper:
         """
         if not targets:
             return []
-        if len(targets) > MOST_AT_ONCE:
-            first, rest = slice(MOST_AT_ONCE), slice(MOST_AT_ONCE, None)
+        most = MOST_AT_ONCE[self.device.type]
+        if len(targets) > most:
+            first, rest = slice(most), slice(most, None)
             return self.swap_targets(targets[first], sources[first], strength) + self.swap_targets(
                 targets[rest], sources[rest], strength
             )
@@ -309,5 +312,7 @@ def save_steps(folder: Path, photo: Photo, swapped: Swapped) -> None:
         }
         for name, pixels in pictures.items():
             save_photo(
-                folder / f"{idx}-{name}.png", replace(photo, pixels=pixels, alpha=None, exif=None)
+                folder / f"{idx}-{name}.png",
+                replace(photo, pixels=pixels, alpha=None, exif=None),
+                WORKING,
             )

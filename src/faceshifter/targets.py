@@ -5,9 +5,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from faceshifter.errors import DataError, OutputError
+from faceshifter.files import read_table
 from faceshifter.images import SUFFIXES
 from faceshifter.people import is_photo
-from faceshifter.tables import read_table
 
 PAIR_COLUMNS = ("source", "target", "out")
 VIDEO_SUFFIXES = (".mp4", ".m4v", ".mov", ".mkv", ".webm")

@@ -47,6 +47,7 @@ def masks(
     from faceshifter.data.shards import write_atomically
     from faceshifter.evaluate.masks import draw_masks, masks_as_json, masks_of_pair
     from faceshifter.images import Photo, save_photo
+    from faceshifter.provenance import WORKING
     from faceshifter.swap import FaceSwapper
 
     swapper = FaceSwapper.from_pretrained(
@@ -56,7 +57,7 @@ def masks(
         masks_of_pair(source, target, swapper)
         for source, target in zip(photos[::2], photos[1::2], strict=True)
     ]
-    save_photo(out, Photo(draw_masks(pairs, swapper.image_size)))
+    save_photo(out, Photo(draw_masks(pairs, swapper.image_size)), WORKING)
     if json is not None:
         write_atomically(json, dumps(masks_as_json(pairs)).encode())
     for k, means in enumerate(zip(*(pair.means for pair in pairs), strict=True), 1):
@@ -108,6 +109,7 @@ def query(
     from faceshifter.face.detect import load_detector
     from faceshifter.images import Photo, load_photo, save_photo
     from faceshifter.pretrained import load_aei, packaged_weights
+    from faceshifter.provenance import WORKING
 
     chosen = choose_device(device)
     aei, _ = load_aei((weights or packaged_weights()) / "aei.safetensors")
@@ -128,7 +130,7 @@ def query(
         ]
         for crop, found in zip(crops, results, strict=True)
     ]
-    save_photo(out, Photo(draw_sheet(rows, config.image_size)))
+    save_photo(out, Photo(draw_sheet(rows, config.image_size)), WORKING)
     queries = [
         {
             "query": str(path),

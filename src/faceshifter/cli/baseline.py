@@ -17,6 +17,7 @@ def baseline(
     pairs: Path | None = None,
     landmarker: Path = Path("face_landmarker"),
     yunet: Path | None = None,
+    watermark: bool = True,
 ) -> None:
     """Swap faces the classical way, by warping and blending, to compare with.
 
@@ -28,6 +29,7 @@ def baseline(
             go on.
         landmarker: MediaPipe's face_landmarker.task; by its name it is downloaded.
         yunet: YuNet's model file, to detect faces with it instead of dlib; yunet downloads it.
+        watermark: Mark the pixels too; metadata and manifest are always written, and say if not.
     """
     if (source is None) == (pairs is None) or (source is None) != (target is None):
         raise DataError("give either SOURCE and TARGET or --pairs PAIRS.csv")
@@ -43,6 +45,9 @@ def baseline(
     from faceshifter.face.detect import load_detector
     from faceshifter.face.mesh import MeshFinder
     from faceshifter.images import Photo, load_photo, save_photo
+    from faceshifter.provenance import WARPED
+
+    origin = replace(WARPED, watermark=watermark)
 
     def swap(source: Photo, target: Photo) -> Photo:
         return replace(target, pixels=classical_swap(source.pixels, target.pixels, finder))
@@ -50,14 +55,14 @@ def baseline(
     if source is not None and target is not None:
         source_photo, target_photo = load_photo(source), load_photo(target)
         finder = MeshFinder(load_detector(yunet), landmarker)
-        save_photo(out, swap(source_photo, target_photo))
+        save_photo(out, swap(source_photo, target_photo), origin)
         print(f"swapped classically: {out}")
         return
     assert pairs is not None
     todo = read_pairs(pairs)
     finder = MeshFinder(load_detector(yunet), landmarker)
     make_folder(out)
-    report = swap_pairs(todo, out, swap, METHOD)
+    report = swap_pairs(todo, out, swap, METHOD, origin)
     num_swapped = report.num_pairs - len(report.failures)
     print(f"{num_swapped} of {report.num_pairs} pairs: {out / 'results.csv'}")
     if report.num_kept:

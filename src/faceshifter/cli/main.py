@@ -10,6 +10,7 @@ from faceshifter import __version__
 from faceshifter.cli.ablation import ablate
 from faceshifter.cli.analyses import masks, query, study
 from faceshifter.cli.baseline import baseline, models
+from faceshifter.cli.checking import doctor, verify
 from faceshifter.cli.measuring import check_identity, evaluate
 from faceshifter.cli.serving import serve
 from faceshifter.cli.swapping import demo, identity, swap
@@ -33,6 +34,8 @@ COMMANDS: dict[str, Callable[..., Any]] = {
     "query": query,
     "study": study,
     "serve": serve,
+    "verify": verify,
+    "doctor": doctor,
 }
 
 

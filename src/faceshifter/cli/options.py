@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Literal
 
 from faceshifter.errors import OutputError
+from faceshifter.files import make_folder as make_folder  # for the commands
 
 Device = Literal["auto", "cpu", "cuda"]
 
@@ -25,11 +26,3 @@ def check_folder(out: Path, option: str) -> None:
         raise OutputError(f"the folder {out.parent} of {option} does not exist; create it first")
     if not os.access(out.parent, os.W_OK):
         raise OutputError(f"the folder {out.parent} of {option} cannot be written; choose another")
-
-
-def make_folder(folder: Path) -> None:
-    """Make a folder and its parents, or say in one sentence why not."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise OutputError(f"{folder} cannot be made ({error.strerror}); choose another") from None

@@ -2,7 +2,7 @@
 
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from tyro.conf import Positional, UseAppendAction
 
@@ -37,6 +37,7 @@ def swap(
     codec: CodecName = "auto",
     quality: int | None = None,
     report: Path | None = None,
+    watermark: bool = True,
     weights: Path | None = None,
     identity: Path | None = None,
     yunet: Path | None = None,
@@ -65,6 +66,7 @@ def swap(
             vp9 for .webm.
         quality: Of a video, the encoder's constant rate factor: less is better and larger.
         report: File that gets a line of JSON for each frame of one video.
+        watermark: Mark the pixels too; metadata and manifest are always written, and say if not.
         weights: Folder with aei.safetensors and hear.safetensors, in place of the package's.
         identity: Identity encoder that --weights were trained with, where it is not built in.
         yunet: YuNet's model file, to detect faces with it instead of dlib; yunet downloads it.
@@ -98,6 +100,8 @@ def swap(
             _check_exists(target)
             video = is_video(target) or is_video(out)
             check_clip(target, out, report) if video else check_output(out)
+            if video and (masks or save_steps is not None):
+                raise DataError("--masks and --save-steps are for photos; leave them out")
     if many and report is not None:
         raise DataError("--report is for one video; leave it out, or give one video")
     if many and save_steps is not None:
@@ -116,8 +120,9 @@ def swap(
     if pairs is None:
         for line in casting.skipped(source):
             print(f"not used: {line}", file=sys.stderr)
+    encoding = {"codec": codec, "quality": quality}
     if many:
-        _swap_many(swapper, casting, jobs, manifest, masks)
+        _swap_many(swapper, casting, jobs, manifest, masks, watermark, encoding)
     elif is_video(jobs[0].out):
         from faceshifter.video.clip import VideoOptions
 
@@ -130,7 +135,7 @@ def swap(
             report=report,
         )
     else:
-        _swap_one(swapper, casting, jobs[0], masks, save_steps)
+        _swap_one(swapper, casting, jobs[0], masks, watermark, save_steps)
 
 
 def _source_and_target(
@@ -154,33 +159,47 @@ def _check_exists(*paths: Path | None) -> None:
 
 
 def _swap_one(
-    swapper: "FaceSwapper", casting: "Casting", job: "Job", masks: bool, steps: Path | None
+    swapper: "FaceSwapper",
+    casting: "Casting",
+    job: "Job",
+    masks: bool,
+    watermark: bool,
+    steps: Path | None,
 ) -> None:
-    from faceshifter.many import mask_path, open_target, swap_file
-    from faceshifter.swap import save_steps
+    from faceshifter.swap_file import mask_path, swap_file
 
     selection = casting.select(job.source).selection
-    opened = open_target(swapper, job.target)
     mask = mask_path(job.out) if masks else None
-    _, swapped = swap_file(swapper, selection, job.target, job.out, mask=mask, opened=opened)
-    if swapped is None or opened is None:
-        print(f"swapped: {job.out}")
-        return
-    if steps is not None:
-        make_folder(steps)
-        save_steps(steps, opened.photo, swapped)
-    faces = "face" if len(swapped.steps) == 1 else "faces"
-    print(f"swapped {len(swapped.steps)} {faces}: {job.out}")
+    done = swap_file(
+        swapper, selection, job.target, job.out, mask=mask, steps=steps, watermark=watermark
+    )
+    num_faces = len(done["faces"])
+    faces = "face" if num_faces == 1 else "faces"
+    print(f"swapped {num_faces} {faces}: {job.out}")
 
 
 def _swap_many(
-    swapper: "FaceSwapper", casting: "Casting", jobs: "list[Job]", manifest: Path, masks: bool
+    swapper: "FaceSwapper",
+    casting: "Casting",
+    jobs: "list[Job]",
+    manifest: Path,
+    masks: bool,
+    watermark: bool,
+    encoding: dict[str, Any],
 ) -> None:
     from faceshifter.manifest import Manifest
     from faceshifter.many import Many
 
     make_folder(manifest.parent)
-    report = Many(swapper, casting, Manifest(manifest), masks=masks).run(jobs)
+    run = Many(
+        swapper,
+        casting,
+        Manifest(manifest),
+        masks=masks,
+        watermark=watermark,
+        encoding=encoding,
+    )
+    report = run.run(jobs)
     for line in report.failures:
         print(f"not swapped: {line}", file=sys.stderr)
     print(f"swapped {report.num_swapped} of {len(jobs)}: {manifest}")

@@ -36,6 +36,7 @@ from faceshifter.images import Photo, save_photo, to_range
 from faceshifter.models.aei import AEINet
 from faceshifter.models.hear import heuristic_error
 from faceshifter.models.identity import IdentityEncoder
+from faceshifter.provenance import WORKING
 
 BATCH = 32
 """Faces that are computed, written and taken up again together: a fixed number, because what a
@@ -314,7 +315,7 @@ def write_selection(
 
 
 def _save_sheet(path: Path, rows: Sequence[Sequence[Cell]], size: int) -> None:
-    save_photo(path, Photo(draw_sheet(rows, size)))
+    save_photo(path, Photo(draw_sheet(rows, size)), WORKING)
 
 
 def _pictures(

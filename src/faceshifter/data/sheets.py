@@ -10,6 +10,7 @@ from jaxtyping import UInt8
 from PIL import Image, ImageDraw, ImageFont
 
 from faceshifter.images import Photo, Pixels, save_photo
+from faceshifter.provenance import WORKING
 
 MARGIN = 4  # pixels around each picture
 FONT_SIZE = 11
@@ -95,4 +96,4 @@ def save_histogram(path: Path, errors: Sequence[float], threshold: float) -> Non
     title = "mean |X_t - Y_hat_tt| of a face, in [0, 2]"
     draw.text((WIDTH / 2, HEIGHT - 8), title, INK, font, anchor="ms")
     draw.text((BORDER, BORDER - 2), f"{int(counts.max())} faces", INK, font, anchor="ls")
-    save_photo(path, Photo(np.array(image)))
+    save_photo(path, Photo(np.array(image)), WORKING)

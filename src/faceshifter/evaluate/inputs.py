@@ -10,8 +10,8 @@ import numpy as np
 
 from faceshifter.data.prepare import PhotoFile, find_photos
 from faceshifter.errors import DataError, DependencyError, ImageError
+from faceshifter.files import read_table
 from faceshifter.images import Pixels
-from faceshifter.tables import read_table
 
 FRAMES = 10  # evenly spaced frames of a video, Section 4.1
 

@@ -15,8 +15,9 @@ from tqdm import tqdm
 
 from faceshifter.data.shards import write_atomically
 from faceshifter.errors import ImageError, NoFaceError
+from faceshifter.files import read_table
 from faceshifter.images import Photo, load_photo, save_photo
-from faceshifter.tables import read_table
+from faceshifter.provenance import SWAPPED, Origin
 
 PAIR_COLUMNS = ("source", "target")
 RESULT_COLUMNS = ("source", "target", "result", "method")
@@ -47,7 +48,13 @@ def read_pairs(path: Path) -> list[tuple[Path, Path]]:
     return list(dict.fromkeys(pairs))
 
 
-def swap_pairs(pairs: list[tuple[Path, Path]], out: Path, swap: Swap, method: str) -> SwapReport:
+def swap_pairs(
+    pairs: list[tuple[Path, Path]],
+    out: Path,
+    swap: Swap,
+    method: str,
+    origin: Origin = SWAPPED,
+) -> SwapReport:
     """Write one picture a pair and then ``results.csv``. Call again to go on.
 
     A pair that cannot be swapped is reported and left out of the table; the others go on.
@@ -57,6 +64,7 @@ def swap_pairs(pairs: list[tuple[Path, Path]], out: Path, swap: Swap, method: st
         out: Folder, which exists.
         swap: The method.
         method: What the table calls it.
+        origin: How its results come about, for their marks.
 
     Raises:
         OutputError: A file cannot be written.
@@ -68,7 +76,7 @@ def swap_pairs(pairs: list[tuple[Path, Path]], out: Path, swap: Swap, method: st
             num_kept += 1
         else:
             try:
-                save_photo(result, swap(load_photo(source), load_photo(target)))
+                save_photo(result, swap(load_photo(source), load_photo(target)), origin)
             except (ImageError, NoFaceError) as error:
                 failures.append(f"{source} -> {target}: {error}")
                 continue

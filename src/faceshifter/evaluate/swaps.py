@@ -26,6 +26,7 @@ from faceshifter.face.align import crop_face, crop_matrix
 from faceshifter.face.blend import paste_face
 from faceshifter.face.detect import Face, FaceDetector
 from faceshifter.images import Photo, Pixels, save_photo
+from faceshifter.provenance import WORKING
 from faceshifter.swap import FaceSwapper
 
 ANCHORS = ("copy-target", "paste-source")
@@ -325,7 +326,7 @@ def _keep_picture(folder: Path, idx: int, record: dict[str, Any], strip: Pixels)
     if not scores:
         return
     folder.mkdir(exist_ok=True)
-    save_photo(folder / f"{scores[-1]:+.6f}_{idx}.jpg", Photo(strip))
+    save_photo(folder / f"{scores[-1]:+.6f}_{idx}.jpg", Photo(strip), WORKING)
     files = sorted(folder.glob("[+-]*_*.jpg"), key=lambda file: float(file.stem.split("_")[0]))
     for file in files[KEPT_PICTURES:-KEPT_PICTURES]:
         file.unlink()

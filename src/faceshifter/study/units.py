@@ -8,7 +8,7 @@ from pathlib import Path
 from PIL import Image
 
 from faceshifter.errors import DataError
-from faceshifter.tables import read_table
+from faceshifter.files import read_table
 
 COLUMNS = ("source", "target", "result", "method")
 

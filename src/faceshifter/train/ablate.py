@@ -27,6 +27,7 @@ from faceshifter.errors import DataError, TrainingError
 from faceshifter.images import Photo, save_photo, to_images
 from faceshifter.models.identity import load_identity_encoder
 from faceshifter.pretrained import load_aei
+from faceshifter.provenance import WORKING
 from faceshifter.recipes import BASELINES
 from faceshifter.train.aei import NUM_WATCHED, choose_watched, measure_swaps, train, what_makes
 from faceshifter.train.loop import refuse_another_run, to_device
@@ -154,7 +155,7 @@ def _measure(
     rows = [
         [Cell(pixels[idx], name) for name, pixels in columns.items()] for idx in range(NUM_ROWS)
     ]
-    save_photo(folder / "ablation.png", Photo(draw_sheet(rows, max(size, MIN_SIDE))))
+    save_photo(folder / "ablation.png", Photo(draw_sheet(rows, max(size, MIN_SIDE))), WORKING)
     write_atomically(folder / "ablation.md", ("\n".join(markdown(result)) + "\n").encode())
     saved = {
         "version": __version__,

@@ -165,7 +165,8 @@ def _describe(video: VideoStream, own: VideoStream, clip: Clip, container: str) 
     video.metadata.update(own.metadata)
     video.disposition = own.disposition
     context = video.codec_context
-    context.sample_aspect_ratio = clip.aspect
+    if clip.aspect is not None:
+        context.sample_aspect_ratio = clip.aspect
     context.framerate = clip.rate
     if clip.display_matrix != UPRIGHT:
         video.set_display_matrix(clip.display_matrix)

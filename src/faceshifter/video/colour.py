@@ -179,7 +179,7 @@ def _changed(
     differs = cv2.absdiff(before, after).reshape(before.shape[0], -1)
     slices = []
     for axis, step in ((1, 1), (0, 3)):
-        where = np.flatnonzero(differs.any(axis=axis)) // step
+        where = np.flatnonzero(cv2.reduce(differs, axis, cv2.REDUCE_MAX)) // step
         if not len(where):
             return slice(0, 0), slice(0, 0)
         slices.append(slice(int(where[0]) // 2 * 2, int(where[-1]) // 2 * 2 + 2))

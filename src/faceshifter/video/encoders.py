@@ -49,7 +49,8 @@ class Encoder:
         context.width, context.height = self.size(clip)
         context.pix_fmt = self.pixel_format
         context.time_base = clip.time_base
-        context.sample_aspect_ratio = clip.aspect
+        if clip.aspect is not None:
+            context.sample_aspect_ratio = clip.aspect
         context.colorspace, context.color_range = clip.colour.matrix, clip.colour.range
         context.color_primaries = clip.colour.primaries
         context.color_trc = clip.colour.transfer

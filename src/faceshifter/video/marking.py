@@ -6,7 +6,7 @@ from av.container import OutputContainer
 
 from faceshifter import __version__
 from faceshifter.images import Pixels
-from faceshifter.provenance import DESCRIPTION, DIGITAL_SOURCE_TYPE
+from faceshifter.provenance import SWAPPED
 
 
 def mark_picture(pixels: Pixels) -> Pixels:
@@ -16,7 +16,7 @@ def mark_picture(pixels: Pixels) -> Pixels:
 
 def mark_metadata(container: OutputContainer) -> None:
     """The container's own fields, which any player shows."""
-    container.metadata["comment"] = f"{DESCRIPTION} {DIGITAL_SOURCE_TYPE}"
+    container.metadata["comment"] = f"{SWAPPED.description} {SWAPPED.digital_source_type}"
     container.metadata["encoder"] = f"faceshifter {__version__}"
 
 

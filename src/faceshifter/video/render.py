@@ -19,7 +19,7 @@ from faceshifter.video.plan import Plan, PlannedFrame
 from faceshifter.video.source import read_frames
 from faceshifter.video.stages import ahead
 
-SEGMENT = 240
+SEGMENT = 96
 """Frames of a segment: what a kill loses at most."""
 LEAD = 10
 """Seconds before a segment's first frame, for decoding times: its container has none below 0.

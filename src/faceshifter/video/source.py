@@ -40,8 +40,8 @@ class Clip:
     """Frames that the file promises, or a guess."""
     promised: int
     """Frames that the file promises; 0 where it says nothing."""
-    aspect: Fraction
-    """Width of a stored pixel by its height."""
+    aspect: Fraction | None
+    """Width of a stored pixel by its height, where the file says it."""
     display_matrix: tuple[int, ...]
     """How players turn the picture, in FFmpeg's form."""
     pixel_format: str
@@ -55,7 +55,7 @@ class Clip:
         turn = np.sign(np.round(np.array([[a, c], [b, d]]) / 65536))
         if abs(np.linalg.det(turn)) != 1:
             turn = np.eye(2)  # not a multiple of 90 degrees: players do not turn it either
-        linear = turn @ np.diag([float(self.aspect), 1])
+        linear = turn @ np.diag([float(self.aspect or 1), 1])
         ends = np.array([[-0.5, -0.5], [self.width - 0.5, self.height - 0.5]]) @ linear.T
         return np.column_stack([linear, -0.5 - ends.min(axis=0)])
 
@@ -108,7 +108,7 @@ def open_clip(path: Path) -> Clip:
             rate=rate,
             count=promised or max(round(seconds * rate), 1),
             promised=promised,
-            aspect=stream.sample_aspect_ratio or Fraction(1),
+            aspect=stream.sample_aspect_ratio,
             display_matrix=_display_matrix(first),
             pixel_format=first.format.name,
             colour=colour_of(first),

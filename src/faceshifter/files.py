@@ -1,10 +1,10 @@
-"""CSV files that users give: one header, one line for each thing."""
+"""Tables and folders that users name."""
 
 import csv
 from collections.abc import Sequence
 from pathlib import Path
 
-from faceshifter.errors import DataError
+from faceshifter.errors import DataError, OutputError
 
 
 def read_table(path: Path, columns: Sequence[str]) -> list[dict[str, str]]:
@@ -37,3 +37,15 @@ def read_table(path: Path, columns: Sequence[str]) -> list[dict[str, str]]:
     if not rows:
         raise DataError(f"{path} has no rows; give one or more below its first line")
     return rows
+
+
+def make_folder(folder: Path) -> None:
+    """Make a folder and its parents, or say in one sentence why not.
+
+    Raises:
+        OutputError: It cannot be made.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OutputError(f"{folder} cannot be made ({error.strerror}); choose another") from None

@@ -1,0 +1,265 @@
+import io
+import json
+import sys
+
+import c2pa
+import cv2
+import numpy as np
+import pytest
+from PIL import Image
+
+from faceshifter import doctor, signer, swap, verify
+from faceshifter.cli import main as cli
+from faceshifter.credentials import mark_video
+from faceshifter.doctor import examine
+from faceshifter.images import Photo, save_photo
+from faceshifter.model_files import CACHE_VARIABLE, MODEL_FILES
+from faceshifter.provenance import IPTC_EXT, RDF
+from faceshifter.verify import inspect
+from faceshifter.watermark import THRESHOLD, embed_watermark
+
+CAPTURE = "http://cv.iptc.org/newscodes/digitalsourcetype/digitalCapture"
+
+
+@pytest.fixture
+def run(monkeypatch, capsys):
+    """Run the command line and return exit code, output and error output."""
+
+    def run_command(*words):
+        monkeypatch.setattr(sys, "argv", ["faceshifter", *map(str, words)])
+        try:
+            cli.main()
+            code = 0
+        except SystemExit as exit_:
+            code = exit_.code
+        return code, *capsys.readouterr()
+
+    return run_command
+
+
+def write_video(path, frames, codec="libx264", **options):
+    av = pytest.importorskip("av")
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream(codec, rate=10, options=options)
+        stream.height, stream.width = frames[0].shape[:2]
+        stream.pix_fmt = "yuv420p"
+        for frame in frames:
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
+        container.mux(stream.encode(None))
+
+
+def test_a_result_has_every_mark(run, tmp_path, grace_hopper):
+    path = tmp_path / "a.jpg"
+    save_photo(path, Photo(grace_hopper))
+    code, out, err = run("verify", path)
+    assert (code, err) == (0, "")
+    name, xmp, signature, manifest, said, mark = out.splitlines()
+    assert name == str(path)
+    assert xmp.startswith("  XMP: compositeWithTrainedAlgorithmicMedia, by faceshifter ")
+    assert "nobody vouches for the signer, who says to be faceshifter, key made" in signature
+    assert manifest.startswith("  C2PA: compositeWithTrainedAlgorithmicMedia, by faceshifter ")
+    assert said == "  C2PA: says that the picture itself is marked"
+    assert mark.startswith("  watermark: ours (score ")
+
+
+def test_a_photo_of_a_camera_has_none(run, tmp_path, grace_hopper_path):
+    code, out, err = run("verify", grace_hopper_path)
+    assert (code, err) == (0, "")
+    assert out.splitlines()[1:3] == ["  XMP: no digital source type", "  C2PA: no manifest"]
+    assert out.splitlines()[3].startswith("  watermark: none of ours (score ")
+
+
+def test_a_copy_without_metadata_still_has_the_watermark(run, tmp_path, grace_hopper):
+    save_photo(tmp_path / "a.png", Photo(grace_hopper))
+    with Image.open(tmp_path / "a.png") as image:
+        image.resize((256, 300)).convert("RGB").save(tmp_path / "shared.jpg", quality=75)
+    lines = run("verify", tmp_path / "shared.jpg")[1].splitlines()
+    assert lines[1:3] == ["  XMP: no digital source type", "  C2PA: no manifest"]
+    assert lines[3].startswith("  watermark: ours")
+
+
+def test_a_changed_result_is_not_believed(run, tmp_path, grace_hopper):
+    save_photo(tmp_path / "a.jpg", Photo(grace_hopper))
+    content = (tmp_path / "a.jpg").read_bytes()
+    assert content.count(b"Tool>faceshifter") == 1
+    (tmp_path / "a.jpg").write_bytes(content.replace(b"Tool>faceshifter", b"Tool>facecameras"))
+    code, out, _ = run("verify", tmp_path / "a.jpg")
+    assert code == 0
+    assert "XMP: compositeWithTrainedAlgorithmicMedia, by facecameras" in out
+    assert "C2PA: invalid (" in out
+
+
+def test_marks_of_other_tools_are_told(run, tmp_path, grace_hopper, config):
+    xmp = (
+        f'<r:RDF xmlns:r="{RDF}" xmlns:i="{IPTC_EXT}" xmlns:x="http://ns.adobe.com/xap/1.0/">'
+        f'<r:Description i:DigitalSourceType="{CAPTURE}" x:CreatorTool="Camera&#10;II"/></r:RDF>'
+    )
+    unsigned = io.BytesIO()
+    Image.fromarray(grace_hopper).save(unsigned, "JPEG", xmp=xmp.encode())
+    algorithm, chain, key = signer.load_signer(signer.signer_file())
+    actions = [{"action": "c2pa.created", "digitalSourceType": CAPTURE}]
+    manifest = {
+        "claim_generator_info": [{"name": "Camera \x1b[31m"}],
+        "assertions": [{"label": "c2pa.actions", "data": {"actions": actions}}],
+    }
+    with (
+        c2pa.Signer.from_info(c2pa.C2paSignerInfo(algorithm, chain, key, None)) as own,
+        c2pa.Builder(manifest) as builder,
+        (tmp_path / "a.jpg").open("wb+") as file,
+    ):
+        builder.sign(own, "image/jpeg", unsigned, file)
+    code, out, _ = run("verify", tmp_path / "a.jpg")
+    assert code == 0
+    assert "  XMP: digitalCapture, by Camera" in out
+    assert "  C2PA: digitalCapture, by Camera ?[31m\n" in out
+    assert "\x1b" not in out
+    assert "watermark: none of ours" in out
+    assert "says that the picture itself" not in out
+
+
+def test_json_holds_the_same_and_a_bad_file_does_not_stop_the_others(run, tmp_path, grace_hopper):
+    save_photo(tmp_path / "a.png", Photo(grace_hopper))
+    (tmp_path / "b.png").write_bytes((tmp_path / "a.png").read_bytes()[:5000])
+    (tmp_path / "c.txt").write_text("hello")
+    files = [tmp_path / name for name in ("b.png", "c.txt", "missing.mp4", "a.png")]
+    code, out, err = run("verify", *files, "--json")
+    assert code == 2
+    assert [line.split(": ")[0] for line in err.splitlines()] == ["faceshifter"] * 3
+    bad, text, missing, good = json.loads(out)
+    assert all("error" in row for row in (bad, text, missing))
+    assert good["watermark"] is True
+    assert good["watermark_score"] > THRESHOLD
+    assert good["xmp"]["tool"] == good["manifest"]["generator"]
+    assert good["manifest"]["state"] == "Valid"
+
+
+def test_nothing_to_verify_is_one_sentence(run):
+    code, out, err = run("verify")
+    assert (code, out) == (2, "")
+    assert err.count("\n") == 1
+
+
+@pytest.mark.parametrize("suffix", ["mp4", "mov", "mkv"])
+def test_a_video_s_frames_are_looked_at_together(run, tmp_path, astronaut, suffix):
+    portrait = cv2.resize(astronaut, (320, 320), interpolation=cv2.INTER_AREA)
+    frames = [np.roll(portrait, 3 * idx, axis=1) for idx in range(16)]
+    path = tmp_path / f"a.{suffix}"
+    write_video(path, frames, crf="23", g="8")
+    assert inspect(path).watermark_score < THRESHOLD
+    write_video(path, [embed_watermark(frame) for frame in frames], crf="23", g="8")
+    if suffix != "mkv":
+        mark_video(path)
+    found = inspect(path)
+    assert found.kind == "video"
+    assert found.watermark_score > THRESHOLD
+    assert (found.xmp is None) == (found.manifest is None) == (suffix == "mkv")
+    code, out, _ = run("verify", path)
+    assert code == 0
+    assert "watermark: ours" in out
+
+
+def test_without_pyav_a_video_s_metadata_are_told(run, tmp_path, astronaut, monkeypatch):
+    write_video(tmp_path / "a.mp4", [astronaut] * 3)
+    mark_video(tmp_path / "a.mp4")
+    monkeypatch.setitem(sys.modules, "av", None)
+    code, out, _ = run("verify", tmp_path / "a.mp4")
+    assert code == 0
+    assert "C2PA: valid" in out
+    assert "run pip install av" in out
+
+
+@pytest.mark.parametrize("length", [20, 400, -2000])
+def test_a_video_cut_off_is_one_sentence(run, tmp_path, astronaut, length):
+    write_video(tmp_path / "a.mp4", [cv2.resize(astronaut, (128, 128))] * 3)
+    (tmp_path / "a.mp4").write_bytes((tmp_path / "a.mp4").read_bytes()[:length])
+    code, out, err = run("verify", tmp_path / "a.mp4")
+    assert (code, out) == (2, "")
+    assert err.count("\n") == 1
+    assert "a.mp4" in err
+
+
+def problems():
+    return {check.name: check for check in examine() if check.remedy is not None}
+
+
+def test_the_doctor_finds_this_installation_well(run, monkeypatch, tmp_path):
+    monkeypatch.setenv(CACHE_VARIABLE, str(tmp_path))
+    monkeypatch.setattr(doctor, "MIN_FREE", 0)
+    code, out, err = run("doctor")
+    assert (code, err) == (0, "")
+    assert out.endswith("all is well\n")
+    names = [line.split(":")[0].split()[-1] for line in out.splitlines()[:-1]]
+    assert names[:3] == ["versions", "opencv", "device"]
+    assert {"weights", "dlib", "encoder", "signing", "codecs"} <= set(names)
+
+
+def test_the_doctor_prints_problems_with_remedies_and_exits_with_1(run, monkeypatch, tmp_path):
+    damaged = tmp_path / MODEL_FILES["yunet"].file
+    damaged.write_text("hello")
+    (tmp_path / "own.pem").write_text("hello")
+    monkeypatch.setenv(CACHE_VARIABLE, str(tmp_path))
+    monkeypatch.setenv(signer.SIGNER_VARIABLE, str(tmp_path / "own.pem"))
+    monkeypatch.setattr(doctor, "packaged_weights", lambda: tmp_path)
+    monkeypatch.setattr(doctor, "MIN_FREE", 1e30)
+    monkeypatch.setattr(doctor, "ENCODERS", {"H.264": ("unheard_of",)})
+    monkeypatch.setattr(doctor, "_encoder", lambda: iter(()), raising=True)
+    monkeypatch.setattr(doctor._encoder, "__name__", "_encoder")
+    code, out, err = run("doctor")
+    assert (code, err) == (1, "")
+    lines = out.splitlines()
+    wrong = [line for line in lines if line.startswith("PROBLEM ")]
+    names = [line.split()[1].rstrip(":") for line in wrong]
+    assert names == ["weights", "signing", "model", "codecs", "disk", "disk"]
+    assert lines[-1] == "6 problems"
+    for line in wrong:
+        assert lines[lines.index(line) + 1].startswith("        ")
+
+
+def test_the_doctor_sees_a_wrong_crop_and_swapped_colours(monkeypatch):
+    crop_face = swap.crop_face
+    swapper = swap.FaceSwapper.from_pretrained(hear=False, device="cpu")
+    monkeypatch.setattr(swap.FaceSwapper, "from_pretrained", lambda **options: swapper)
+
+    def wrong(pixels, matrix, size):
+        if fault == "colours":
+            return np.ascontiguousarray(crop_face(pixels, matrix, size)[..., ::-1])
+        scale, shift = (1.15, 0) if fault == "scale" else (1, 0.1 * size)
+        change = np.array([[scale, 0, shift], [0, scale, shift]])
+        change[:, 2] += (1 - scale) * size / 2
+        return crop_face(pixels, (change @ np.vstack([matrix, [0, 0, 1]])), size)
+
+    monkeypatch.setattr(swap, "crop_face", wrong)
+    for fault in ("colours", "shift", "scale"):  # noqa: B007  # which wrong reads
+        (check,) = doctor._encoder()
+        assert check.remedy is not None
+
+
+def test_the_doctor_sees_a_certificate_that_runs_out(monkeypatch, tmp_path):
+    monkeypatch.setattr(signer, "YEARS", 0.05)
+    (tmp_path / "own.pem").write_bytes(signer.make_signer())
+    monkeypatch.setenv(signer.SIGNER_VARIABLE, str(tmp_path / "own.pem"))
+    (check,) = doctor._signing()
+    assert "new certificate" in check.remedy
+
+
+def test_the_doctor_makes_no_key(monkeypatch, tmp_path):
+    monkeypatch.setenv(signer.CONFIG_VARIABLE, str(tmp_path / "config"))
+    (check,) = doctor._signing()
+    assert check.remedy is None
+    assert "made on first use" in check.found
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_doctor_tells_which_of_two_opencvs_is_on_top(monkeypatch):
+    monkeypatch.setattr(doctor, "_version", lambda name: "5.0")
+    monkeypatch.setattr(cv2, "getBuildInformation", lambda: "  GUI:    QT5\n")
+    assert doctor._opencv().remedy is not None
+    monkeypatch.setattr(cv2, "getBuildInformation", lambda: "  GUI:    NONE\n")
+    assert doctor._opencv().remedy is None
+
+
+def test_only_as_many_frames_are_decoded_as_are_looked_at(tmp_path, astronaut):
+    frames = [np.full((64, 64, 3), 10 * idx, np.uint8) for idx in range(20)]
+    write_video(tmp_path / "a.mp4", frames, g="5")
+    levels = [frame.mean() for frame in verify.sample_frames(tmp_path / "a.mp4", 4)]
+    np.testing.assert_allclose(levels, [30, 80, 130, 180], atol=12)
