@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -21,11 +22,13 @@ from faceshifter.cli.swapping import swap
 from faceshifter.errors import CancelledError, OutputError, VideoError
 from faceshifter.selection import Match, Selection
 from faceshifter.swap import FaceSwapper
+from faceshifter.verify import inspect
 from faceshifter.video import clip as clips
 from faceshifter.video import render
 from faceshifter.video.clip import VideoOptions, discard_work, swap_video
 from faceshifter.video.encoders import choose_encoder
 from faceshifter.video.source import open_clip
+from faceshifter.watermark import THRESHOLD
 
 SIDE = 176
 FRAMES = 15
@@ -151,7 +154,11 @@ def talking(
         metadata={"title": "A title", "artist": "An artist"},
     )
     out, report = folder / "out.mp4", folder / "report.jsonl"
-    summary = swap_video(swapper, selection, source, out, report=report)
+    clean = VideoOptions(watermark=False)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("FACESHIFTER_CONFIG", str(folder / "key"))
+        summary = swap_video(swapper, selection, source, out, options=clean, report=report)
+    shutil.rmtree(folder / "key")
     return source, out, report, summary
 
 
@@ -452,9 +459,6 @@ def test_a_full_disk_is_one_sentence(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     source, *_ = talking
-    monkeypatch.setattr(
-        render, "segment_path", lambda folder, number: folder / f"segment-{number:06d}.nut"
-    )
     real = av.open
 
     def full(name: str, *args: Any, **kwargs: Any) -> Any:
@@ -513,3 +517,20 @@ def test_the_command_swaps_a_video_and_says_what_became_of_it(
         assert container.streams.video[0].codec_context.name == "hevc"
     with pytest.raises(OutputError, match="is a video, and --out"):
         swap(photo, source, out=tmp_path / "out.png", weights=smoke_weights)
+
+
+def test_a_result_carries_every_mark(
+    talking: Any, swapper: FaceSwapper, selection: Selection, tmp_path: Path
+) -> None:
+    source, clean, *_ = talking
+    out = tmp_path / "out.mp4"
+    swap_video(swapper, selection, source, out)
+    mark, unmarked = inspect(out), inspect(clean)
+    assert mark.watermark_score is not None
+    assert unmarked.watermark_score is not None
+    assert unmarked.watermark_score < THRESHOLD <= mark.watermark_score
+    for found, watermark in ((mark, True), (unmarked, False)):
+        assert found.xmp is not None
+        assert found.manifest is not None
+        assert (found.manifest.state, found.manifest.watermark) == ("Valid", watermark)
+    assert packets(out, "audio") == packets(source, "audio")

@@ -136,7 +136,7 @@ class Many:
             record["target_sha256"] = _hash(job.target)
             record |= self._people(todo.cast) | self._settings
             if is_video(job.target):
-                record |= self._encoding | {"watermark": False}  # video/marking.py adds none
+                record |= self._encoding
             earlier = self._manifest.find(job.out, record)
             if earlier is not None and self._is_finished(job, earlier):
                 return Todo(job, earlier, kept=True)

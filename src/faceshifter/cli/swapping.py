@@ -120,7 +120,7 @@ def swap(
     if pairs is None:
         for line in casting.skipped(source):
             print(f"not used: {line}", file=sys.stderr)
-    encoding = {"codec": codec, "quality": quality}
+    encoding: dict[str, Any] = {"codec": codec, "quality": quality, "watermark": watermark}
     if many:
         _swap_many(swapper, casting, jobs, manifest, masks, watermark, encoding)
     elif is_video(jobs[0].out):
@@ -131,7 +131,7 @@ def swap(
             casting.select(jobs[0].source).selection,
             jobs[0].target,
             jobs[0].out,
-            options=VideoOptions(codec=codec, quality=quality),
+            options=VideoOptions(**encoding),
             report=report,
         )
     else:

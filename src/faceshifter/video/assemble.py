@@ -15,6 +15,7 @@ from av.stream import Disposition, Stream
 from av.video.stream import VideoStream
 
 from faceshifter.errors import OutputError
+from faceshifter.provenance import Origin
 from faceshifter.video.encoders import CONTAINERS
 from faceshifter.video.marking import mark_metadata
 from faceshifter.video.scan import Scan
@@ -26,20 +27,22 @@ else:
     AnyPacket = Packet  # PyAV's type takes its parameter in stubs alone
 
 
-def assemble(clip: Clip, segments: list[Path], found: Scan, path: Path, suffix: str) -> list[str]:
+def assemble(
+    clip: Clip, segments: list[Path], found: Scan, path: Path, origin: Origin
+) -> list[str]:
     """Write the result.
 
     Args:
         clip: The source; its other streams, chapters and metadata are copied.
         segments: The encoded video, in order.
         found: The first pass, which knows the time of each frame.
-        path: Where it goes.
-        suffix: Which says the container.
+        path: Where it goes; its suffix says the container.
+        origin: What its metadata say.
 
     Returns:
         Streams that the container cannot hold, in words.
     """
-    name = CONTAINERS[suffix.lower()]
+    name = CONTAINERS[path.suffix.lower()]
     options = {"avoid_negative_ts": "disabled"}  # decoding times, which Matroska does not have
     if name in ("mp4", "mov"):
         options = {"movflags": "+faststart"}  # which MP4 keeps by an edit list
@@ -52,7 +55,7 @@ def assemble(clip: Clip, segments: list[Path], found: Scan, path: Path, suffix: 
     ):
         own = _swapped_stream(source)
         result.metadata.update(source.metadata)
-        mark_metadata(result)
+        mark_metadata(result, origin)
         copies: dict[int, Stream] = {}
         dropped = []
         for stream in source.streams:

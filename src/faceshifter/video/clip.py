@@ -18,21 +18,29 @@ from faceshifter.checkpoint import fingerprint
 from faceshifter.data.shards import flush_to_disk
 from faceshifter.errors import CancelledError, OutputError
 from faceshifter.model_files import sha256
+from faceshifter.provenance import Origin
 from faceshifter.selection import Selection
 from faceshifter.swap import FaceSwapper
 from faceshifter.video.assemble import assemble
 from faceshifter.video.colour import Converter
 from faceshifter.video.encoders import CodecName, Encoder, choose_encoder
-from faceshifter.video.marking import mark_file
+from faceshifter.video.marking import mark_file, origin_of
 from faceshifter.video.plan import Plan, write_report
-from faceshifter.video.render import BATCH, SEGMENT, render, segment_path
+from faceshifter.video.render import BATCH, SEGMENT, render
 from faceshifter.video.scan import scan
 from faceshifter.video.source import Clip, open_clip
 
 QUEUE_BYTES = 48 * 1024 * 1024
 """Of frames between two stages."""
 QUEUE_FRAMES = 8
-OURS = ("faces.jsonl", "lock", "result.*", "segment-*.nut", "segment-*.partial")
+OURS = (
+    "faces.jsonl",
+    "lock",
+    "result.*",
+    "segment-*.nut",
+    "segment-*.partial",
+    ".faceshifter-*.tmp",
+)
 """What a work folder holds."""
 
 
@@ -44,6 +52,8 @@ class VideoOptions:
     """auto is h264, hevc for more than eight bits, and vp9 in a .webm file."""
     quality: int | None = None
     """The encoder's constant rate factor: less is better and larger; None is our default."""
+    watermark: bool = True
+    """Mark the swapped frames' pixels too; metadata always say what was done."""
 
 
 @dataclass(frozen=True)
@@ -97,20 +107,13 @@ def swap_video(
     started = time.monotonic()
     clip = open_clip(video)
     encoder = choose_encoder(out, options.codec, options.quality, clip.pixel_format)
-    folder = out.parent / f".{out.name}.{_settings(swapper, selection, clip, encoder)}.partial"
+    job = _Job(swapper, selection, clip, encoder, origin_of(options.watermark))
+    folder = out.parent / f".{out.name}.{job.digest()}.partial"
+    ticker = _Ticker(out, clip.count, progress, cancelled)
     try:
         folder.mkdir(exist_ok=True)
         with FileLock(folder / "lock", timeout=0):
-            summary = _swap(
-                swapper,
-                selection,
-                clip,
-                encoder,
-                folder,
-                out,
-                report,
-                _Ticker(out, clip.count, progress, cancelled),
-            )
+            summary = _swap(job, folder, out, report, ticker)
     except Timeout:
         raise OutputError(f"{out} is being written by another call; wait for it") from None
     except OSError as error:  # FFmpeg's errors are OSErrors too
@@ -130,6 +133,41 @@ def discard_work(out: Path) -> None:
                 path.unlink(missing_ok=True)
         with suppress(OSError):  # somebody else's files are in it
             folder.rmdir()
+
+
+@dataclass(frozen=True)
+class _Job:
+    """All that the result depends on."""
+
+    swapper: FaceSwapper
+    selection: Selection
+    clip: Clip
+    encoder: Encoder
+    origin: Origin
+
+    def digest(self) -> str:
+        """A short hash of it, so that no other job's work is gone on with."""
+        swapper, selection = self.swapper, self.selection
+        identities = [selection.source]
+        for match in selection.matches:
+            identities += [match.person, match.source]
+        networks = [swapper.aei, swapper.encoder, *([swapper.hear] if swapper.hear else [])]
+        settings = {
+            "video": sha256(self.clip.path),
+            "networks": [fingerprint(network) for network in networks],
+            "detector": type(swapper.detector).__name__,
+            "device": swapper.device.type,
+            "identities": [
+                hashlib.sha256(z.cpu().numpy().tobytes()).hexdigest() for z in identities
+            ],
+            "face": selection.face,
+            "strength": selection.strength,
+            "encoder": asdict(self.encoder),
+            "origin": asdict(self.origin),
+            "sizes": [SEGMENT, BATCH],
+            "versions": [__version__, torch.__version__, av.__version__],
+        }
+        return hashlib.sha256(json.dumps(settings).encode()).hexdigest()[:12]
 
 
 class _Ticker:
@@ -164,70 +202,48 @@ class _Ticker:
             self.progress(done, total)
 
 
-def _swap(
-    swapper: FaceSwapper,
-    selection: Selection,
-    clip: Clip,
-    encoder: Encoder,
-    folder: Path,
-    out: Path,
-    report: Path | None,
-    ticker: _Ticker,
-) -> VideoSummary:
+def _swap(job: _Job, folder: Path, out: Path, report: Path | None, ticker: _Ticker) -> VideoSummary:
     """Both passes, and the result in its place."""
+    clip, encoder = job.clip, job.encoder
     converter = Converter(clip.colour, clip.height, encoder.pixel_format)
     depth = max(2, min(QUEUE_FRAMES, QUEUE_BYTES // (5 * clip.width * clip.height)))
     found = scan(
-        swapper,
+        job.swapper,
         clip,
         converter,
         folder / "faces.jsonl",
-        identify=bool(selection.matches),
+        identify=bool(job.selection.matches),
         depth=depth,
         tick=ticker.found,
     )
     ticker.count = found.frames
-    plan = Plan(found, clip, selection, swapper)
-    count = render(swapper, plan, converter, encoder, folder, depth=depth, tick=ticker.written)
+    plan = Plan(found, clip, job.selection, job.swapper)
+    segments = render(
+        job.swapper,
+        plan,
+        converter,
+        encoder,
+        folder,
+        origin=job.origin,
+        depth=depth,
+        tick=ticker.written,
+    )
     swapped = faceless = 0
     for frame in plan:
         swapped += bool(frame.swaps)
         faceless += not frame.faces
-    result = folder / f"result{out.suffix}"
-    segments = [segment_path(folder, number) for number in range(count)]
-    dropped = assemble(clip, segments, found, result, out.suffix)
-    mark_file(result)
+    result = folder / f"result{out.suffix.lower()}"
+    dropped = assemble(clip, segments, found, result, job.origin)
+    mark_file(result, job.origin)
     if report is not None:
         write_report(report, plan)
     flush_to_disk(result)
     result.replace(out)
-    lost = max(clip.promised - found.frames, 0) if found.damaged or clip.promised else 0
     return VideoSummary(
         frames=found.frames,
         swapped=swapped,
         faceless=faceless,
-        lost=max(lost, found.damaged),
+        lost=max(clip.promised - found.frames, found.damaged, 0),
         dropped=tuple(dropped),
         seconds=0.0,
     )
-
-
-def _settings(swapper: FaceSwapper, selection: Selection, clip: Clip, encoder: Encoder) -> str:
-    """A short hash of all that the result depends on, so that no other work is gone on with."""
-    identities = [selection.source]
-    for match in selection.matches:
-        identities += [match.person, match.source]
-    networks = [swapper.aei, swapper.encoder, *([swapper.hear] if swapper.hear else [])]
-    settings = {
-        "video": sha256(clip.path),
-        "networks": [fingerprint(network) for network in networks],
-        "detector": type(swapper.detector).__name__,
-        "device": swapper.device.type,
-        "identities": [hashlib.sha256(z.cpu().numpy().tobytes()).hexdigest() for z in identities],
-        "face": selection.face,
-        "strength": selection.strength,
-        "encoder": asdict(encoder),
-        "sizes": [SEGMENT, BATCH],
-        "versions": [__version__, torch.__version__, av.__version__],
-    }
-    return hashlib.sha256(json.dumps(settings).encode()).hexdigest()[:12]

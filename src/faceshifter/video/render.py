@@ -11,6 +11,7 @@ from av.video.frame import PictureType, VideoFrame
 from faceshifter.errors import VideoError
 from faceshifter.face.align import crop_face
 from faceshifter.images import Pixels
+from faceshifter.provenance import Origin
 from faceshifter.swap import FaceSwapper, SwapSteps, paste_faces
 from faceshifter.video.colour import Converter
 from faceshifter.video.encoders import Encoder
@@ -41,11 +42,6 @@ class _Frame:
     steps: list[SwapSteps] = field(default_factory=list)
 
 
-def segment_path(folder: Path, number: int) -> Path:
-    """Where a finished segment is."""
-    return folder / f"segment-{number:06d}.nut"
-
-
 def render(
     swapper: FaceSwapper,
     plan: Plan,
@@ -53,9 +49,10 @@ def render(
     encoder: Encoder,
     folder: Path,
     *,
+    origin: Origin,
     depth: int,
     tick: Callable[[int], None],
-) -> int:
+) -> list[Path]:
     """Write every segment that is not there yet; each is a function of its position alone.
 
     Args:
@@ -64,25 +61,26 @@ def render(
         converter: The video's colours.
         encoder: Of the result.
         folder: For the segments; each has its name once it is whole.
+        origin: What the marks say.
         depth: Frames between two stages.
         tick: Called with the number of frames done.
 
     Returns:
-        The number of segments.
+        The segments, in order.
     """
     clip, frames = plan.clip, plan.scan.frames
     count = -(-frames // SEGMENT)
-    first = next((n for n in range(count) if not segment_path(folder, n).is_file()), count)
+    segments = [folder / f"segment-{number:06d}.nut" for number in range(count)]
+    first = next((idx for idx, path in enumerate(segments) if not path.is_file()), count)
     tick(min(first * SEGMENT, frames))
     if first == count:
-        return count
+        return segments
     decoded = ahead(_decode(plan, converter, first * SEGMENT), depth)
     swapped = ahead(_swap(swapper, decoded, plan.selection.strength), depth)
-    finished = ahead(_paste(converter, swapped), depth)
+    finished = ahead(_paste(converter, swapped, origin), depth)
     done = first * SEGMENT
     lead = round(LEAD / clip.time_base)
-    for number in range(first, count):
-        path = segment_path(folder, number)
+    for number, path in enumerate(segments[first:], first):
         temporary = path.with_suffix(".partial")
         with av.open(str(temporary), "w", format="nut") as container:
             stream = encoder.add_stream(container, clip)
@@ -98,7 +96,7 @@ def render(
         if done != min((number + 1) * SEGMENT, frames):
             raise VideoError(f"{clip.path} changed while it was read; give the command again")
         temporary.replace(path)
-    return count
+    return segments
 
 
 def _decode(plan: Plan, converter: Converter, start: int) -> Iterator[_Frame]:
@@ -129,11 +127,13 @@ def _swap(swapper: FaceSwapper, frames: Iterator[_Frame], strength: float) -> It
         yield from batch
 
 
-def _paste(converter: Converter, frames: Iterator[_Frame]) -> Iterator[tuple[int, VideoFrame]]:
+def _paste(
+    converter: Converter, frames: Iterator[_Frame], origin: Origin
+) -> Iterator[tuple[int, VideoFrame]]:
     """Each finished frame and its time."""
     for frame in frames:
         picture = frame.picture
         if frame.pixels is not None:
-            after = mark_picture(paste_faces(frame.pixels, frame.steps))
+            after = mark_picture(paste_faces(frame.pixels, frame.steps), origin)
             picture = converter.change(picture, frame.pixels, after)
         yield frame.plan.seen.time, picture
