@@ -34,10 +34,10 @@ COMMANDS: dict[str, Callable[..., Any]] = {
     "masks": masks,
     "query": query,
     "study": study,
+    "ui": ui,
+    "serve": serve,
     "verify": verify,
     "doctor": doctor,
-    "serve": serve,
-    "ui": ui,
 }
 
 
