@@ -189,13 +189,14 @@ class Actions:
             return self.swap(session, *values)
         return (gr.skip(),) * 5
 
-    def set_video(self, session: Session, upload: Upload) -> tuple[Update, ...]:
-        """A video was sent or taken away: frame, people, the slider of moments."""
+    def set_video(self, session: Session, upload: Upload, whom: str) -> tuple[Update, ...]:
+        """A video was sent or taken away: frame, people, who is meant, the slider of moments."""
         import gradio as gr
 
         session.video = session.frame = None
+        whom = "largest" if whom == "people" else whom  # they were chosen in another frame
         if upload is None:
-            return *self._hide(many=True), gr.update(value=0, visible=False)
+            return *self._hide(many=True), whom, gr.update(value=0, visible=False)
         path, name = _sent(upload)
         pixels, length = read_frame(path, name, 0)
         session.video, session.video_name = path, name
@@ -208,18 +209,20 @@ class Actions:
                 session.frame = find_faces(Photo(pixels), name, self.swapper.detector)
             except (NoFaceError, VideoError):
                 continue
-            return *self._show(session, session.frame, []), gr.update(value=second, **slider)
-        return *self._hide(many=True), gr.update(value=0, **slider)
+            shown = self._show(session, session.frame, [])
+            return *shown, whom, gr.update(value=second, **slider)
+        return *self._hide(many=True), whom, gr.update(value=0, **slider)
 
-    def set_moment(self, session: Session, second: float) -> tuple[Update, Update]:
+    def set_moment(self, session: Session, second: float, whom: str) -> tuple[Update, ...]:
         """Another frame of the video is to be shown."""
+        whom = "largest" if whom == "people" else whom
         if session.video is None:
-            return self._hide(many=True)
+            return *self._hide(many=True), whom
         pixels, _ = read_frame(session.video, session.video_name, second)
         where = f"the frame at {second:.1f} s"
-        session.frame = None
-        session.frame = find_faces(Photo(pixels), where, self.swapper.detector)
-        return self._show(session, session.frame, [])
+        opened = find_faces(Photo(pixels), where, self.swapper.detector)
+        session.frame = opened
+        return *self._show(session, opened, []), whom
 
     def choose_person(self, session: Session, chosen: list[int]) -> tuple[Update, Update]:
         """People of the frame were chosen by their numbers, so they are meant."""

@@ -214,11 +214,11 @@ def build_page(actions: Actions, sessions: Sessions) -> "gradio.Blocks":
         gr.on(
             [video.upload, video.clear],
             act(actions.set_video),
-            video,
-            [frame, people, moment],
+            [video, whom],
+            [frame, people, whom, moment],
             **photo,
         )
-        moment.release(act(actions.set_moment), moment, [frame, people], **photo)
+        moment.release(act(actions.set_moment), [moment, whom], [frame, people, whom], **photo)
         people.input(act(actions.choose_person), people, [frame, whom], **quiet)
         frame.select(click(actions.click_person), people, [frame, people, whom], **quiet)
         running = start.click(
