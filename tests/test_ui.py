@@ -322,6 +322,7 @@ def test_a_cancelled_video_leaves_no_file(swapper, files, tmp_path):
         session.cancelled.set()
     assert told[-1] is None
     assert list(tmp_path.rglob("*.*")) == []
+    session.cancelled.clear()
     *progress, finished = run_video(swapper, selection, session)
     assert isinstance(finished, Finished)
     assert finished.file.name == "my clip-swapped.mp4"
