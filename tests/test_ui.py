@@ -322,6 +322,7 @@ def test_a_cancelled_video_leaves_no_file(swapper, files, tmp_path):
         session.cancelled.set()
     assert told[-1] is None
     assert list(tmp_path.rglob("*.*")) == []
+    session.cancelled.clear()
     *progress, finished = run_video(swapper, selection, session)
     assert isinstance(finished, Finished)
     assert finished.file.name == "my clip-swapped.mp4"
@@ -363,6 +364,7 @@ def test_photos_and_a_video_are_swapped_in_a_browser_that_asks_nobody_else(
     browser, address: str, root: Path, files: Path, tmp_path: Path
 ) -> None:
     from selenium.common.exceptions import StaleElementReferenceException as Redrawn
+    from selenium.common.exceptions import TimeoutException
     from selenium.webdriver.common.action_chains import ActionChains
     from selenium.webdriver.common.by import By
     from selenium.webdriver.support.ui import WebDriverWait
@@ -372,7 +374,11 @@ def test_photos_and_a_video_are_swapped_in_a_browser_that_asks_nobody_else(
 
     def wait(condition):
         """Wait for something; what the page draws anew meanwhile is looked up again."""
-        return WebDriverWait(browser, 60, 0.1, [Redrawn]).until(lambda _: condition())
+        try:
+            return WebDriverWait(browser, 60, 0.1, [Redrawn]).until(lambda _: condition())
+        except TimeoutException:
+            browser.save_screenshot(str(tmp_path / "failed.png"))
+            raise
 
     def press(selector: str, text: str = "") -> None:
         def pressed() -> bool:
@@ -380,6 +386,16 @@ def test_photos_and_a_video_are_swapped_in_a_browser_that_asks_nobody_else(
             return bool(found) and (found[0].click() or True)
 
         wait(pressed)
+
+    def turn_to(name: str, inside: str) -> None:
+        def turned() -> bool:
+            shown = find(inside)
+            if shown and shown[0].is_displayed():
+                return True
+            press("button[role=tab]", name)
+            return False
+
+        wait(turned)
 
     def give(name: str, file: str) -> None:
         def given() -> bool:
@@ -445,7 +461,7 @@ def test_photos_and_a_video_are_swapped_in_a_browser_that_asks_nobody_else(
     shown = find("#result img")[-1].get_attribute("src")
     assert status(shown, visit(address)) == 403  # another browser knows its address
 
-    press("button[role=tab]", "Video")
+    turn_to("Video", "#video")
     give("video", "long.mp4")
     wait(lambda: picture("frame"))
     click_at("frame", 0.5, 0.5)
@@ -453,11 +469,11 @@ def test_photos_and_a_video_are_swapped_in_a_browser_that_asks_nobody_else(
     press("#start")
     wait(lambda: "frames/s" in find("#status")[0].text)
     # A photo does not wait for the video.
-    press("button[role=tab]", "Photo")
+    turn_to("Photo", "#target")
     before = picture("result")
     press("#stages input")
     wait(lambda: picture("result") != before)
-    press("button[role=tab]", "Video")
+    turn_to("Video", "#video")
     press("#stop")
     wait(lambda: find("#status")[0].text == "Cancelled")
     frame = picture("frame")
@@ -465,6 +481,7 @@ def test_photos_and_a_video_are_swapped_in_a_browser_that_asks_nobody_else(
     wait(lambda: not picture("frame"))
     give("video", "clip.mp4")
     wait(lambda: picture("frame") not in ("", frame))
+    wait(lambda: chosen("whom") == [True, False, False])
     press("#start")
     wait(lambda: find("#player video"))
     playing = "const v = document.querySelector('#player video'); return [v.readyState, v.duration]"

@@ -189,13 +189,14 @@ class Actions:
             return self.swap(session, *values)
         return (gr.skip(),) * 5
 
-    def set_video(self, session: Session, upload: Upload) -> tuple[Update, ...]:
-        """A video was sent or taken away: frame, people, the slider of moments."""
+    def set_video(self, session: Session, upload: Upload, whom: str) -> tuple[Update, ...]:
+        """A video was sent or taken away: frame, people, who is meant, the slider of moments."""
         import gradio as gr
 
         session.video = session.frame = None
+        whom = "largest" if whom == "people" else whom  # they were chosen in another frame
         if upload is None:
-            return *self._hide(many=True), gr.update(value=0, visible=False)
+            return *self._hide(many=True), whom, gr.update(value=0, visible=False)
         path, name = _sent(upload)
         pixels, length = read_frame(path, name, 0)
         session.video, session.video_name = path, name
@@ -208,18 +209,20 @@ class Actions:
                 session.frame = find_faces(Photo(pixels), name, self.swapper.detector)
             except (NoFaceError, VideoError):
                 continue
-            return *self._show(session, session.frame, []), gr.update(value=second, **slider)
-        return *self._hide(many=True), gr.update(value=0, **slider)
+            shown = self._show(session, session.frame, [])
+            return *shown, whom, gr.update(value=second, **slider)
+        return *self._hide(many=True), whom, gr.update(value=0, **slider)
 
-    def set_moment(self, session: Session, second: float) -> tuple[Update, Update]:
+    def set_moment(self, session: Session, second: float, whom: str) -> tuple[Update, ...]:
         """Another frame of the video is to be shown."""
+        whom = "largest" if whom == "people" else whom
         if session.video is None:
-            return self._hide(many=True)
+            return *self._hide(many=True), whom
         pixels, _ = read_frame(session.video, session.video_name, second)
         where = f"the frame at {second:.1f} s"
-        session.frame = None
-        session.frame = find_faces(Photo(pixels), where, self.swapper.detector)
-        return self._show(session, session.frame, [])
+        opened = find_faces(Photo(pixels), where, self.swapper.detector)
+        session.frame = opened
+        return *self._show(session, opened, []), whom
 
     def choose_person(self, session: Session, chosen: list[int]) -> tuple[Update, Update]:
         """People of the frame were chosen by their numbers, so they are meant."""
@@ -237,6 +240,18 @@ class Actions:
             return gr.skip(), gr.skip(), gr.skip()
         return shown, changed, "people" if changed else "largest"
 
+    def wish_video(self, session: Session) -> tuple[Update, ...]:
+        """The video's button, at once; other pages' videos may come first.
+
+        The buttons change here alone: one that is drawn anew at every message cannot be pressed.
+        """
+        import gradio as gr
+
+        session.wished = True
+        no_file = gr.update(value=None, interactive=False)
+        busy = gr.update(interactive=False), gr.update(visible=True)
+        return say("Waiting for its turn"), "", no_file, no_file, *busy
+
     def swap_video(
         self,
         session: Session,
@@ -245,9 +260,46 @@ class Actions:
         chosen: list[int],
         strength: float,
     ) -> Iterator[tuple[Update, ...]]:
-        """The video's button: words, player, file, report, and which button can be pressed."""
+        """The video's turn: words, player, file, report, and which button can be pressed."""
         import gradio as gr
 
+        unchanged = (gr.skip(),) * 5
+        session.cancelled.clear()
+        if not session.wished:  # cancelled, or wished anew, while it waited
+            yield gr.skip(), *unchanged
+            return
+        session.wished = False
+        try:
+            selection = self._selection(session, source_face, whom, chosen, strength)
+            session.running = True
+            for told in run_video(self.swapper, selection, session):
+                if isinstance(told, Progress):
+                    shown = bar(told.done, told.total, told.sentence())
+                    yield shown, *unchanged
+                elif isinstance(told, Finished):
+                    yield (
+                        say(told.sentence()),
+                        player(told.file),
+                        gr.update(value=str(told.file), interactive=True),
+                        gr.update(value=str(told.report), interactive=True),
+                        *self._idle(),
+                    )
+                else:
+                    yield say("Cancelled"), *unchanged[:3], *self._idle()
+        except FaceShifterError as error:
+            yield say(str(error)), *unchanged[:3], *self._idle()
+            raise
+        finally:
+            session.running = False
+
+    def _selection(
+        self,
+        session: Session,
+        source_face: int | None,
+        whom: str,
+        chosen: list[int],
+        strength: float,
+    ) -> Selection:
         identity = self._identity(session, source_face)
         if session.video is None:
             raise VideoError("there is no video; drop one first")
@@ -258,38 +310,21 @@ class Actions:
             faces = [session.frame.faces[number] for number in chosen]
             people = self.swapper.align(session.frame.photo.pixels, faces)
             matches = tuple(Match(person.z_id, identity) for person in people)
-        selection = Selection(
+        return Selection(
             identity,
             face="all" if whom == "all" else "largest",
             matches=matches,
             strength=min(max(strength, 0.0), 1.0),
         )
-        no_file = gr.update(value=None, interactive=False)
-        # Once: a button that is drawn anew at every message cannot be pressed reliably.
-        busy = gr.update(interactive=False), gr.update(visible=True)
-        yield bar(0, 0, Progress(0, 0, 0).sentence()), "", no_file, no_file, *busy
-        try:
-            for told in run_video(self.swapper, selection, session):
-                if isinstance(told, Progress):
-                    shown = bar(told.done, told.total, told.sentence())
-                    yield shown, *(gr.skip(),) * 5
-                elif isinstance(told, Finished):
-                    yield (
-                        say(told.sentence()),
-                        player(told.file),
-                        gr.update(value=str(told.file), interactive=True),
-                        gr.update(value=str(told.report), interactive=True),
-                        *self._idle(),
-                    )
-                else:
-                    yield say("Cancelled"), "", no_file, no_file, *self._idle()
-        except FaceShifterError as error:
-            yield say(str(error)), "", no_file, no_file, *self._idle()
-            raise
 
     def cancel_video(self, session: Session) -> tuple[Update, ...]:
         """The video's other button."""
+        import gradio as gr
+
+        session.wished = False
         session.cancelled.set()
+        if session.running:  # which says so itself when it has stopped
+            return say("Stopping"), gr.skip(), gr.skip()
         return say("Cancelled"), *self._idle()
 
     def _idle(self) -> tuple[Update, Update]:

@@ -214,26 +214,22 @@ def build_page(actions: Actions, sessions: Sessions) -> "gradio.Blocks":
         gr.on(
             [video.upload, video.clear],
             act(actions.set_video),
-            video,
-            [frame, people, moment],
+            [video, whom],
+            [frame, people, whom, moment],
             **photo,
         )
-        moment.release(act(actions.set_moment), moment, [frame, people], **photo)
+        moment.release(act(actions.set_moment), [moment, whom], [frame, people, whom], **photo)
         people.input(act(actions.choose_person), people, [frame, whom], **quiet)
         frame.select(click(actions.click_person), people, [frame, people, whom], **quiet)
-        running = start.click(
+        at_once = quiet | {"concurrency_id": "at once", "concurrency_limit": None}
+        shown = [status, playing, video_file, video_report, start, stop]
+        start.click(act(actions.wish_video), None, shown, **at_once).then(
             stream(actions.swap_video),
             [source_face, whom, people, strength],
-            [status, playing, video_file, video_report, start, stop],
+            shown,
             **quiet | {"concurrency_id": "video"},
         )
-        stop.click(
-            act(actions.cancel_video),
-            None,
-            [status, start, stop],
-            cancels=[running],
-            **quiet | {"concurrency_id": "cancel", "concurrency_limit": None},
-        )
+        stop.click(act(actions.cancel_video), None, [status, start, stop], **at_once)
         page.unload(close)
     return page
 

@@ -28,6 +28,9 @@ class Session:
     video_name: str = ""
     frame: Opened | None = None
     """The frame of the video in which people are chosen."""
+    wished: bool = False
+    """Whether a video is to be swapped as soon as those of other pages are done."""
+    running: bool = False
     cancelled: threading.Event = field(default_factory=threading.Event)
     """Stops the page's video."""
     closed: bool = False

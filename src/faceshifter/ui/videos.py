@@ -134,7 +134,6 @@ def run_video(
             if session.closed:
                 session.delete()
 
-    session.cancelled.clear()
     with ThreadPoolExecutor(1, "video") as pool:
         future = pool.submit(work)
         try:
