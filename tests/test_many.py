@@ -71,7 +71,7 @@ def files_in(folder: Path) -> dict[str, bytes]:
 
 
 def contents_of(folder: Path) -> dict[str, Any]:
-    """Pixels of pictures, whose signatures differ each time, and lines without the files' hashes."""
+    """Pixels of pictures, and lines without files' hashes: signatures differ each time."""
     found: dict[str, Any] = {}
     for name in files_in(folder):
         if name.endswith(".jsonl"):
@@ -472,7 +472,7 @@ def test_an_identity_file_is_as_good_as_its_photos(run: Run, inputs: Path, tmp_p
         (["a.png", "b.png", "--out", "c.png", "--match", "d="], "d= lacks a path; give"),
         (["a.png", "b.png"], "give --out, where"),
         (["a.png", "--out", "c.png"], "give SOURCE and TARGET"),
-        (["{0}/eileen.png", "{0}/a.mp4", "--out", "c.png"], "c.png has none of the suffixes .mp4"),
+        (["{0}/eileen.png", "{0}/a.mp4", "--out", "c.png"], "--out c.png has none of .mp4"),
         (["{0}/eileen.png", "{0}/a.mp4", "--out", "c.mp4", "--masks"], "are for photos; leave"),
         (["--pairs", "p.csv", "--out", "c"], "give nothing of it again"),
         (["--pairs", "p.csv"], "p.csv does not exist"),
@@ -507,3 +507,41 @@ def test_nobody_matched_in_one_photo_is_a_sentence_and_two(
     assert (code, text, err.count("\n")) == (2, "", 1)
     assert "nobody of --match was found in the target photo" in err
     assert not out.exists()
+
+
+def test_videos_among_the_targets_are_swapped_as_videos(
+    run: Run, inputs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clip = pytest.importorskip("faceshifter.video.clip")
+    out, calls = tmp_path / "out", []
+    (inputs / "targets" / "clip.mp4").write_bytes(b"a film")
+
+    def swap_video(swapper, selection, video: Path, out: Path, /, *, options):
+        calls.append((video.name, options, selection.strength))
+        out.write_bytes(b"another film")
+        return clip.VideoSummary(
+            frames=9, swapped=7, faceless=2, lost=0, dropped=("a",), seconds=0.1
+        )
+
+    monkeypatch.setattr(clip, "swap_video", swap_video)
+    words = inputs / "eileen.png", inputs / "targets" / "*.mp4", "--out", out, "--quality", "20"
+    assert run(*words, "--masks")[0] == 0
+    assert calls == [("clip.mp4", clip.VideoOptions(quality=20), 1.0)]
+    line = lines_of(out / "manifest.jsonl")["clip.mp4"]
+    summary = {"frames": 9, "swapped": 7, "faceless": 2, "lost": 0, "dropped": ["a"]}
+    assert (line["video"], line["quality"], "mask" in line) == (summary, 20, False)
+    assert line["out_sha256"] == sha256(out / "clip.mp4")
+    assert run(*words, "--masks")[1].endswith("1 were done before\n")
+    assert len(calls) == 1
+    run(*words[:-1], "30")
+    assert len(calls) == 2
+
+
+def test_without_what_videos_need_photos_are_swapped_and_the_video_named(
+    run: Run, inputs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "faceshifter.video.clip", None)
+    (inputs / "targets" / "text.jpg").rename(inputs / "targets" / "clip.mp4")
+    code, text, err = run(inputs / "eileen.png", inputs / "targets", "--out", tmp_path / "out")
+    assert (code, text.splitlines()[0].split(":")[0]) == (1, "swapped 3 of 4")
+    assert "clip.mp4 is a video, which needs PyAV; run pip install" in err

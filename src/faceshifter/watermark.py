@@ -32,6 +32,8 @@ ENOUGH = 11.0
 """Score of a picture that is marked already and is left as it is."""
 MIN_RMS, MAX_RMS = 1.4, 3.0
 """Strength in grey levels: at least, for what video encoders take away; and at most."""
+LARGE, LARGE_MIN_RMS = 640, 0.8
+"""Shortest side above which encoders take less of the mark, so that less will do; down to this."""
 THRESHOLD = 5.7
 """Score from which a picture counts as marked.
 
@@ -43,9 +45,9 @@ CLIP = 2.0
 NEIGHBOURS = 9
 FLAT = 0.5
 """Grey levels below which a frequency counts as empty, so that rounding is not amplified."""
-DETAIL = 2.0
+DETAIL = 1.0
 """Grey levels of detail that even a flat place counts as having."""
-ROOM = (0.4, 2.0)
+ROOM = (0.25, 2.0)
 """Least and most strength of a place, as parts of the mean."""
 STEPS = 5
 """Halvings of the strength's range."""
@@ -67,7 +69,8 @@ def embed_watermark(pixels: UInt8[np.ndarray, "h w 3"]) -> UInt8[np.ndarray, "h 
         return pixels.copy()
     pattern = _pattern(grid) * _room(brightness)
     pattern /= pattern.std()
-    low, strength = MIN_RMS, MIN_RMS
+    low = max(LARGE_MIN_RMS, MIN_RMS * min(1, LARGE / min(height, width)))
+    strength = low
     if _score(_frequencies(brightness + low * pattern), grid) < TARGET:
         strength = MAX_RMS
         for _ in range(STEPS):
@@ -128,7 +131,7 @@ def _score(frequencies: Float32[np.ndarray, " m"], grid: int) -> float:
 def _room(brightness: Float32[np.ndarray, "n n"]) -> Float32[np.ndarray, "n n"]:
     """How much more the mark may be at a place than on average: little where nothing hides it."""
     detail = np.abs(brightness - cv2.GaussianBlur(brightness, (0, 0), 2))
-    detail = cv2.GaussianBlur(detail, (0, 0), 3) + DETAIL
+    detail = cv2.GaussianBlur(detail, (0, 0), 2) + DETAIL
     return np.clip(detail / detail.mean(), *ROOM)
 
 
