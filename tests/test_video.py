@@ -297,7 +297,7 @@ from faceshifter.selection import Selection
 from faceshifter.swap import FaceSwapper
 from faceshifter.video import render
 from faceshifter.video.clip import swap_video
-render.SEGMENT = render.BATCH = 4
+render.SEGMENT = 4
 weights, photo, source, out, stop = sys.argv[1:]
 swapper = FaceSwapper.from_pretrained(Path(weights))
 def progress(done, total):
@@ -320,7 +320,6 @@ def test_a_killed_swap_goes_on_and_gives_the_same_frames(
     photo = tmp_path / "eileen.png"
     portraits[1].save(photo)
     monkeypatch.setattr(render, "SEGMENT", 4)
-    monkeypatch.setattr(render, "BATCH", 4)
     selection = Selection(swapper.identity([np.asarray(Image.open(photo))]))
     swap_video(swapper, selection, source, tmp_path / "whole.mp4")
     out = tmp_path / "out.mp4"

@@ -26,7 +26,7 @@ from faceshifter.video.colour import Converter
 from faceshifter.video.encoders import CodecName, Encoder, choose_encoder
 from faceshifter.video.marking import mark_file, origin_of
 from faceshifter.video.plan import Plan, write_report
-from faceshifter.video.render import BATCH, SEGMENT, render
+from faceshifter.video.render import BATCH, OTHER_BATCH, SEGMENT, render
 from faceshifter.video.scan import scan
 from faceshifter.video.source import Clip, open_clip
 
@@ -164,7 +164,7 @@ class _Job:
             "strength": selection.strength,
             "encoder": asdict(self.encoder),
             "origin": asdict(self.origin),
-            "sizes": [SEGMENT, BATCH],
+            "sizes": [SEGMENT, BATCH, OTHER_BATCH],
             "versions": [__version__, torch.__version__, av.__version__],
         }
         return hashlib.sha256(json.dumps(settings).encode()).hexdigest()[:12]

@@ -27,8 +27,10 @@ LEAD = 10
 
 The true times are put back when the segments are joined.
 """
-BATCH = 8
-"""Frames whose faces go through the networks at once; a segment is a multiple of it."""
+BATCH = {"cpu": 4}
+"""Frames whose faces go through the networks at once: on a CPU more are slower (docs/log.md)."""
+OTHER_BATCH = 16
+"""On other devices, untried. A segment is a multiple of either."""
 
 
 @dataclass
@@ -111,7 +113,8 @@ def _decode(plan: Plan, converter: Converter, start: int) -> Iterator[_Frame]:
 
 def _swap(swapper: FaceSwapper, frames: Iterator[_Frame], strength: float) -> Iterator[_Frame]:
     """The faces of a few frames in one batch, always of the same ones."""
-    while batch := list(islice(frames, BATCH)):
+    size = BATCH.get(swapper.device.type, OTHER_BATCH)
+    while batch := list(islice(frames, size)):
         matrices, crops, sources, owners = [], [], [], []
         for frame in batch:
             if frame.pixels is None:
