@@ -141,6 +141,9 @@ def port(swapper: FaceSwapper, tmp_path_factory: pytest.TempPathFactory) -> Iter
     folder.chmod(0o700)
     with serving(swapper, folder, max_mb=4, max_video_mb=4, max_megapixels=1) as port:
         yield port
+        end = time.monotonic() + 5  # an answer's folder goes when its client has it
+        while list(folder.glob("passing-*")) and time.monotonic() < end:
+            time.sleep(0.01)
         left = {path.name for path in folder.iterdir()} - {"jobs.sqlite-wal", "jobs.sqlite-shm"}
         assert left == {"jobs", "jobs.sqlite", "lock"}  # nothing of any request
         assert list((folder / "jobs").iterdir()) == []
@@ -164,8 +167,9 @@ def test_a_swap_is_a_marked_picture_like_that_of_the_command(
         if kind == "png":
             pixels = [np.array(Image.open(io.BytesIO(face)).convert("RGB")) for face in faces]
             expected = swapper.swap(pixels[1], swapper.identity([pixels[0]])).pixels
-            error = np.abs(np.array(image).astype(int) - expected)
-            assert error.mean() < 2  # a mark may change pixels a little
+            save_photo(tmp_path / "expected.png", Photo(expected))
+            with Image.open(tmp_path / "expected.png") as saved:
+                np.testing.assert_array_equal(np.array(image), np.array(saved))
             assert np.abs(np.array(before.convert("RGB")).astype(int) - expected).mean() > 2
 
 
@@ -784,7 +788,7 @@ def test_a_minute_with_fifty_clients_leaves_nothing(
         time.sleep(2)
         after = memory(started.pid)
         descriptors = len(list(Path(f"/proc/{started.pid}/fd").iterdir()))
-        assert not list((tmp_path / "s").glob("passing-*"))
+        assert not list((tmp_path / "s").glob("passing-*"))  # two seconds later
     answers = sum((client.answers for client in crowd), Counter())
     times = sorted(second for client in crowd for second in client.seconds)
     sys.stdout.write(  # for pytest -s
