@@ -485,8 +485,14 @@ def test_photos_and_a_video_are_swapped_in_a_browser_that_asks_nobody_else(
     press("#start")
     wait(lambda: find("#player video"))
     playing = "const v = document.querySelector('#player video'); return [v.readyState, v.duration]"
-    wait(lambda: browser.execute_script(playing)[0] >= 1)
+    wait(lambda: browser.execute_script(playing)[0] >= 2)
     assert browser.execute_script(playing)[1] == pytest.approx(FRAMES / 10, abs=0.11)
+    brightest = """
+        const canvas = document.createElement('canvas').getContext('2d');
+        canvas.drawImage(document.querySelector('#player video'), 0, 0, 8, 8);
+        const levels = canvas.getImageData(0, 0, 8, 8).data;
+        return Math.max(...levels.filter((_, i) => i % 4 < 3));"""
+    assert browser.execute_script(brightest) > 100
     assert f"of {FRAMES} frames swapped" in find("#status")[0].text
     assert downloaded("video-file", "clip-swapped.mp4").stat().st_size > 1000
     lines = downloaded("video-report", "clip-swapped.jsonl").read_text().splitlines()

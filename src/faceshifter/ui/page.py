@@ -4,8 +4,9 @@ from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
 from faceshifter.errors import DependencyError, FaceShifterError
-from faceshifter.ui.actions import Actions
+from faceshifter.ui.actions import PhotoActions
 from faceshifter.ui.sessions import Sessions
+from faceshifter.ui.video_actions import VideoActions
 
 if TYPE_CHECKING:
     import gradio
@@ -37,7 +38,7 @@ DELETE_CACHE = (3600, 24 * 3600)
 """Seconds: how often files without a page are looked for, and how old such files are."""
 
 
-def build_page(actions: Actions, sessions: Sessions) -> "gradio.Blocks":
+def build_page(photos: PhotoActions, videos: VideoActions, sessions: Sessions) -> "gradio.Blocks":
     """The page, not yet served.
 
     Raises:
@@ -190,46 +191,46 @@ def build_page(actions: Actions, sessions: Sessions) -> "gradio.Blocks":
         outputs = [result, download, steps, masks, insides]
         gr.on(
             [source.upload, source.clear],
-            act(actions.set_source),
+            act(photos.set_source),
             source,
             [source, source_face],
             **photo,
         )
-        source_face.input(act(actions.choose_source), source_face, source, **quiet)
-        source.select(click(actions.click_source), source_face, [source, source_face], **quiet)
-        more.change(act(actions.set_more), more, None, **photo)
+        source_face.input(act(photos.choose_source), source_face, source, **quiet)
+        source.select(click(photos.click_source), source_face, [source, source_face], **quiet)
+        more.change(act(photos.set_more), more, None, **photo)
         gr.on(
             [target.upload, target.clear],
-            act(actions.set_target),
+            act(photos.set_target),
             target,
             [target, target_faces, *outputs],
             **photo,
         )
-        target_faces.input(act(actions.choose_target), target_faces, target, **quiet)
-        target.select(click(actions.click_target), target_faces, [target, target_faces], **quiet)
+        target_faces.input(act(photos.choose_target), target_faces, target, **quiet)
+        target.select(click(photos.click_target), target_faces, [target, target_faces], **quiet)
         asked = [source_face, target_faces, strength, stages]
-        swap.click(act(actions.swap), asked, outputs, **photo)
-        gr.on([strength.release, stages.input], act(actions.swap_again), asked, outputs, **quiet)
+        swap.click(act(photos.swap), asked, outputs, **photo)
+        gr.on([strength.release, stages.input], act(photos.swap_again), asked, outputs, **quiet)
 
         gr.on(
             [video.upload, video.clear],
-            act(actions.set_video),
+            act(videos.set_video),
             [video, whom],
             [frame, people, whom, moment],
             **photo,
         )
-        moment.release(act(actions.set_moment), [moment, whom], [frame, people, whom], **photo)
-        people.input(act(actions.choose_person), people, [frame, whom], **quiet)
-        frame.select(click(actions.click_person), people, [frame, people, whom], **quiet)
+        moment.release(act(videos.set_moment), [moment, whom], [frame, people, whom], **photo)
+        people.input(act(videos.choose_person), people, [frame, whom], **quiet)
+        frame.select(click(videos.click_person), people, [frame, people, whom], **quiet)
         at_once = quiet | {"concurrency_id": "at once", "concurrency_limit": None}
         shown = [status, playing, video_file, video_report, start, stop]
-        start.click(act(actions.wish_video), None, shown, **at_once).then(
-            stream(actions.swap_video),
+        start.click(act(videos.wish_video), None, shown, **at_once).then(
+            stream(videos.swap_video),
             [source_face, whom, people, strength],
             shown,
             **quiet | {"concurrency_id": "video"},
         )
-        stop.click(act(actions.cancel_video), None, [status, start, stop], **at_once)
+        stop.click(act(videos.cancel_video), None, [status, start, stop], **at_once)
         page.unload(close)
     return page
 

@@ -14,10 +14,11 @@ from filelock import FileLock, Timeout
 from faceshifter.face.detect import Face, FaceDetector
 from faceshifter.images import Pixels
 from faceshifter.swap import FaceSwapper
-from faceshifter.ui.actions import Actions
+from faceshifter.ui.actions import PhotoActions
 from faceshifter.ui.page import CSS, build_page
 from faceshifter.ui.privacy import Door
 from faceshifter.ui.sessions import Sessions
+from faceshifter.ui.video_actions import VideoActions
 
 if TYPE_CHECKING:
     from starlette.types import ASGIApp
@@ -72,7 +73,7 @@ def create_app(swapper: FaceSwapper, folder: Path) -> "ASGIApp":
     os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
     swapper.detector = LockedDetector(swapper.detector)
     sessions = Sessions(folder)
-    page = build_page(Actions(swapper), sessions)
+    page = build_page(PhotoActions(swapper), VideoActions(swapper), sessions)
     import gradio as gr
     from fastapi import FastAPI
 
