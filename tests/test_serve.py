@@ -23,6 +23,7 @@ from PIL import Image
 
 from faceshifter.cli import main as cli
 from faceshifter.errors import CancelledError, DependencyError, OutputError
+from faceshifter.images import Photo, save_photo
 from faceshifter.provenance import read_mark
 from faceshifter.serve import gate, routes, server
 from faceshifter.serve.app import Limits, create_app
