@@ -344,7 +344,10 @@ def test_a_table_of_pairs_names_its_sources_targets_and_outputs(
             "source,target,out\na.png,b.png,c.gif\n",
             r"line 2, names c.gif, which has none of the suffixes .jpg,",
         ),
-        ("source,target,out\na.png,b.mp4,c.jpg\n", r"line 2: c.jpg has none of the suffixes .mp4"),
+        (
+            "source,target,out\na.png,b.mp4,c.jpg\n",
+            r"line 2, names c.jpg, which has none of the suffixes .mp4",
+        ),
         ("source,target,out\na.png,,c.jpg\n", "line 2, lacks target; fill it in"),
         ("source,target,out\n", "has no rows"),
     ],

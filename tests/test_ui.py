@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 from filelock import FileLock
@@ -209,12 +210,13 @@ def test_sessions_at_once_get_what_they_get_alone(swapper, files, tmp_path):
     group = open_photo(files / "group photo.png", "group.png", swapper.detector)
     identity = identity_of(source, 0, [], swapper)
 
-    def swapped(name: str, face: int) -> list[bytes]:
+    def swapped(name: str, face: int) -> list[bytes]:  # files differ in their signatures
         session = Session(name, tmp_path / name)
         result = swap_photo(
             swapper, identity, group, [face], strength=1.0, stages=2, session=session
         )
-        return [file.read_bytes() for file in (result.file, *(m for m, _ in result.masks[0][1]))]
+        files = (result.file, *(mask for mask, _ in result.masks[0][1]))
+        return [load_photo(file).pixels.tobytes() for file in files]
 
     alone = [swapped(f"alone-{face}", face) for face in (0, 1)]
     with ThreadPoolExecutor() as pool:
@@ -455,9 +457,11 @@ def test_photos_and_a_video_are_swapped_in_a_browser_that_asks_nobody_else(
 
     result = downloaded("download", "group photo-swapped.png")
     assert read_mark(result) is not None
-    changed = (load_photo(result).pixels != load_photo(files / "group photo.png").pixels).any(2)
-    assert not changed[:, :310].any()  # the face that was not chosen
-    assert changed[:230, 310:].mean() > 0.1
+    photos = (load_photo(path).pixels for path in (files / "group photo.png", result))
+    before, after = (cv2.blur(photo, (25, 25)).astype(int) for photo in photos)  # no watermark
+    change = abs(after - before).max(2)
+    # Only the face that was chosen; the networks of this test change little.
+    assert change[:230, 340:].max() >= 5 > 2 * change[:, :280].max()
     shown = find("#result img")[-1].get_attribute("src")
     assert status(shown, visit(address)) == 403  # another browser knows its address
 
