@@ -152,7 +152,7 @@ HEAR_RECIPES: dict[str, tuple[str, HEARTrainConfig]] = {
             ranked=2000,
             lambda_rec=60,
             lambda_id=3,
-            lambda_chg=0.5,
+            lambda_chg=0.05,
             adam=AdamConfig(lr=1e-3),
             ema=0.995,
         ),
