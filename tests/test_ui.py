@@ -62,7 +62,7 @@ def files(portraits: tuple[Image.Image, Image.Image], tmp_path_factory) -> Path:
 
     folder = tmp_path_factory.mktemp("files")
     grace, eileen = portraits
-    eileen.save(folder / "source.jpg", quality=95)
+    grace.save(folder / "source.jpg", quality=95)
     both = Image.new("RGB", (grace.width + eileen.width, grace.height))
     both.paste(grace, (0, 0))
     both.paste(eileen, (grace.width, 0))
@@ -181,7 +181,7 @@ def test_more_photos_are_averaged_by_the_face_most_like_the_chosen_one(swapper, 
     group = open_photo(files / "group photo.png", "group photo.png", swapper.detector)
     alone = identity_of(source, 0, [], swapper)
     cosine = (identity_of(source, 0, [group], swapper) * alone).sum().item()
-    other = (identity_of(group, 0, [], swapper) * alone).sum().item()
+    other = (identity_of(group, 1, [], swapper) * alone).sum().item()
     assert cosine > 0.9
     assert other < 0.5
 
@@ -460,8 +460,8 @@ def test_photos_and_a_video_are_swapped_in_a_browser_that_asks_nobody_else(
     photos = (load_photo(path).pixels for path in (files / "group photo.png", result))
     before, after = (cv2.blur(photo, (25, 25)).astype(int) for photo in photos)  # no watermark
     change = abs(after - before).max(2)
-    # Only the face that was chosen; the networks of this test change little.
-    assert change[:230, 340:].max() >= 5 > 2 * change[:, :280].max()
+    # Only the face that was chosen.
+    assert change[:230, 340:].max() > 3 * change[:, :280].max()
     shown = find("#result img")[-1].get_attribute("src")
     assert status(shown, visit(address)) == 403  # another browser knows its address
 
