@@ -2,7 +2,9 @@
 
 import json
 import os
-from collections.abc import Callable, Iterable
+import shutil
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -213,3 +215,32 @@ def faces_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "prepared.json").write_text(prepared)
     write_lines(folder / "index.jsonl", lines)
     return folder
+
+
+@pytest.fixture
+def chromium() -> Iterator[Callable[..., object]]:
+    """Starts Chromium without a window, given its arguments and experimental options."""
+    binary = shutil.which("chromium") or shutil.which("google-chrome")
+    driver = shutil.which("chromedriver")
+    if not (binary and driver):
+        pytest.skip("needs Chromium and its driver (Debian: chromium, chromium-driver)")
+    from selenium import webdriver
+    from selenium.webdriver.chrome.service import Service
+
+    with ExitStack() as running:
+
+        def start(*arguments: str, **experimental: object) -> object:
+            options = webdriver.ChromeOptions()
+            options.binary_location = binary
+            for argument in ("--headless=new", "--no-sandbox", "--disable-dev-shm-usage"):
+                options.add_argument(argument)
+            for argument in arguments:
+                options.add_argument(argument)
+            for name, value in experimental.items():
+                options.add_experimental_option(name, value)
+            options.set_capability("goog:loggingPrefs", {"performance": "ALL", "browser": "ALL"})
+            browser = webdriver.Chrome(options=options, service=Service(driver))
+            running.callback(browser.quit)
+            return browser
+
+        yield start

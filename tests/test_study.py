@@ -3,7 +3,6 @@
 import io
 import json
 import re
-import shutil
 import signal
 import socket
 import sqlite3
@@ -308,25 +307,10 @@ def start_study(results: Path, port: int) -> subprocess.Popen[str]:
 
 
 @pytest.fixture
-def browser() -> Iterator[object]:
+def browser(chromium: Callable[..., object]) -> object:
     """Chromium without a window, the size of a phone."""
-    binary = shutil.which("chromium") or shutil.which("google-chrome")
-    driver = shutil.which("chromedriver")
-    if not (binary and driver):
-        pytest.skip("needs Chromium and its driver (Debian: chromium, chromium-driver)")
-    from selenium import webdriver
-    from selenium.webdriver.chrome.service import Service
-
-    options = webdriver.ChromeOptions()
-    options.binary_location = binary
-    for argument in ("--headless=new", "--no-sandbox", "--disable-dev-shm-usage"):
-        options.add_argument(argument)
     phone = {"width": 390, "height": 844, "pixelRatio": 2}
-    options.add_experimental_option("mobileEmulation", {"deviceMetrics": phone})
-    options.set_capability("goog:loggingPrefs", {"performance": "ALL", "browser": "ALL"})
-    chromium = webdriver.Chrome(options=options, service=Service(driver))
-    yield chromium
-    chromium.quit()
+    return chromium(mobileEmulation={"deviceMetrics": phone})
 
 
 def test_raters_in_a_browser_lose_no_vote_when_the_server_is_killed(

@@ -9,9 +9,9 @@ import av
 import numpy as np
 import pytest
 
+from faceshifter.stages import ahead
 from faceshifter.video.colour import Colour, Converter
 from faceshifter.video.scan import Seen, SeenFace
-from faceshifter.video.stages import ahead
 from faceshifter.video.tracks import MAX_GAP, TrackedFrame, follow, steady
 
 FACE = np.array([[-20, -20], [20, -20], [0, 0], [-15, 20], [15, 20]], float)

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from faceshifter import __version__
 from faceshifter.errors import CredentialsError, OutputError
-from faceshifter.provenance import SWAPPED, VIDEO_SUFFIXES, Origin, append_xmp_box
+from faceshifter.provenance import SWAPPED, Origin, append_xmp_box, mp4_mime
 from faceshifter.signer import load_signer, signer_file
 
 if TYPE_CHECKING:
@@ -70,12 +70,11 @@ def mark_video(path: Path, origin: Origin = SWAPPED) -> None:
         OutputError: It cannot be written.
     """
     temporary = path.with_name(f".faceshifter-{secrets.token_hex(8)}.tmp")
-    mime = "video/quicktime" if path.suffix.lower() == VIDEO_SUFFIXES[-1] else "video/mp4"
     try:
         append_xmp_box(path, origin)
         if origin.signed:
             with path.open("rb") as file, temporary.open("xb+") as signed:
-                _sign(file, signed, mime, origin)
+                _sign(file, signed, mp4_mime(path), origin)
             temporary.replace(path)
     except OSError as error:
         raise OutputError(f"{path} cannot be written: {error.strerror or error}") from error

@@ -1,8 +1,7 @@
 """Many targets in one run. Run again, it goes on where it was."""
 
-from collections import Counter, deque
-from collections.abc import Callable, Generator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections import Counter
+from collections.abc import Sequence
 from contextlib import closing, nullcontext
 from dataclasses import dataclass
 from functools import lru_cache
@@ -20,6 +19,7 @@ from faceshifter.manifest import Manifest, Record
 from faceshifter.model_files import sha256
 from faceshifter.people import PEOPLE, Cast, Casting, name_file
 from faceshifter.provenance import read_mark
+from faceshifter.stages import ahead
 from faceshifter.swap import FaceSwapper
 from faceshifter.swap_file import Opened, mask_path, open_target, swap_file
 from faceshifter.targets import Job, is_video
@@ -106,7 +106,7 @@ class Many:
             OutputError: The manifest cannot be written.
         """
         done: list[Todo] = []
-        with self._manifest.writing(), closing(_ahead(self._prepare, jobs)) as prepared:
+        with self._manifest.writing(), closing(ahead(map(self._prepare, jobs), AHEAD)) as prepared:
             for todo in tqdm(prepared, unit="file", total=len(jobs)):
                 if not todo.kept:
                     self._finish(todo)
@@ -198,21 +198,6 @@ class Many:
             # Without todo.cast it is the source that shows nobody.
             if isinstance(error, NoFaceError) and todo.cast is not None:
                 record["status"] = UNMATCHED if todo.cast.matches else "no face"
-
-
-def _ahead(prepare: Callable[[Job], Todo], jobs: Sequence[Job]) -> Generator[Todo]:
-    """``map`` in a thread that is a few jobs ahead of whoever takes them."""
-    pool = ThreadPoolExecutor(1)
-    waiting: deque[Future[Todo]] = deque()
-    try:
-        for job in jobs:
-            waiting.append(pool.submit(prepare, job))
-            if len(waiting) > AHEAD:
-                yield waiting.popleft().result()
-        while waiting:
-            yield waiting.popleft().result()
-    finally:
-        pool.shutdown(cancel_futures=True)
 
 
 def _hash(path: Path) -> str:

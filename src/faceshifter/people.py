@@ -5,13 +5,17 @@ from dataclasses import dataclass
 from functools import lru_cache, partial
 from pathlib import Path
 
-import torch
-from torch.nn import functional as F
-
 from faceshifter.data.prepare import SUFFIXES
 from faceshifter.errors import DataError, ImageError, NoFaceError
 from faceshifter.images import load_photo
-from faceshifter.selection import FaceChoice, Identity, Match, Selection, load_identity
+from faceshifter.selection import (
+    FaceChoice,
+    Identity,
+    Match,
+    Selection,
+    load_identity,
+    mean_identity,
+)
 from faceshifter.swap import FaceSwapper
 
 IDENTITY_SUFFIX = ".safetensors"
@@ -68,7 +72,7 @@ def average_photos(
     if not found:
         where = photos[0] if len(photos) == 1 else f"any of {len(photos)} photos"
         raise NoFaceError(f"no usable face in {where} ({skipped[0]}); give a clear portrait")
-    return Person(F.normalize(torch.cat(found).mean(dim=0, keepdim=True)), files, skipped)
+    return Person(mean_identity(found), files, skipped)
 
 
 def name_file(path: Path, why: str) -> str:

@@ -119,6 +119,11 @@ def is_mp4(file: BufferedIOBase) -> bool:
     return start[4:8] in (b"ftyp", b"moov", b"mdat", b"wide", b"free") and start[8:] not in images
 
 
+def mp4_mime(path: Path) -> str:
+    """The type of such a file, which its name tells."""
+    return "video/quicktime" if path.suffix.lower() == ".mov" else "video/mp4"
+
+
 def _read_xmp_box(file: BufferedIOBase) -> bytes | None:
     """The last XMP packet among the outermost boxes; damaged boxes end the search."""
     packet = None

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
+from torch.nn import functional as F
 
 from faceshifter import __version__
 from faceshifter.checkpoint import fingerprint, load_tensors, save_tensors
@@ -82,6 +83,11 @@ def why_none(faces: Sequence[Face], choice: FaceChoice, where: str) -> NoFaceErr
         f"face {choice} does not exist in {where}, which has {len(faces)}; they are "
         f"numbered from the left, 0 to {len(faces) - 1}"
     )
+
+
+def mean_identity(identities: Sequence[Identity]) -> Identity:
+    """Who somebody is by several photos: the mean of their z_id, of unit length again."""
+    return F.normalize(torch.cat(list(identities)).mean(dim=0, keepdim=True))
 
 
 def match_people(

@@ -26,6 +26,7 @@ from faceshifter.selection import (
     Identity,
     Selection,
     match_people,
+    mean_identity,
     pick_faces,
     why_none,
 )
@@ -151,7 +152,7 @@ class FaceSwapper:
         for idx, pixels in enumerate(images):
             where = "the source photo" if len(images) == 1 else f"source photo {idx + 1}"
             found += self.align(pixels, self.find_faces(pixels, face, where)[:1])
-        return F.normalize(torch.cat([target.z_id for target in found]).mean(dim=0, keepdim=True))
+        return mean_identity([target.z_id for target in found])
 
     def swap(self, image: Pixels, identity: Identity, *, face: FaceChoice = "largest") -> Swapped:
         """Give faces of a photo another identity.
@@ -165,8 +166,7 @@ class FaceSwapper:
             NoFaceError: There is no such face.
         """
         targets = self.align(image, self.find_faces(image, face, "the target photo"))
-        steps = self.swap_targets(targets, [identity] * len(targets))
-        return Swapped(paste_faces(image, steps), steps)
+        return self.swap_chosen(image, [(target, identity) for target in targets])
 
     def swap_selected(self, image: Pixels, selection: Selection) -> Swapped:
         """``swap`` with every way to choose faces; where none is meant nothing is changed.
@@ -179,8 +179,14 @@ class FaceSwapper:
             NoFaceError: What looks like a chosen face is none.
         """
         chosen = self.choose(image, self.detector.detect(image), selection)
+        return self.swap_chosen(image, chosen, selection.strength)
+
+    def swap_chosen(
+        self, image: Pixels, chosen: Sequence[tuple[Target, Identity]], strength: float = 1.0
+    ) -> Swapped:
+        """Swap faces that ``choose`` gave, and paste them into a copy of their picture."""
         targets, sources = [target for target, _ in chosen], [source for _, source in chosen]
-        steps = self.swap_targets(targets, sources, selection.strength)
+        steps = self.swap_targets(targets, sources, strength)
         return Swapped(paste_faces(image, steps), steps)
 
     def choose(
@@ -236,16 +242,11 @@ class FaceSwapper:
         self, crops: Sequence[UInt8[np.ndarray, "s s 3"]], matrices: Sequence[Matrix]
     ) -> list[Target]:
         """Tell whose aligned crops are, many in one batch."""
-        if not crops:
-            return []
-        most = MOST_AT_ONCE[self.device.type]
-        if len(crops) > most:
-            first, rest = slice(most), slice(most, None)
-            return self.identify(crops[first], matrices[first]) + self.identify(
-                crops[rest], matrices[rest]
-            )
-        z_id = self.encoder(to_tensor(np.stack(crops)).to(self.device)).cpu()
-        return [Target(*parts) for parts in zip(crops, matrices, z_id.split(1), strict=True)]
+        z_id: list[Identity] = []
+        for part in self._batches(len(crops)):
+            X = to_tensor(np.stack(crops[part])).to(self.device)
+            z_id += self.encoder(X).cpu().split(1)
+        return [Target(*parts) for parts in zip(crops, matrices, z_id, strict=True)]
 
     @torch.inference_mode()
     def swap_targets(
@@ -258,14 +259,19 @@ class FaceSwapper:
             sources: Who each becomes.
             strength: How much of the source's identity is put in, in [0, 1].
         """
-        if not targets:
-            return []
+        steps = []
+        for part in self._batches(len(targets)):
+            steps += self._swap_batch(targets[part], sources[part], strength)
+        return steps
+
+    def _batches(self, count: int) -> list[slice]:
+        """Of so many faces, as many at once as the device is fast with."""
         most = MOST_AT_ONCE[self.device.type]
-        if len(targets) > most:
-            first, rest = slice(most), slice(most, None)
-            return self.swap_targets(targets[first], sources[first], strength) + self.swap_targets(
-                targets[rest], sources[rest], strength
-            )
+        return [slice(start, start + most) for start in range(0, count, most)]
+
+    def _swap_batch(
+        self, targets: Sequence[Target], sources: Sequence[Identity], strength: float
+    ) -> list[SwapSteps]:
         X_t = to_tensor(np.stack([target.crop for target in targets])).to(self.device)
         z_id_t = torch.cat([target.z_id for target in targets])
         z_id_s = F.normalize(torch.lerp(z_id_t, torch.cat(list(sources)).to(z_id_t), strength))

@@ -18,7 +18,7 @@ from faceshifter.images import Photo, Pixels, load_photo, save_photo
 from faceshifter.manifest import Record
 from faceshifter.provenance import SWAPPED
 from faceshifter.selection import Selection, why_none
-from faceshifter.swap import FaceSwapper, Swapped, Target, paste_faces, save_steps
+from faceshifter.swap import FaceSwapper, Target, save_steps
 from faceshifter.targets import is_video
 
 MASK_SUFFIX = ".mask.png"
@@ -90,9 +90,8 @@ def swap_file(
     chosen = swapper.choose(before, opened.faces, selection)
     if not chosen:
         raise _why_nobody(opened.faces, selection)
-    targets, sources = [found for found, _ in chosen], [source for _, source in chosen]
-    swapped_faces = swapper.swap_targets(targets, sources, selection.strength)
-    after = paste_faces(before, swapped_faces)
+    swapped = swapper.swap_chosen(before, chosen, selection.strength)
+    after = swapped.pixels
     if steps is not None:
         make_folder(steps)
     if mask is not None:
@@ -100,8 +99,8 @@ def swap_file(
         write_atomically(mask, png.tobytes())
     save_photo(out, replace(opened.photo, pixels=after), replace(SWAPPED, watermark=watermark))
     if steps is not None:
-        save_steps(steps, opened.photo, Swapped(after, swapped_faces))
-    return {"faces": [_face_record(found) for found in targets]}
+        save_steps(steps, opened.photo, swapped)
+    return {"faces": [_face_record(found) for found, _ in chosen]}
 
 
 def changed_pixels(before: Pixels, after: Pixels) -> UInt8[np.ndarray, "h w"]:

@@ -13,7 +13,7 @@ from PIL import Image
 from faceshifter.credentials import Manifest, read_manifest
 from faceshifter.errors import CredentialsError, ImageError
 from faceshifter.images import load_photo
-from faceshifter.provenance import VIDEO_SUFFIXES, Mark, is_mp4, read_mark
+from faceshifter.provenance import Mark, is_mp4, mp4_mime, read_mark
 from faceshifter.watermark import watermark_score
 
 NUM_FRAMES = 10
@@ -53,7 +53,7 @@ def inspect(path: Path) -> Findings:
     video = mp4 or (start.startswith(VIDEO_STARTS) and start[8:] != b"WEBP")
     if video:
         frames = sample_frames(path, NUM_FRAMES)
-        mime = "video/quicktime" if path.suffix.lower() == VIDEO_SUFFIXES[-1] else "video/mp4"
+        mime = mp4_mime(path)
         if not mp4:
             mime = "video/x-msvideo" if start[8:] == b"AVI " else "video/x-matroska"
     else:

@@ -1,6 +1,7 @@
 """Face detection with five landmarks, by dlib (always there) or YuNet (where its file is given)."""
 
 import math
+import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
@@ -147,6 +148,18 @@ class YuNetDetector:
             if max(pixels.shape) <= side:
                 break
         return found
+
+
+class LockedDetector:
+    """A detector that several threads may call: dlib's and YuNet's own keep state on the way."""
+
+    def __init__(self, detector: FaceDetector) -> None:
+        self._detector, self._lock = detector, threading.Lock()
+
+    def detect(self, pixels: Pixels, *, thorough: bool = True) -> list[Face]:
+        """All faces of an RGB photo, largest box first."""
+        with self._lock:
+            return self._detector.detect(pixels, thorough=thorough)
 
 
 def load_detector(yunet: Path | None = None) -> FaceDetector:

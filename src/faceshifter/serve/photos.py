@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import TypeVar
 
 from faceshifter.errors import NoFaceError
-from faceshifter.face.detect import Face, FaceDetector
-from faceshifter.images import Photo, Pixels, save_photo
+from faceshifter.face.detect import LockedDetector
+from faceshifter.images import Photo, save_photo
 from faceshifter.selection import FaceChoice, Match, Selection, why_none
 from faceshifter.serve.answers import RefusedError
 from faceshifter.swap import FaceSwapper
@@ -29,23 +29,11 @@ class Wish:
     hear: bool = True
 
 
-class OneAtATime:
-    """A detector that several threads may call: dlib's and YuNet's own keep state on the way."""
-
-    def __init__(self, detector: FaceDetector) -> None:
-        self._detector, self._lock = detector, threading.Lock()
-
-    def detect(self, pixels: Pixels, *, thorough: bool = True) -> list[Face]:
-        """All faces of an RGB photo, largest box first."""
-        with self._lock:
-            return self._detector.detect(pixels, thorough=thorough)
-
-
 class Swappers:
     """The same networks with and without the second stage, for several threads."""
 
     def __init__(self, swapper: FaceSwapper) -> None:
-        detector = OneAtATime(swapper.detector)
+        detector = LockedDetector(swapper.detector)
         self._by_stage = {
             hear: FaceSwapper(
                 swapper.aei,
@@ -147,10 +135,12 @@ def swap_photo(swapper: FaceSwapper, selection: Selection, target: Photo, out: P
         NoFaceError: There is nobody to be swapped.
         OutputError: The result cannot be written.
     """
-    swapped = swapper.swap_selected(target.pixels, selection)
-    if not swapped.steps:
+    faces = swapper.detector.detect(target.pixels)
+    chosen = swapper.choose(target.pixels, faces, selection)
+    if not chosen:
         if selection.matches:
             raise NoFaceError("the person was not found in the target; give another photo of them")
-        raise why_none(swapper.detector.detect(target.pixels), selection.face, "the target")
+        raise why_none(faces, selection.face, "the target")
+    swapped = swapper.swap_chosen(target.pixels, chosen, selection.strength)
     save_photo(out, replace(target, pixels=swapped.pixels))
     return len(swapped.steps)

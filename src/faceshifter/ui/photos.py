@@ -10,13 +10,12 @@ import numpy as np
 import torch
 from jaxtyping import Float, UInt8
 from PIL import Image, ImageDraw, ImageFont
-from torch.nn import functional as F
 
 from faceshifter.errors import NoFaceError
 from faceshifter.face.detect import Face, FaceDetector
 from faceshifter.images import SUFFIXES, Photo, Pixels, decode_photo, save_photo
 from faceshifter.models.aei import recorded_masks
-from faceshifter.selection import Identity, pick_faces, why_none
+from faceshifter.selection import Identity, mean_identity, pick_faces, why_none
 from faceshifter.swap import FaceSwapper, SwapSteps, paste_faces
 from faceshifter.ui.markup import Shown
 
@@ -140,7 +139,7 @@ def identity_of(
     for other in more:
         found = swapper.align(other.photo.pixels, other.faces)
         z_id.append(max((face.z_id for face in found), key=lambda z: (z * z_id[0]).sum().item()))
-    return F.normalize(torch.cat(z_id).mean(dim=0, keepdim=True))
+    return mean_identity(z_id)
 
 
 def swap_photo(

@@ -3,7 +3,6 @@
 import os
 import shutil
 import tempfile
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -11,8 +10,7 @@ from typing import TYPE_CHECKING
 
 from filelock import FileLock, Timeout
 
-from faceshifter.face.detect import Face, FaceDetector
-from faceshifter.images import Pixels
+from faceshifter.face.detect import LockedDetector
 from faceshifter.swap import FaceSwapper
 from faceshifter.ui.actions import PhotoActions
 from faceshifter.ui.page import CSS, build_page
@@ -28,18 +26,6 @@ MAX_UPLOAD = 2**30
 """Bytes of one file."""
 FONT = ["system-ui", "-apple-system", "Segoe UI", "Roboto", "Helvetica Neue", "Arial", "sans-serif"]
 CODE_FONT = ["ui-monospace", "Consolas", "monospace"]
-
-
-class LockedDetector:
-    """A detector for several threads: a photo's and a video's find faces one after the other."""
-
-    def __init__(self, detector: FaceDetector) -> None:
-        self._detector, self._lock = detector, threading.Lock()
-
-    def detect(self, pixels: Pixels, *, thorough: bool = True) -> list[Face]:
-        """All faces, largest box first."""
-        with self._lock:
-            return self._detector.detect(pixels, thorough=thorough)
 
 
 @contextmanager

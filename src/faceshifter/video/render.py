@@ -12,13 +12,13 @@ from faceshifter.errors import VideoError
 from faceshifter.face.align import crop_face
 from faceshifter.images import Pixels
 from faceshifter.provenance import Origin
+from faceshifter.stages import ahead
 from faceshifter.swap import FaceSwapper, SwapSteps, paste_faces
 from faceshifter.video.colour import Converter
 from faceshifter.video.encoders import Encoder
 from faceshifter.video.marking import mark_picture
 from faceshifter.video.plan import Plan, PlannedFrame
 from faceshifter.video.source import read_frames
-from faceshifter.video.stages import ahead
 
 SEGMENT = 96
 """Frames of a segment: what a kill loses at most."""

@@ -14,10 +14,10 @@ from faceshifter.errors import NoFaceError
 from faceshifter.face.align import warp
 from faceshifter.face.detect import Box, Face
 from faceshifter.images import Pixels
+from faceshifter.stages import ahead
 from faceshifter.swap import FaceSwapper
 from faceshifter.video.colour import Converter
 from faceshifter.video.source import Clip, SourceFrame, read_frames
-from faceshifter.video.stages import ahead
 
 IDENTIFY_EVERY = 5
 """Frames after which faces are identified again, where somebody is looked for."""

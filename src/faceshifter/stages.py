@@ -1,7 +1,7 @@
 """Stages that overlap: each iterator in a thread of its own, a few items ahead of the next."""
 
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable
 from queue import Full, Queue
 from typing import TypeVar
 
@@ -11,7 +11,7 @@ WAIT = 0.1
 DONE = object()
 
 
-def ahead(items: Iterable[T], count: int) -> Iterator[T]:
+def ahead(items: Iterable[T], count: int) -> Generator[T]:
     """The same items, made in a thread that stays at most ``count`` items ahead.
 
     What the thread raises is raised here. Where the items are not taken to the end, the thread ends
