@@ -39,7 +39,7 @@ def overfit(stage: str, data: Path, steps: int) -> list[float]:
         fetch = OccludedFetch(config, population, np.arange(len(people)), faces, Occluders())
         pairs = fetch.occlude(fetch.draw(0, 8), 0).to_pairs(CPU, augmented=False)
         aei, _ = load_aei(packaged_weights() / "aei.safetensors")
-        training = HEARTraining(config, aei, encoder, ranks, runtime)
+        training = HEARTraining(config, aei, [encoder], ranks, runtime)
     return [training.step(step, [pairs])["loss/rec"].item() for step in range(steps)]
 
 

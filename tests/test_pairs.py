@@ -10,10 +10,11 @@ from torch import Tensor
 from faceshifter.config import CropGeometry
 from faceshifter.data.occlusion import Occluders
 from faceshifter.data.pairs import Draws, Pairs, Population, RawPairs, draw_pairs
-from faceshifter.data.shards import Faces
+from faceshifter.data.shards import Crop, Faces
 from faceshifter.errors import DataError
 from faceshifter.losses import reconstruction_loss
 from faceshifter.recipes import HEAR_RECIPES
+from faceshifter.train.aei import find_sharpest
 from faceshifter.train.hear import OccludedFetch
 
 
@@ -97,6 +98,22 @@ def test_same_pairs_of_a_person_are_two_photos_where_there_are_two() -> None:
     assert pairs.same.all()
 
 
+def test_a_person_of_one_photo_is_varied_otherwise_as_source(images) -> None:
+    pairs = draw(batch=20, different=0.0, same_pairs="person")
+    assert torch.equal(pairs.source, pairs.target)
+    assert torch.equal(load(images, pairs).X_s, load(images, pairs).X_t)
+    varied = load(images, pairs, augmented=True)
+    assert ((varied.X_s - varied.X_t).abs().amax(dim=(1, 2, 3)) > 0.01).all()
+
+
+def test_the_sharpest_faces_are_a_share_of_all() -> None:
+    crop = Crop(shard="", file="", photo="", identity="", eye_distance=0.0, sharpness=0.0)
+    crops = [replace(crop, sharpness=sharpness) for sharpness in (5.0, 9.0, 1.0, 9.0, 7.0)]
+    assert find_sharpest(crops, 0.6).tolist() == [1, 3, 4]
+    assert find_sharpest(crops, 1.0).tolist() == [0, 1, 2, 3, 4]
+    assert find_sharpest(crops, 0.01).tolist() == [1]
+
+
 def test_every_face_is_target_and_every_other_its_source_equally_often() -> None:
     pairs = draw(n=4, batch=4800, different=1.0)
     counts = np.zeros((4, 4))
@@ -152,8 +169,8 @@ def faces() -> Faces:
     return Faces((colours + ramp).to(torch.uint8), [], CropGeometry())
 
 
-def occluded(faces: Faces, *, position: int = 0, batch: int = 64, different: float = 0.5) -> Pairs:
-    config = replace(HEAR_RECIPES["smoke"][1], batch=batch, different=different)
+def occluded(faces: Faces, *, position: int = 0, batch: int = 64, **changes) -> Pairs:
+    config = replace(HEAR_RECIPES["smoke"][1], batch=batch, **changes)
     population = Population(np.arange(12), np.arange(12))
     fetch = OccludedFetch(config, population, np.array([1, 4]), faces, Occluders())
     raw = fetch.occlude(fetch.draw(position, batch), position)
@@ -190,3 +207,14 @@ def test_both_pictures_of_a_same_pair_are_the_occluded_one(faces) -> None:
     pairs = occluded(faces)
     assert pairs.same.any()
     assert torch.equal(pairs.X_s[pairs.same], pairs.X_t[pairs.same])
+
+
+def test_the_source_of_a_same_pair_of_a_person_is_not_occluded(faces) -> None:
+    pairs = occluded(faces, different=0.0, same_pairs="person")
+    assert pairs.same.all()
+    clean = faces.images.float() / 127.5 - 1
+    sources = (pairs.X_s[:, None] - clean).abs().amax(dim=(2, 3, 4))  # (b, n)
+    assert sources.amin(dim=1).max() == 0
+    assert set(sources.argmin(dim=1).tolist()) == {1, 4}
+    covered = (pairs.X_s != pairs.X_t).flatten(1).any(dim=1)
+    assert covered.float().mean() > 0.5  # three quarters are

@@ -169,7 +169,11 @@ class AEITrainConfig:
     different: float = 0.8
     """Share of pairs with X_t != X_s."""
     same_pairs: Literal["photo", "person"] = "photo"
-    """What the other pairs are: one photo twice, or, ours, two photos of a person who has more."""
+    """What the other pairs are: one photo twice, or, ours, two photos of a person who has more,
+    and else one, varied otherwise as source."""
+    sharpest: float = 1.0
+    """Ours: share of the faces, by sharpness, that are targets, which the discriminator sees as
+    real; any may be a source."""
     augment: bool = False
     """Ours: flip each picture at random, and vary its colours and place a little."""
     weights: tuple[AEIWeights, ...] = (AEIWeights(),)
@@ -203,12 +207,19 @@ class HEARTrainConfig:
     """Ours: parts that each process takes its pairs of a step in, as for AEI-Net."""
     different: float = 0.5
     """Share of pairs with X_t != X_s."""
+    same_pairs: Literal["photo", "person"] = "photo"
+    """What the other pairs are: one occluded photo twice, or, ours, with another photo of the
+    person as source, or this one varied otherwise, without the occlusion: these HEAR-Net cannot
+    tell from pairs with X_t != X_s."""
+    teachers: tuple[str, ...] = ()
+    """Ours: encoders that take turns in the identity loss, as for AEI-Net."""
     augment: bool = False
     """Ours: vary pictures as for AEI-Net."""
     hardest: float = 0.1
     """Share of the faces, by heuristic error, that are targets."""
     ranked: int | None = None
-    """Faces, drawn at random, among which the hardest are looked for; None: all."""
+    """Faces, drawn at random, among which the hardest are looked for; a number beyond the set's,
+    and None, are all."""
     lambda_rec: float = 1.0
     lambda_id: float = 1.0
     lambda_chg: float = 1.0

@@ -51,7 +51,7 @@ def main() -> None:
             COMMANDS,
             prog="faceshifter",
             description="Swap faces in two stages, and train and measure what does it.",
-            config=(tyro.conf.OmitSubcommandPrefixes,),
+            config=(tyro.conf.OmitSubcommandPrefixes, tyro.conf.DisallowNone),
         )
     except FaceShifterError as error:
         print(f"faceshifter: {error}", file=sys.stderr)

@@ -125,7 +125,8 @@ def draw_pairs(
         position: Pairs drawn before this batch.
         batch: Pairs to draw.
         different: Share of pairs of two people; the paper's is 0.8 in stage one, 0.5 in two.
-        same_pairs: Whether the others are one photo twice, or two photos of a person who has more.
+        same_pairs: Whether the others are one photo twice; or two photos of a person who has more,
+            and of others one photo, varied otherwise as source.
         targets: Positions in the population of the faces that may be targets; without them all.
     """
     faces, people = population.faces, population.people
@@ -141,7 +142,8 @@ def draw_pairs(
                 s = int(rng.integers(len(faces)))
         elif same_pairs == "person":
             s = population.another_photo(t, rng)
-        drawn.append((faces[t], faces[s], is_same, vary_t, vary_t if s == t else vary_s))
+        is_photo = is_same and same_pairs == "photo"
+        drawn.append((faces[t], faces[s], is_same, vary_t, vary_t if is_photo else vary_s))
     target, source, same, vary_t, vary_s = (
         torch.from_numpy(np.array(column)) for column in zip(*drawn, strict=True)
     )

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -21,7 +21,7 @@ from faceshifter.checkpoint import (
 from faceshifter.config import AEITrainConfig, AEIWeights, Intervals, Runtime
 from faceshifter.data.feed import feed, find_faces
 from faceshifter.data.pairs import Draws, Pairs, Population, RawPairs, draw_pairs
-from faceshifter.data.shards import Faces, StoredFaces, read_geometry
+from faceshifter.data.shards import Crop, Faces, StoredFaces, read_geometry
 from faceshifter.errors import TrainingError
 from faceshifter.images import save_grid, to_range
 from faceshifter.losses import (
@@ -258,6 +258,8 @@ class Fetch:
 
     config: AEITrainConfig
     population: Population
+    targets: Int[np.ndarray, " k"]
+    """Positions in the population of the faces that may be targets."""
     faces: StoredFaces | None
     rank: int = 0
     world: int = 1
@@ -272,10 +274,18 @@ class Fetch:
             batch=config.batch,
             different=config.different,
             same_pairs=config.same_pairs,
+            targets=self.targets,
         )
         parts = self.world * config.accumulate
         own = [draws.part(idx, parts) for idx in range(self.rank, parts, self.world)]
         return [part if self.faces is None else read_pairs(part, self.faces) for part in own]
+
+
+def find_sharpest(crops: Sequence[Crop], share: float) -> Int[np.ndarray, " k"]:
+    """Positions of the sharpest crops, a share of all, at least one; in ascending order."""
+    sharpness = np.array([crop.sharpness for crop in crops])
+    count = max(round(share * len(crops)), 1)
+    return np.sort(np.argsort(-sharpness, kind="stable")[:count])
 
 
 def read_pairs(draws: Draws, faces: Faces | StoredFaces) -> RawPairs:
@@ -325,7 +335,8 @@ def train(
         faces = find_faces(data, size, ranks.device, runtime, ranks.world)
         population, held_out = Population.split([c.identity for c in faces.crops], config.seed)
         stored = faces if isinstance(faces, StoredFaces) else None
-        fetch = Fetch(config, population, stored, ranks.rank, ranks.world)
+        targets = find_sharpest([faces.crops[idx] for idx in population.faces], config.sharpest)
+        fetch = Fetch(config, population, targets, stored, ranks.rank, ranks.world)
         seen = choose_watched(faces, held_out, ranks.device)
         files = [Path(teacher) for teacher in config.teachers if Path(teacher).is_file()]
         teachers = [{"name": path.name, "sha256": sha256(path)} for path in files]

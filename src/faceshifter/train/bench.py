@@ -139,7 +139,7 @@ def _random_batches(
     crop = Crop(shard="", file="", photo="", identity="", eye_distance=0.0, sharpness=0.0)
     faces = Faces(images, [crop] * NUM_FACES, config.model.geometry).to(ranks.device)
     population = Population(np.arange(NUM_FACES), np.arange(NUM_FACES))
-    fetch = Fetch(config, population, None)
+    fetch = Fetch(config, population, np.arange(NUM_FACES), None)
     return batches(fetch, faces, 0, ranks.device, runtime)
 
 

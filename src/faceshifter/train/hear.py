@@ -23,7 +23,7 @@ from faceshifter.images import save_grid
 from faceshifter.losses import Scalar, change_loss, hear_loss, identity_loss, reconstruction_loss
 from faceshifter.models.aei import AEINet
 from faceshifter.models.hear import HEARNet, heuristic_error
-from faceshifter.models.identity import IdentityEncoder
+from faceshifter.models.identity import IdentityEncoder, load_identity_encoder
 from faceshifter.pretrained import load_aei, load_encoder_of
 from faceshifter.train.distributed import (
     Ranks,
@@ -62,18 +62,18 @@ def first_stage(
 
 def refinement_loss(
     hear: nn.Module,
-    encoder: IdentityEncoder,
+    judge: IdentityEncoder,
     pairs: Pairs,
     Y_hat_st: Float[Tensor, "b 3 s s"],
     delta_Y_t: Float[Tensor, "b 3 s s"],
-    z_id_s: Float[Tensor, "b d"],
+    judged_s: Float[Tensor, "b d"],
     config: HEARTrainConfig,
 ) -> tuple[Scalar, dict[str, Tensor]]:
-    """Eq. (15) and its terms."""
+    """Eq. (15) and its terms; ``judged_s`` is what the encoder in the identity loss sees in X_s."""
     Y_st = hear(Y_hat_st, delta_Y_t).float()
     terms = {
         "loss/rec": reconstruction_loss(Y_st, pairs.X_t, pairs.same, pairs.num_same),
-        "loss/id": identity_loss(encoder(Y_st), z_id_s),
+        "loss/id": identity_loss(judge(Y_st), judged_s),
         "loss/chg": change_loss(Y_hat_st, Y_st),
     }
     loss = hear_loss(
@@ -96,15 +96,15 @@ class RefinementLoss(nn.Module):
 
     def forward(
         self,
-        encoder: IdentityEncoder,
+        judge: IdentityEncoder,
         pairs: Pairs,
         Y_hat_st: Float[Tensor, "b 3 s s"],
         delta_Y_t: Float[Tensor, "b 3 s s"],
-        z_id_s: Float[Tensor, "b d"],
+        judged_s: Float[Tensor, "b d"],
         config: HEARTrainConfig,
     ) -> tuple[Scalar, dict[str, Tensor]]:
         """Eq. (15) and its terms."""
-        return refinement_loss(self.hear, encoder, pairs, Y_hat_st, delta_Y_t, z_id_s, config)
+        return refinement_loss(self.hear, judge, pairs, Y_hat_st, delta_Y_t, judged_s, config)
 
 
 class HEARTraining:
@@ -113,7 +113,7 @@ class HEARTraining:
     Args:
         config: The recipe.
         aei: The first stage.
-        encoder: Its encoder of z_id.
+        encoders: That of z_id first, then those that take turns with it in the identity loss.
         ranks: The processes that train together.
         runtime: How to compute.
     """
@@ -122,11 +122,11 @@ class HEARTraining:
         self,
         config: HEARTrainConfig,
         aei: AEINet,
-        encoder: IdentityEncoder,
+        encoders: Sequence[IdentityEncoder],
         ranks: Ranks,
         runtime: Runtime,
     ) -> None:
-        self.config, self.encoder, self.runtime = config, encoder, runtime
+        self.config, self.encoders, self.runtime = config, encoders, runtime
         self.device = ranks.device
         self.aei = to_device(aei, self.device, runtime)
         torch.manual_seed(config.seed)
@@ -139,20 +139,23 @@ class HEARTraining:
 
     def step(self, position: int, parts: Sequence[Pairs]) -> dict[str, Tensor]:
         """One step; returns the means of all terms."""
-        terms = self.gradients(parts)
+        terms = self.gradients(position, parts)
         terms["grad"] = gradient_norm(self.hear)
         self.update(position)
         return terms
 
-    def gradients(self, parts: Sequence[Pairs]) -> dict[str, Tensor]:
+    def gradients(self, position: int, parts: Sequence[Pairs]) -> dict[str, Tensor]:
         """Gradients of Eq. (15) over all parts, and its terms."""
+        encoder, judge = self.encoders[0], self.encoders[position % len(self.encoders)]
         sums: dict[str, Tensor] = {}
         for idx, pairs in enumerate(parts):
             with without_exchange(self.loss, idx + 1 < len(parts)):
                 with autocast(self.device, self.runtime):
-                    Y_hat_st, delta_Y_t, z_id_s = first_stage(self.aei, self.encoder, pairs)
+                    Y_hat_st, delta_Y_t, z_id_s = first_stage(self.aei, encoder, pairs)
+                    with torch.no_grad():
+                        judged_s = z_id_s if judge is encoder else judge(pairs.X_s)
                     loss, terms = self.loss(
-                        self.encoder, pairs, Y_hat_st, delta_Y_t, z_id_s, self.config
+                        judge, pairs, Y_hat_st, delta_Y_t, judged_s, self.config
                     )
                 (loss / len(parts)).backward()
             add_means(sums, terms, len(parts))
@@ -169,7 +172,7 @@ class HEARTraining:
 class OccludedFetch:
     """The parts of a process's pairs of a step, with the hardest faces as targets, occluded.
 
-    Only X_t is occluded where X_t != X_s; where they are the same both are the occluded picture.
+    Only X_t is occluded where X_t != X_s; where one photo is both, both are the occluded picture.
     """
 
     config: HEARTrainConfig
@@ -199,6 +202,7 @@ class OccludedFetch:
             position=position,
             batch=batch,
             different=self.config.different,
+            same_pairs=self.config.same_pairs,
             targets=self.targets,
         )
 
@@ -211,8 +215,9 @@ class OccludedFetch:
             picture = np.ascontiguousarray(target.permute(1, 2, 0).numpy())
             occluded.append(occlude(picture, rng, self.occluders))
         targets = torch.from_numpy(np.stack(occluded)).permute(0, 3, 1, 2).contiguous()
-        same = draws.same[:, None, None, None]
-        return RawPairs(draws, torch.where(same, targets, sources), targets)
+        if self.config.same_pairs == "photo":
+            sources = torch.where(draws.same[:, None, None, None], targets, sources)
+        return RawPairs(draws, sources, targets)
 
 
 def batches(
@@ -261,11 +266,15 @@ def train(
                 f"{data} was cropped with another geometry than {aei_weights}'s; prepare it again"
             )
         encoder = load_encoder_of(info, aei_weights, identity).to(ranks.device)
+        teachers = [
+            load_identity_encoder(spec, aei.config.geometry).to(ranks.device)
+            for spec in config.teachers
+        ]
         occluders = Occluders.load(occluder_paths)
         settings = {"hear": asdict(config), "data": data.name, "aei": fingerprint(aei)}
         settings["occluders"] = sorted(path.name for path in occluder_paths)
         open_run(run, settings, ranks)
-        training = HEARTraining(config, aei, encoder, ranks, runtime)
+        training = HEARTraining(config, aei, [encoder, *teachers], ranks, runtime)
         # On the CPU, where pictures are occluded.
         size, cpu = aei.config.image_size, torch.device("cpu")
         faces = find_faces(data, size, cpu, runtime, ranks.world)
@@ -335,32 +344,36 @@ def save_samples(path: Path, training: HEARTraining, seen: Pairs) -> None:
     """Draw the first watched pairs: X_s, X_t, Y_hat_st, delta_Y_t and Y_st."""
     n = NUM_SAMPLES
     pairs = Pairs(seen.X_s[:n], seen.X_t[:n], seen.same[:n], seen.num_same)
-    Y_hat_st, delta_Y_t, _ = first_stage(training.aei, training.encoder, pairs)
+    Y_hat_st, delta_Y_t, _ = first_stage(training.aei, training.encoders[0], pairs)
     Y_st = training.ema(Y_hat_st, delta_Y_t)
     save_grid(path, [pairs.X_s, pairs.X_t, Y_hat_st, delta_Y_t / 2, Y_st])
 
 
 @torch.no_grad()
 def measure_refinement(training: HEARTraining, seen: Pairs) -> dict[str, float]:
-    """What the watchdog sees: cosines after either stage, error, and change.
+    """What the watchdog sees: cosines, what of that to the source is lost, error, and change.
 
     ``watch/rec`` is the mean of abs(Y_st - X_t) where X_t = X_s, ``watch/chg`` that of
     abs(Y_st - Y_hat_st), in [0, 2].
     """
-    encoder, same = training.encoder, seen.same
-    Y_hat_st, delta_Y_t, z_id_s = first_stage(training.aei, encoder, seen)
+    same = seen.same
+    Y_hat_st, delta_Y_t, _ = first_stage(training.aei, training.encoders[0], seen)
     Y_st = training.ema(Y_hat_st, delta_Y_t)
-    z_id_Y, z_id_t = encoder(Y_st)[~same], encoder(seen.X_t)[~same]
     figures = {"watch/chg": change_loss(Y_hat_st, Y_st).item()}
     if same.any():
         figures["watch/rec"] = F.l1_loss(Y_st[same], seen.X_t[same]).item()
     if not same.all():
-        one_stage = encoder(Y_hat_st)[~same]
-        figures |= {
-            f"watch/cos_source/{encoder.name}": (z_id_Y * z_id_s[~same]).sum(1).mean().item(),
-            f"watch/cos_target/{encoder.name}": (z_id_Y * z_id_t).sum(1).mean().item(),
-            "watch/cos_source_one_stage": (one_stage * z_id_s[~same]).sum(1).mean().item(),
-        }
+        for encoder in training.encoders:
+            pictures = (seen.X_s, seen.X_t, Y_hat_st, Y_st)
+            z_s, z_t, z_Y_hat, z_Y = (encoder(X[~same]) for X in pictures)
+            cos_source = (z_Y * z_s).sum(1).mean()
+            figures |= {
+                f"watch/cos_source/{encoder.name}": cos_source.item(),
+                f"watch/cos_target/{encoder.name}": (z_Y * z_t).sum(1).mean().item(),
+                f"watch/cos_lost/{encoder.name}": (
+                    (z_Y_hat * z_s).sum(1).mean() - cos_source
+                ).item(),
+            }
     return figures
 
 

@@ -131,7 +131,8 @@ def plan_hear(
     notes: list[str] = []
     model, spec = _first_stage(config, aei_weights, notes)
     size = model.image_size
-    encoder = _find_encoder(str(identity or spec), model.geometry, notes)
+    specs = (str(identity or spec), *config.teachers)
+    encoders = [_find_encoder(spec, model.geometry, notes) for spec in specs]
     with torch.device("meta"):
         aei, hear = AEINet(model), HEARNet(config.model)
         X, z_id = torch.empty(BATCH_NORM_BATCH, 3, size, size), torch.empty(1, 2, model.c_id)
@@ -140,16 +141,19 @@ def plan_hear(
         NetworkCost("HEAR-Net", num_parameters(hear), forward_gmac(hear, X[:1], X[:1]), 1, 1),
         NetworkCost("AEI-Net, m = 2", num_parameters(aei), forward_gmac(aei, X[:1], z_id), 1, 0),
     ]
-    if encoder is not None:
-        networks.append(encoder_cost(str(identity or spec), encoder, size, 3, 1))
-        activations += encoder_bytes(encoder, size)
+    activations += max((encoder_bytes(encoder, size) for encoder in encoders if encoder), default=0)
+    turn = 1 / len(specs)  # each encoder judges one step in so many
+    for idx, (spec, encoder) in enumerate(zip(specs, encoders, strict=True)):
+        if encoder is not None:
+            forwards = 2 + turn if idx == 0 else 2 * turn
+            networks.append(encoder_cost(spec, encoder, size, forwards, turn))
     return Plan(
         dict(settings_of(config)),
         config.steps,
         config.batch,
         networks,
         memory_bytes(
-            [hear], [hear], [aei, encoder], config.batch // config.accumulate * activations
+            [hear], [hear], [aei, *encoders], config.batch // config.accumulate * activations
         )
         | faces_bytes(data, size, notes),
         disk_bytes([hear], hear, config.steps) | samples_bytes(config.steps, 5, size),

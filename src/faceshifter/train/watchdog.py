@@ -165,9 +165,9 @@ def _changes_nothing(history: Sequence[Report]) -> str | None:
 
 def _undoes_swap(history: Sequence[Report]) -> str | None:
     def holds(report: Report) -> bool:
-        return report["watch/cos_source_one_stage"] - min(_cosines(report, "source")) > 0.15
+        return max(_cosines(report, "lost"), default=0.0) > 0.15
 
-    if not _lasting(history, "watch/cos_source_one_stage", holds):
+    if not _lasting(history, "watch/chg", holds):
         return None
     return (
         "second stage undoes the swap: it lowers the cosine to the source by more than 0.15; raise "
