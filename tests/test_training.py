@@ -332,9 +332,10 @@ def test_the_average_follows_fast_at_first_and_slowly_later() -> None:
     network.running_mean.fill_(3.0)
     update_ema(ema, network, 0.999, 0)
     torch.testing.assert_close(ema.weight.detach(), torch.full((2,), 0.9))
-    assert torch.equal(ema.running_mean, network.running_mean)
+    torch.testing.assert_close(ema.running_mean, torch.full((2,), 2.7))
     update_ema(ema, network, 0.999, 10**6)
     torch.testing.assert_close(ema.weight.detach(), torch.full((2,), 0.9 + 0.1 * 0.001))
+    torch.testing.assert_close(ema.running_mean, torch.full((2,), 2.7 + 0.3 * 0.001))
 
 
 LEARNING = {  # the term, to what share of its first value it falls, and on what

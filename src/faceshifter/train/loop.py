@@ -100,11 +100,18 @@ def make_ema(module: Module) -> Module:
 
 @torch.no_grad()
 def update_ema(ema: nn.Module, module: nn.Module, decay: float, step: int) -> None:
-    """Move the averaged weights towards the current ones; buffers are copied."""
+    """Move the averaged weights, and the statistics of batch norm, towards the current ones.
+
+    A network's own running statistics are of its last ten batches, too few for averaged weights.
+    """
     decay = min(decay, (1 + step) / (EMA_WARMUP + step))
-    torch._foreach_lerp_(list(ema.parameters()), list(module.parameters()), 1 - decay)
-    for own, current in zip(ema.buffers(), module.buffers(), strict=True):
-        own.copy_(current)
+    own, current = (_averaged(network) for network in (ema, module))
+    torch._foreach_lerp_(own, current, 1 - decay)
+
+
+def _averaged(network: nn.Module) -> list[Tensor]:
+    buffers = [buffer for buffer in network.buffers() if buffer.is_floating_point()]
+    return [*network.parameters(), *buffers]
 
 
 def open_run(run: Path, config: dict[str, Any], ranks: Ranks) -> None:
