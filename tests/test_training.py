@@ -260,9 +260,10 @@ def test_the_generators_loss_moves_all_of_aei_net_and_nothing_else(trainings, fa
     assert [fingerprint(module) for module in (encoder, judge)] == before
 
 
-def test_teachers_take_turns_and_are_measured_by_name(trainings, tmp_path) -> None:
+@pytest.mark.parametrize("stage", ["aei", "hear"])
+def test_teachers_take_turns_and_are_measured_by_name(stage, trainings, tmp_path) -> None:
     second = recogniser(tmp_path / "second.pt", 64)
-    trainings["aei"](tmp_path / "run", steps=2, teachers=(str(second),))
+    trainings[stage](tmp_path / "run", steps=2, teachers=(str(second),))
     lines = read_lines(tmp_path / "run" / "stats.jsonl")
     figures = next(line for line in lines if "watch/rec" in line)
     assert {"watch/cos_source/encoder", "watch/cos_source/second"} <= figures.keys()
@@ -282,17 +283,19 @@ def test_a_run_can_start_from_the_networks_of_another(trainings, tmp_path) -> No
     assert all(torch.equal(start[key], end[key]) for key in trained if "weight" in key[-6:])
 
 
-def test_a_run_can_start_from_exported_weights(trainings, tmp_path) -> None:
-    trainings["aei"](tmp_path / "first", steps=2)
+@pytest.mark.parametrize("stage", ["aei", "hear"])
+def test_a_run_can_start_from_exported_weights(stage, trainings, tmp_path) -> None:
+    trainings[stage](tmp_path / "first", steps=2)
     init = tmp_path / "first" / "weights.safetensors"
     still = AdamConfig(lr=0.0)
-    second = replace(trainings["aei"], files={"init": init})
-    second(tmp_path / "second", steps=1, adam_g=still, adam_d=still)
+    second = replace(trainings[stage], files=trainings[stage].files | {"init": init})
+    adams = {"aei": {"adam_g": still, "adam_d": still}, "hear": {"adam": still}}
+    second(tmp_path / "second", steps=1, **adams[stage])
     start, _ = load_tensors(init)
     end, _ = load_tensors(find_checkpoints(tmp_path / "second" / "checkpoints")[-1])
-    kernels = [key for key in start if "conv" in key and key.endswith("weight")]
+    kernels = [key for key in start if start[key].ndim == 4]
     assert kernels
-    assert all(torch.equal(start[key].float(), end[f"aei/{key}"]) for key in kernels)
+    assert all(torch.equal(start[key].float(), end[f"{stage}/{key}"]) for key in kernels)
 
 
 def test_sets_and_encoders_that_do_not_fit_the_recipe_are_refused(

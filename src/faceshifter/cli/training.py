@@ -149,6 +149,8 @@ class TrainHEAR:
     """weights.safetensors of the first stage."""
     recipe: Annotated[HEARRecipe, arg(name="")]  # type: ignore[valid-type]
     """A complete configuration; its fields can be changed by the flags behind its name."""
+    init: Path | None = None
+    """A checkpoint of another run, of any first stage, or exported weights, to start from."""
     occluders: UseAppendAction[tuple[Path, ...]] = ()
     """Folder or tar of RGBA cut-outs; may be repeated. Without any, all occlusions are drawn."""
     errors: Path | None = None
@@ -176,6 +178,7 @@ class TrainHEAR:
             self.data,
             self.run,
             self.aei,
+            init=self.init,
             occluder_paths=self.occluders,
             errors=self.errors,
             identity=self.identity,

@@ -14,9 +14,6 @@ from faceshifter import __version__
 from faceshifter.checkpoint import (
     export_weights,
     fingerprint,
-    load_checkpoint,
-    load_strictly,
-    load_tensors,
 )
 from faceshifter.config import AEITrainConfig, AEIWeights, Intervals, Runtime
 from faceshifter.data.feed import feed, find_faces
@@ -54,6 +51,7 @@ from faceshifter.train.loop import (
     open_run,
     part_size,
     run_steps,
+    start_from,
     to_device,
     update_ema,
 )
@@ -182,7 +180,7 @@ class AEITraining:
         self.ema = make_ema(self.aei)
         self.networks = {"aei": self.aei, "ema": self.ema, "discriminator": self.discriminator}
         if init is not None:
-            start_from(init, self.networks)
+            start_from(init, "aei", self.networks)
         synchronise_batch_norm(self.aei, ranks)
         self.adam_g = make_adam(self.aei.parameters(), config.adam_g)
         self.adam_d = make_adam(self.discriminator.parameters(), config.adam_d)
@@ -366,20 +364,6 @@ def train(
             intervals=intervals,
             tensorboard=runtime.tensorboard,
         )
-
-
-def start_from(init: Path, networks: dict[str, nn.Module]) -> None:
-    """Load the networks of a checkpoint, or exported weights, which know no discriminator.
-
-    Raises:
-        CheckpointError: The file is missing, damaged or of another network.
-    """
-    tensors, info = load_tensors(init)
-    if info.get("kind") != "aei":
-        load_checkpoint(init, networks)
-        return
-    for name in ("aei", "ema"):
-        load_strictly(networks[name], tensors, str(init))
 
 
 def what_makes(config: AEITrainConfig, data: Path) -> dict[str, object]:

@@ -42,6 +42,7 @@ from faceshifter.train.loop import (
     open_run,
     part_size,
     run_steps,
+    start_from,
     to_device,
     update_ema,
 )
@@ -116,6 +117,7 @@ class HEARTraining:
         encoders: That of z_id first, then those that take turns with it in the identity loss.
         ranks: The processes that train together.
         runtime: How to compute.
+        init: A checkpoint of another run, or exported weights, to start the network from.
     """
 
     def __init__(
@@ -125,6 +127,7 @@ class HEARTraining:
         encoders: Sequence[IdentityEncoder],
         ranks: Ranks,
         runtime: Runtime,
+        init: Path | None = None,
     ) -> None:
         self.config, self.encoders, self.runtime = config, encoders, runtime
         self.device = ranks.device
@@ -132,6 +135,9 @@ class HEARTraining:
         torch.manual_seed(config.seed)
         self.hear = to_device(HEARNet(config.model), self.device, runtime)
         self.ema = make_ema(self.hear)
+        self.networks = {"hear": self.hear, "ema": self.ema}
+        if init is not None:
+            start_from(init, "hear", self.networks)
         synchronise_batch_norm(self.hear, ranks)
         self.adam = make_adam(self.hear.parameters(), config.adam)
         compile_where_wanted(self.device, runtime, self.aei, self.hear)
@@ -234,6 +240,7 @@ def train(
     run: Path,
     aei_weights: Path,
     *,
+    init: Path | None = None,
     occluder_paths: Sequence[Path] = (),
     errors: Path | None = None,
     identity: Path | None = None,
@@ -247,6 +254,7 @@ def train(
         data: A folder that ``prepare`` wrote.
         run: Folder of the run; ``weights.safetensors`` in it is always the newest export.
         aei_weights: The first stage.
+        init: A checkpoint of another run, of any first stage, or exported weights, to start from.
         occluder_paths: Folders or tars of RGBA cut-outs; without any, all are drawn.
         errors: A folder that ``rank-errors`` wrote of this set and first stage; without it, they
             are ranked here.
@@ -274,7 +282,7 @@ def train(
         settings = {"hear": asdict(config), "data": data.name, "aei": fingerprint(aei)}
         settings["occluders"] = sorted(path.name for path in occluder_paths)
         open_run(run, settings, ranks)
-        training = HEARTraining(config, aei, [encoder, *teachers], ranks, runtime)
+        training = HEARTraining(config, aei, [encoder, *teachers], ranks, runtime, init)
         # On the CPU, where pictures are occluded.
         size, cpu = aei.config.image_size, torch.device("cpu")
         faces = find_faces(data, size, cpu, runtime, ranks.world)
@@ -310,7 +318,7 @@ def train(
         run_steps(
             run,
             ranks,
-            state={"hear": training.hear, "ema": training.ema, "adam": training.adam},
+            state=training.networks | {"adam": training.adam},
             steps=config.steps,
             batch=config.batch,
             batches=lambda start: batches(fetch, start, ranks.device, runtime),

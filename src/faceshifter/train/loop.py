@@ -22,6 +22,8 @@ from faceshifter.checkpoint import (
     Stateful,
     find_checkpoints,
     load_checkpoint,
+    load_strictly,
+    load_tensors,
     save_checkpoint,
 )
 from faceshifter.config import AdamConfig, Intervals, Runtime
@@ -112,6 +114,20 @@ def update_ema(ema: nn.Module, module: nn.Module, decay: float, step: int) -> No
 def _averaged(network: nn.Module) -> list[Tensor]:
     buffers = [buffer for buffer in network.buffers() if buffer.is_floating_point()]
     return [*network.parameters(), *buffers]
+
+
+def start_from(init: Path, kind: str, networks: Mapping[str, nn.Module]) -> None:
+    """Load the networks of a checkpoint; or exported weights of a kind, the average's, into both.
+
+    Raises:
+        CheckpointError: The file is missing, damaged or of another network.
+    """
+    tensors, info = load_tensors(init)
+    if info.get("kind") != kind:
+        load_checkpoint(init, networks)
+        return
+    for name in (kind, "ema"):
+        load_strictly(networks[name], tensors, str(init))
 
 
 def open_run(run: Path, config: dict[str, Any], ranks: Ranks) -> None:
