@@ -50,7 +50,7 @@ def evaluate(
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # read as torch is imported
     import cv2
 
-    from faceshifter.checkpoint import fingerprint
+    from faceshifter.checkpoint import fingerprint, load_tensors
     from faceshifter.data.occlusion import Occluders
     from faceshifter.errors import CheckpointError, DependencyError
     from faceshifter.evaluate.batch import Tools
@@ -67,15 +67,16 @@ def evaluate(
     from faceshifter.face.detect import load_detector
     from faceshifter.face.mesh import MeshFinder
     from faceshifter.model_files import sha256
-    from faceshifter.pretrained import load_aei, packaged_weights
+    from faceshifter.pretrained import packaged_weights
     from faceshifter.swap import FaceSwapper
 
     cv2.setNumThreads(1)  # its pictures are small here
     cases = read_cases(swaps, pairs)
     ours = not any(case.results for case in cases)
     if ours and not force:  # other tools' results owe nothing to our training
-        info = load_aei((weights or packaged_weights()) / "aei.safetensors")[1]
-        refuse_training_recogniser(recogniser, info)
+        for name in ("aei.safetensors", "hear.safetensors"):
+            info = load_tensors((weights or packaged_weights()) / name)[1]
+            refuse_training_recogniser(recogniser, info)
     tools = Tools(load_detector(yunet), Recogniser(recogniser))
     left_out: list[str] = []
     try:

@@ -30,7 +30,6 @@ from faceshifter.losses import (
     identity_loss,
     reconstruction_loss,
 )
-from faceshifter.model_files import sha256
 from faceshifter.models.aei import AEINet, recorded_masks
 from faceshifter.models.discriminator import MultiScaleDiscriminator
 from faceshifter.models.identity import IdentityEncoder, load_identity_encoder
@@ -48,6 +47,7 @@ from faceshifter.train.loop import (
     gradient_norm,
     make_adam,
     make_ema,
+    name_teachers,
     open_run,
     part_size,
     run_steps,
@@ -336,8 +336,7 @@ def train(
         targets = find_sharpest([faces.crops[idx] for idx in population.faces], config.sharpest)
         fetch = Fetch(config, population, targets, stored, ranks.rank, ranks.world)
         seen = choose_watched(faces, held_out, ranks.device)
-        files = [Path(teacher) for teacher in config.teachers if Path(teacher).is_file()]
-        teachers = [{"name": path.name, "sha256": sha256(path)} for path in files]
+        teachers = name_teachers(config.teachers)
 
         def snapshot(position: int) -> None:
             info = {

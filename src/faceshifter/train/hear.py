@@ -39,6 +39,7 @@ from faceshifter.train.loop import (
     gradient_norm,
     make_adam,
     make_ema,
+    name_teachers,
     open_run,
     part_size,
     run_steps,
@@ -303,6 +304,7 @@ def train(
             config, population, targets, faces, occluders, ranks.rank, ranks.world
         )
         seen = watched_pairs(fetch, held_out, ranks.device)
+        named_teachers = name_teachers(config.teachers)
 
         def snapshot(position: int) -> None:
             export = {
@@ -310,6 +312,7 @@ def train(
                 "version": __version__,
                 "config": asdict(config.model),
                 "aei": fingerprint(aei),
+                "teachers": named_teachers,
                 "step": position,
             }
             export_weights(run / "weights.safetensors", training.ema, export)

@@ -8,7 +8,7 @@ import shlex
 import signal
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
@@ -30,6 +30,7 @@ from faceshifter.config import AdamConfig, Intervals, Runtime
 from faceshifter.data.shards import write_atomically, write_lines
 from faceshifter.errors import CheckpointError, DependencyError, OutputError, TrainingError
 from faceshifter.images import load_photo
+from faceshifter.model_files import sha256
 from faceshifter.train.distributed import Ranks, lost_ranks
 from faceshifter.train.watchdog import has_diverged, is_diverging, problems
 
@@ -114,6 +115,12 @@ def update_ema(ema: nn.Module, module: nn.Module, decay: float, step: int) -> No
 def _averaged(network: nn.Module) -> list[Tensor]:
     buffers = [buffer for buffer in network.buffers() if buffer.is_floating_point()]
     return [*network.parameters(), *buffers]
+
+
+def name_teachers(specs: Sequence[str]) -> list[dict[str, str]]:
+    """What exported weights say of the files that judged them: nothing may measure by those."""
+    paths = [Path(spec) for spec in specs if Path(spec).is_file()]
+    return [{"name": path.name, "sha256": sha256(path)} for path in paths]
 
 
 def start_from(init: Path, kind: str, networks: Mapping[str, nn.Module]) -> None:
