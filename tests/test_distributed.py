@@ -126,6 +126,8 @@ def test_batch_norm_over_one_rank_is_batch_norm(monkeypatch):
     torch.testing.assert_close(own.running_mean, expected.running_mean)
     assert own.num_batches_tracked == 2
     torch.testing.assert_close(own.eval()(x), expected.eval()(x))
+    half = x.bfloat16()  # as under autocast
+    torch.testing.assert_close(own.train()(half), expected.train()(half))
 
 
 def test_a_batch_that_cannot_be_shared_evenly_is_refused():

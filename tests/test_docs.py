@@ -123,6 +123,18 @@ def test_a_command_line_with_a_wrong_flag_is_refused(parse: Callable[[str], list
         parse("faceshifter demo --fps 25")
 
 
+def test_torchrun_passes_on_what_the_documents_give_it(parse: Callable[[str], list[str]]) -> None:
+    from torch.distributed.run import get_args_parser
+
+    lines = commands("torchrun")
+    assert lines
+    for line in lines:
+        parsed = get_args_parser().parse_args(shlex.split(line)[1:])
+        assert parsed.module
+        assert parsed.training_script == "faceshifter"
+        assert parse(shlex.join(["faceshifter", *parsed.training_script_args])) == ["train"]
+
+
 def test_the_readme_shows_every_command() -> None:
     from faceshifter.cli import main as cli
 

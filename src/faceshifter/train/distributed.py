@@ -145,6 +145,7 @@ class CPUSyncBatchNorm2d(nn.BatchNorm2d):
         if not self.training:
             return super().forward(input)
         count = input.numel() // input.shape[1] * dist.get_world_size()
+        dtype, input = input.dtype, input.float()  # statistics in full precision under autocast
         mean = all_reduce(input.sum(dim=(0, 2, 3))) / count
         centred = input - mean[:, None, None]
         var = all_reduce(centred.square().sum(dim=(0, 2, 3))) / count
@@ -156,6 +157,6 @@ class CPUSyncBatchNorm2d(nn.BatchNorm2d):
                 if self.num_batches_tracked is not None:
                     self.num_batches_tracked.add_(1)
         normed = centred * (var + self.eps).rsqrt()[:, None, None]
-        if self.weight is None:
-            return normed
-        return normed * self.weight[:, None, None] + self.bias[:, None, None]
+        if self.weight is not None:
+            normed = normed * self.weight[:, None, None] + self.bias[:, None, None]
+        return normed.to(dtype)
