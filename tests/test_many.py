@@ -542,13 +542,3 @@ def test_videos_among_the_targets_are_swapped_as_videos(
     assert len(calls) == 1
     run(*words[:-1], "30")
     assert len(calls) == 2
-
-
-def test_without_what_videos_need_photos_are_swapped_and_the_video_named(
-    run: Run, inputs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setitem(sys.modules, "faceshifter.video.clip", None)
-    (inputs / "targets" / "text.jpg").rename(inputs / "targets" / "clip.mp4")
-    code, text, err = run(inputs / "eileen.png", inputs / "targets", "--out", tmp_path / "out")
-    assert (code, text.splitlines()[0].split(":")[0]) == (1, "swapped 3 of 4")
-    assert "clip.mp4 is a video, which needs PyAV; run pip install" in err

@@ -158,16 +158,6 @@ def test_a_video_s_frames_are_looked_at_together(run, tmp_path, astronaut, suffi
     assert "watermark: ours" in out
 
 
-def test_without_pyav_a_video_s_metadata_are_told(run, tmp_path, astronaut, monkeypatch):
-    write_video(tmp_path / "a.mp4", [astronaut] * 3)
-    mark_video(tmp_path / "a.mp4")
-    monkeypatch.setitem(sys.modules, "av", None)
-    code, out, _ = run("verify", tmp_path / "a.mp4")
-    assert code == 0
-    assert "C2PA: valid" in out
-    assert "run pip install av" in out
-
-
 @pytest.mark.parametrize("length", [20, 400, -2000])
 def test_a_video_cut_off_is_one_sentence(run, tmp_path, astronaut, length):
     write_video(tmp_path / "a.mp4", [cv2.resize(astronaut, (128, 128))] * 3)

@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import UInt8
 
 from faceshifter.data.shards import write_atomically
-from faceshifter.errors import DependencyError, NoFaceError
+from faceshifter.errors import NoFaceError
 from faceshifter.face.detect import Face
 from faceshifter.files import make_folder
 from faceshifter.images import Photo, Pixels, load_photo, save_photo
@@ -75,12 +75,8 @@ def swap_file(
             written.
     """
     if is_video(target):
-        try:  # what videos need is not installed with the rest
-            from faceshifter.video.clip import VideoOptions, swap_video
-        except ImportError:
-            raise DependencyError(
-                f"{target} is a video, which needs PyAV; run pip install 'faceshifter[evaluate]'"
-            ) from None
+        from faceshifter.video.clip import VideoOptions, swap_video  # slow to import
+
         options = VideoOptions(**encoding)
         summary = asdict(swap_video(swapper, selection, target, out, options=options))
         del summary["seconds"]  # the rest is the same in every run

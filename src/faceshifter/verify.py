@@ -6,6 +6,7 @@ from fractions import Fraction
 from pathlib import Path
 from typing import Literal
 
+import av
 import numpy as np
 from jaxtyping import UInt8
 from PIL import Image
@@ -33,8 +34,8 @@ class Findings:
     manifest: Manifest | None
     manifest_error: str | None
     """Why a manifest that is there cannot be read."""
-    watermark_score: float | None
-    """From ``watermark.THRESHOLD`` on it is there; None where nothing could be looked at."""
+    watermark_score: float
+    """From ``watermark.THRESHOLD`` on it is there."""
 
 
 def inspect(path: Path) -> Findings:
@@ -72,20 +73,16 @@ def inspect(path: Path) -> Findings:
         xmp=read_mark(path) if mp4 or not video else None,
         manifest=manifest,
         manifest_error=manifest_error,
-        watermark_score=watermark_score(frames) if frames else None,
+        watermark_score=watermark_score(frames),
     )
 
 
 def sample_frames(path: Path, count: int) -> Sequence[UInt8[np.ndarray, "h w 3"]]:
-    """Evenly spaced frames of a video, RGB as they are stored; none where PyAV is not installed.
+    """Evenly spaced frames of a video, RGB as they are stored.
 
     Raises:
         ImageError: It has no pictures, or is damaged.
     """
-    try:
-        import av
-    except ImportError:
-        return []
     frames = []
     try:
         with av.open(str(path)) as container:

@@ -38,8 +38,7 @@ def verify(files: Positional[tuple[Path, ...]], /, *, json: bool = False) -> Non
             errors.append(str(error))
             rows.append({"file": str(path), "error": str(error)})
             continue
-        score = found.watermark_score
-        marked = None if score is None else score >= THRESHOLD
+        marked = found.watermark_score >= THRESHOLD
         rows.append({"file": str(path), **asdict(found), "watermark": marked})
         if not json:
             print(path)
@@ -53,7 +52,7 @@ def verify(files: Positional[tuple[Path, ...]], /, *, json: bool = False) -> Non
         sys.exit(2)
 
 
-def _lines(found: "Findings", marked: bool | None) -> list[str]:
+def _lines(found: "Findings", marked: bool) -> list[str]:
     """A line for each kind of mark."""
     from faceshifter.watermark import THRESHOLD
 
@@ -79,13 +78,10 @@ def _lines(found: "Findings", marked: bool | None) -> list[str]:
         if manifest.watermark is not None:
             said = "is marked" if manifest.watermark else "was left unmarked on request"
             lines.append(f"C2PA: says that the picture itself {said}")
-    if marked is None:
-        lines.append("watermark: not looked for, that needs PyAV; run pip install av")
-    else:
-        lines.append(
-            f"watermark: {'ours' if marked else 'none of ours'} "
-            f"(score {found.watermark_score:.1f}; it is one from {THRESHOLD} on)"
-        )
+    lines.append(
+        f"watermark: {'ours' if marked else 'none of ours'} "
+        f"(score {found.watermark_score:.1f}; it is one from {THRESHOLD} on)"
+    )
     return lines
 
 

@@ -4,12 +4,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cache, lru_cache
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from typing import Protocol, runtime_checkable
 
+import av
 import numpy as np
 
 from faceshifter.data.prepare import PhotoFile, find_photos
-from faceshifter.errors import DataError, DependencyError, ImageError
+from faceshifter.errors import DataError, ImageError
 from faceshifter.files import read_table
 from faceshifter.images import Pixels
 
@@ -70,9 +71,7 @@ def read_frames(path: Path, numbers: tuple[int, ...]) -> list[tuple[Pixels, Pixe
 
     Raises:
         ImageError: It is not a readable video with these frames.
-        DependencyError: PyAV is not installed.
     """
-    av = _pyav()
     if not path.is_file():
         raise ImageError(f"{path} does not exist; put the video there")
     needed = {i for number in numbers for i in (number, number + 1)}
@@ -95,7 +94,6 @@ def read_frames(path: Path, numbers: tuple[int, ...]) -> list[tuple[Pixels, Pixe
 @cache
 def count_frames(path: Path) -> int:
     """Frames of a video, without decoding them; 0 for what is none, which reading it tells."""
-    av = _pyav()
     try:
         with av.open(str(path)) as video:
             return sum(packet.size > 0 for packet in video.demux(video=0))
@@ -106,16 +104,6 @@ def count_frames(path: Path) -> int:
 def evenly_spaced(count: int) -> tuple[int, ...]:
     """Numbers of evenly spaced frames of so many; the first and the last that has a follower."""
     return tuple(round(i) for i in np.linspace(0, max(count - 2, 0), FRAMES))
-
-
-def _pyav() -> Any:
-    try:
-        import av
-    except ImportError:
-        raise DependencyError(
-            "reading videos needs PyAV; run pip install 'faceshifter[evaluate]'"
-        ) from None
-    return av
 
 
 def fixed_pairs(

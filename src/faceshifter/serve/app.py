@@ -55,7 +55,6 @@ def create_app(swapper: FaceSwapper, folder: Path, limits: Limits, token: str | 
         DataError: The folder's jobs are not such.
     """
     try:
-        import av  # noqa: F401  # which videos need
         import python_multipart  # noqa: F401  # which forms need
         import uvicorn  # noqa: F401  # which serve needs
         from fastapi import Depends, FastAPI

@@ -217,7 +217,7 @@ class Jobs:
                 self._ended("done" if error is None else "failed")
 
     def _swap(self, job: Job) -> dict[str, Any]:
-        from faceshifter.video import clip  # needs PyAV
+        from faceshifter.video import clip
         from faceshifter.video.source import open_clip
 
         folder = self._folder / job.id

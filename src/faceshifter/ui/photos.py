@@ -15,6 +15,7 @@ from faceshifter.errors import NoFaceError
 from faceshifter.face.detect import Face, FaceDetector
 from faceshifter.images import SUFFIXES, Photo, Pixels, decode_photo, save_photo
 from faceshifter.models.aei import recorded_masks
+from faceshifter.provenance import WORKING
 from faceshifter.selection import Identity, mean_identity, pick_faces, why_none
 from faceshifter.swap import FaceSwapper, SwapSteps, paste_faces
 from faceshifter.ui.markup import Shown
@@ -233,5 +234,6 @@ def _show(session: "Session", pixels: UInt8[np.ndarray, "s s 3"], caption: str) 
     """Write a crop or a mask; a small one is enlarged to blocks, so that its pixels are seen."""
     path = session.new_file("crop.png")
     side = max(CROP_SIDE, len(pixels))
-    save_photo(path, Photo(cv2.resize(pixels, (side, side), interpolation=cv2.INTER_NEAREST)))
+    enlarged = cv2.resize(pixels, (side, side), interpolation=cv2.INTER_NEAREST)
+    save_photo(path, Photo(enlarged), WORKING)
     return path, caption
