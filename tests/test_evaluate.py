@@ -36,6 +36,7 @@ from faceshifter.evaluate.swaps import evaluate, read_records
 from faceshifter.face.detect import DlibDetector, Face
 from faceshifter.images import load_photo
 from faceshifter.models.identity import ARCFACE_CROP
+from faceshifter.pretrained import packaged_weights
 from faceshifter.swap import FaceSwapper
 
 
@@ -410,6 +411,21 @@ def test_our_stages_are_what_swap_makes_and_their_networks_are_recorded(
         swapped = swapper.swap(pair.target, swapper.identity([pair.source]))
         difference = swapped.pixels.astype(int) - made.photos["two stages"]
         assert np.abs(difference).max() <= 1  # in batches sums have another order
+
+
+def test_the_first_stage_is_measured_without_a_second(command, portraits, tmp_path: Path) -> None:
+    photos, out, weights = (tmp_path / name for name in ("photos", "out", "weights"))
+    weights.mkdir()
+    shutil.copy(packaged_weights() / "aei.safetensors", weights)
+    for name, picture in zip(("grace", "eileen"), portraits, strict=True):
+        (photos / name).mkdir(parents=True)
+        picture.save(photos / name / "a.png")
+    options = ("--out", out, "--pairs", 1, "--weights", weights)
+    assert command(photos, *options, "--no-hear")[0] == 0
+    report = json.loads((out / "report.json").read_text())
+    assert list(report["methods"]) == ["copy-target", "paste-source", "one stage"]
+    assert report["occlusion"] == {}
+    assert command(photos, *options)[0] == 2  # hear.safetensors is missing
 
 
 def test_a_file_that_is_no_network_is_refused(tmp_path: Path) -> None:

@@ -20,6 +20,7 @@ def evaluate(
     features: Path | None = None,
     occluders: tuple[Path, ...] = (),
     classical: bool = False,
+    hear: bool = True,
     weights: Path | None = None,
     identity: Path | None = None,
     yunet: Path | None = None,
@@ -39,6 +40,7 @@ def evaluate(
         features: ONNX network of faces for FID and KID.
         occluders: Cut-outs for the occlusion test, as for train; without them all are drawn.
         classical: Swap each pair the classical way too; needs mediapipe.
+        hear: Measure the second stage too; without it hear.safetensors is not needed.
         weights: Folder with aei.safetensors and hear.safetensors, in place of the package's.
         identity: Identity encoder that --weights were trained with, where it is not built in.
         yunet: YuNet's model file, to detect faces with it instead of dlib.
@@ -74,7 +76,7 @@ def evaluate(
     cases = read_cases(swaps, pairs)
     ours = not any(case.results for case in cases)
     if ours and not force:  # other tools' results owe nothing to our training
-        for name in ("aei.safetensors", "hear.safetensors"):
+        for name in ("aei.safetensors", "hear.safetensors")[: 1 + hear]:
             info = load_tensors((weights or packaged_weights()) / name)[1]
             refuse_training_recogniser(recogniser, info)
     tools = Tools(load_detector(yunet), Recogniser(recogniser))
@@ -98,7 +100,7 @@ def evaluate(
         makers.append(OneByOne(METHOD, lambda s, t: classical_swap(s, t, finder)))
     if ours:
         swapper = FaceSwapper.from_pretrained(
-            weights, identity=identity, yunet=yunet, device=device
+            weights, hear=hear, identity=identity, yunet=yunet, device=device
         )
         makers.append(Stages(swapper, Occluders.load(occluders)))
         parts = {"aei": swapper.aei, "hear": swapper.hear, "identity": swapper.encoder}

@@ -131,15 +131,14 @@ class Files:
 
 
 class Stages:
-    """Both stages of a FaceShifter, which share their work."""
-
-    names = ("one stage", "two stages")
+    """Both stages of a FaceShifter, which share their work, or the first alone."""
 
     def __init__(self, swapper: FaceSwapper, occluders: Occluders) -> None:
         self.swapper, self.occluders = swapper, occluders
+        self.names = ("one stage", "two stages")[: 1 if swapper.hear is None else 2]
 
     def __call__(self, pairs: Sequence[Pair]) -> Iterator[Made]:
-        """Both results, and the errors of a second swap with an occluder on the target."""
+        """The results; of both also the errors of a second swap with an occluder on the target."""
         size, geometry = self.swapper.image_size, self.swapper.geometry
         matrices = [crop_matrix(p.face_t.landmarks, geometry, size) for p in pairs]
         faces = [p.crops(geometry, size) for p in pairs]
@@ -153,6 +152,8 @@ class Stages:
             for c, x in zip(covered, X_t, strict=True)
         ]
         chosen = [i for i, mask in enumerate(inside) if mask.any()]  # a quarter has no occluder
+        if self.swapper.hear is None:
+            chosen = []
         z_id = [face.z_id for face in self.swapper.identify(X_s, matrices)]
         steps = self._swap(
             X_t + [covered[i] for i in chosen],
@@ -163,7 +164,7 @@ class Stages:
         for i, (pair, matrix) in enumerate(zip(pairs, matrices, strict=True)):
             crops = steps[i].Y_hat_st, steps[i].result
             photos = dict(
-                zip(self.names, (paste_face(pair.target, c, matrix) for c in crops), strict=True)
+                zip(self.names, (paste_face(pair.target, c, matrix) for c in crops), strict=False)
             )
             occluded = None
             if i in with_occluder:
