@@ -8,14 +8,13 @@ import torch
 from torch import Tensor
 
 from faceshifter.config import CropGeometry
+from faceshifter.data.fetch import OccludedFetch, find_sharpest
 from faceshifter.data.occlusion import Occluders
 from faceshifter.data.pairs import Draws, Pairs, Population, RawPairs, draw_pairs
 from faceshifter.data.shards import Crop, Faces
 from faceshifter.errors import DataError
 from faceshifter.losses import reconstruction_loss
 from faceshifter.recipes import HEAR_RECIPES
-from faceshifter.train.aei import find_sharpest
-from faceshifter.train.hear import OccludedFetch
 
 
 def draw(

@@ -1,12 +1,12 @@
 """Training of AEI-Net, Eq. (6)-(9)."""
 
-from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -16,9 +16,10 @@ from faceshifter.checkpoint import (
     fingerprint,
 )
 from faceshifter.config import AEITrainConfig, AEIWeights, Intervals, Runtime
-from faceshifter.data.feed import feed, find_faces
-from faceshifter.data.pairs import Draws, Pairs, Population, RawPairs, draw_pairs
-from faceshifter.data.shards import Crop, Faces, StoredFaces, read_geometry
+from faceshifter.data.feed import find_faces
+from faceshifter.data.fetch import Fetch, batches, find_sharpest
+from faceshifter.data.pairs import Pairs, Population
+from faceshifter.data.shards import Faces, StoredFaces, read_geometry
 from faceshifter.errors import TrainingError
 from faceshifter.images import save_grid, to_range
 from faceshifter.losses import (
@@ -248,56 +249,6 @@ class AEITraining:
         """Adam's step."""
         self.adam_d.step()
         self.adam_d.zero_grad()
-
-
-@dataclass(frozen=True)
-class Fetch:
-    """The parts of a process's pairs of a step, with their pictures where those are on disk."""
-
-    config: AEITrainConfig
-    population: Population
-    targets: Int[np.ndarray, " k"]
-    """Positions in the population of the faces that may be targets."""
-    faces: StoredFaces | None
-    rank: int = 0
-    world: int = 1
-
-    def __call__(self, position: int) -> list[Draws | RawPairs]:
-        """Draw a step's pairs, and read them."""
-        config = self.config
-        draws = draw_pairs(
-            self.population,
-            seed=config.seed,
-            position=position * config.batch,
-            batch=config.batch,
-            different=config.different,
-            same_pairs=config.same_pairs,
-            targets=self.targets,
-        )
-        parts = self.world * config.accumulate
-        own = [draws.part(idx, parts) for idx in range(self.rank, parts, self.world)]
-        return [part if self.faces is None else read_pairs(part, self.faces) for part in own]
-
-
-def find_sharpest(crops: Sequence[Crop], share: float) -> Int[np.ndarray, " k"]:
-    """Positions of the sharpest crops, a share of all, at least one; in ascending order."""
-    sharpness = np.array([crop.sharpness for crop in crops])
-    count = max(round(share * len(crops)), 1)
-    return np.sort(np.argsort(-sharpness, kind="stable")[:count])
-
-
-def read_pairs(draws: Draws, faces: Faces | StoredFaces) -> RawPairs:
-    """The pictures of drawn pairs, where the faces are."""
-    return RawPairs(draws, faces.pictures(draws.source), faces.pictures(draws.target))
-
-
-def batches(
-    fetch: Fetch, faces: Faces | StoredFaces, start: int, device: torch.device, runtime: Runtime
-) -> Iterator[list[Pairs]]:
-    """The parts of each step from ``start`` on, on the device."""
-    for parts in feed(fetch, start, fetch.config.steps, device, runtime):
-        raw = [part if isinstance(part, RawPairs) else read_pairs(part, faces) for part in parts]
-        yield [part.to_pairs(device, fetch.config.augment) for part in raw]
 
 
 def train(

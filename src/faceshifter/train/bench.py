@@ -13,12 +13,13 @@ import torch
 from torch import Tensor
 
 from faceshifter.config import AEITrainConfig, Runtime
+from faceshifter.data.fetch import Fetch, batches
 from faceshifter.data.pairs import Pairs, Population
 from faceshifter.data.shards import Crop, Faces
 from faceshifter.device import choose_device
 from faceshifter.models.identity import load_identity_encoder
 from faceshifter.recipes import AEI_RECIPES
-from faceshifter.train.aei import AEITraining, Fetch, batches
+from faceshifter.train.aei import AEITraining
 from faceshifter.train.distributed import Ranks
 from faceshifter.train.plan import plan_aei
 

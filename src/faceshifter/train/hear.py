@@ -1,7 +1,7 @@
 """Training of HEAR-Net on the hardest faces and on synthetic occlusions, Eq. (10)-(15)."""
 
-from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Sequence
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
@@ -13,9 +13,10 @@ from torch.nn import functional as F
 from faceshifter import __version__
 from faceshifter.checkpoint import export_weights, fingerprint, load_tensors, save_tensors
 from faceshifter.config import HEARTrainConfig, Intervals, Runtime
-from faceshifter.data.feed import feed, find_faces
-from faceshifter.data.occlusion import Occluders, occlude
-from faceshifter.data.pairs import Draws, Pairs, Population, RawPairs, draw_pairs
+from faceshifter.data.feed import find_faces
+from faceshifter.data.fetch import OccludedFetch, batches
+from faceshifter.data.occlusion import Occluders
+from faceshifter.data.pairs import Pairs, Population
 from faceshifter.data.ranking import RankedFace, load_errors, rank_errors, select_hardest
 from faceshifter.data.shards import Faces, StoredFaces, read_geometry
 from faceshifter.errors import TrainingError
@@ -175,66 +176,6 @@ class HEARTraining:
         update_ema(self.ema, self.hear, self.config.ema, position)
 
 
-@dataclass(frozen=True)
-class OccludedFetch:
-    """The parts of a process's pairs of a step, with the hardest faces as targets, occluded.
-
-    Only X_t is occluded where X_t != X_s; where one photo is both, both are the occluded picture.
-    """
-
-    config: HEARTrainConfig
-    population: Population
-    targets: Int[np.ndarray, " k"]
-    """Positions of the hardest faces in the population."""
-    faces: Faces | StoredFaces
-    occluders: Occluders
-    rank: int = 0
-    world: int = 1
-
-    def __call__(self, position: int) -> list[RawPairs]:
-        """Draw a step's pairs, read and occlude them."""
-        batch, parts = self.config.batch, self.world * self.config.accumulate
-        draws = self.draw(position * batch, batch)
-        fetched = []
-        for idx in range(self.rank, parts, self.world):
-            part = draws.part(idx, parts)
-            fetched.append(self.occlude(part, position * batch + idx * batch // parts))
-        return fetched
-
-    def draw(self, position: int, batch: int) -> Draws:
-        """Pairs from a position on."""
-        return draw_pairs(
-            self.population,
-            seed=self.config.seed,
-            position=position,
-            batch=batch,
-            different=self.config.different,
-            same_pairs=self.config.same_pairs,
-            targets=self.targets,
-        )
-
-    def occlude(self, draws: Draws, position: int) -> RawPairs:
-        """The pictures of drawn pairs, the first of which is at a position."""
-        sources, targets = self.faces.pictures(draws.source), self.faces.pictures(draws.target)
-        occluded = []
-        for idx, target in enumerate(targets):
-            rng = np.random.default_rng((self.config.seed, position + idx, 1))
-            picture = np.ascontiguousarray(target.permute(1, 2, 0).numpy())
-            occluded.append(occlude(picture, rng, self.occluders))
-        targets = torch.from_numpy(np.stack(occluded)).permute(0, 3, 1, 2).contiguous()
-        if self.config.same_pairs == "photo":
-            sources = torch.where(draws.same[:, None, None, None], targets, sources)
-        return RawPairs(draws, sources, targets)
-
-
-def batches(
-    fetch: OccludedFetch, start: int, device: torch.device, runtime: Runtime
-) -> Iterator[list[Pairs]]:
-    """The parts of each step from ``start`` on, on the device."""
-    for parts in feed(fetch, start, fetch.config.steps, device, runtime):
-        yield [part.to_pairs(device, fetch.config.augment) for part in parts]
-
-
 def train(
     config: HEARTrainConfig,
     data: Path,
@@ -324,7 +265,7 @@ def train(
             state=training.networks | {"adam": training.adam},
             steps=config.steps,
             batch=config.batch,
-            batches=lambda start: batches(fetch, start, ranks.device, runtime),
+            batches=lambda start: batches(fetch, faces, start, ranks.device, runtime),
             step=training.step,
             watch=lambda _: measure_refinement(training, seen),
             snapshot=snapshot,
