@@ -221,6 +221,18 @@ def test_in_evaluation_a_face_does_not_depend_on_the_others_of_its_batch() -> No
     torch.testing.assert_close(layer(h_in, z_att, z_id)[:1], alone)
 
 
+def test_what_is_beyond_the_limit_in_h_bar_is_cut_off() -> None:
+    free, (h_in, z_att, z_id) = make_layer(3).eval(), make_inputs()
+    limited = AADLayer(C_H, C_ATT, C_ID, 3, max_h_bar=6.0).double().eval()
+    limited.load_state_dict(free.state_dict())
+    h_in = h_in.clamp(-5.9, 5.9)
+    torch.testing.assert_close(limited(h_in, z_att, z_id), free(h_in, z_att, z_id))
+    h_in[:, :, -1, -1] = 700.0
+    h_cut = h_in.clamp(max=6.0 * math.sqrt(1 + free.norm.eps))
+    torch.testing.assert_close(limited(h_in, z_att, z_id), free(h_cut, z_att, z_id))
+    assert not torch.allclose(limited(h_in, z_att, z_id), free(h_in, z_att, z_id))
+
+
 @both_kernels
 def test_the_gradient_of_a_layer_is_the_numerical_one(att_kernel: int) -> None:
     layer, inputs = make_layer(att_kernel), make_inputs(b=1, m=2)

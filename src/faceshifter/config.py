@@ -57,6 +57,8 @@ class AEIConfig:
     """How an AAD layer joins A and I: by the mask of Eq. (5), or as Add or Cat of Fig. 7."""
     attributes: Literal["multi", "compressed", "vector"] = "multi"
     """All levels; the first three, as Compressed of Fig. 7; or one vector, much as IPGAN."""
+    max_h_bar: float | None = None
+    """Ours: where h_bar is cut off, in standard deviations. docs/decisions.md#aad-layer"""
     geometry: CropGeometry = field(default_factory=CropGeometry)
     """The crop this model was trained on."""
 

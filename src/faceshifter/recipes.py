@@ -21,6 +21,7 @@ AEI_PRESETS: dict[str, AEIConfig] = {
         generator_channels=(192, 192, 192, 192, 192, 96, 48, 24),
         att_kernel=1,
         c_id=128,
+        max_h_bar=6.0,
     ),
     "tiny": AEIConfig(
         image_size=128,
@@ -28,6 +29,7 @@ AEI_PRESETS: dict[str, AEIConfig] = {
         generator_channels=(256, 256, 256, 128, 64, 32, 16),
         att_kernel=1,
         c_id=128,
+        max_h_bar=6.0,
     ),
     "smoke": AEIConfig(
         image_size=32,

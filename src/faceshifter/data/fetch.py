@@ -1,6 +1,6 @@
 """What the steps of a training take in: drawn pairs and their pictures, occluded for stage two."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -115,6 +115,7 @@ def batches(
     runtime: Runtime,
 ) -> Iterator[list[Pairs]]:
     """The parts of each step from ``start`` on, on the device."""
-    for parts in feed(fetch, start, fetch.config.steps, device, runtime):
+    fetch_step: Callable[[int], Sequence[Draws | RawPairs]] = fetch
+    for parts in feed(fetch_step, start, fetch.config.steps, device, runtime):
         raw = [part if isinstance(part, RawPairs) else read_pairs(part, faces) for part in parts]
         yield [part.to_pairs(device, fetch.config.augment) for part in raw]

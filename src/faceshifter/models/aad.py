@@ -26,6 +26,8 @@ class AADLayer(nn.Module):
             baselines of Section 4.2.
         att_scale: How many times larger ``h_in`` is than ``z_att``. Above 1 gamma_att and beta_att
             are made at the size of ``z_att`` and resized. docs/decisions.md#baselines
+        max_h_bar: What is beyond it in h_bar, in standard deviations, is cut off.
+            docs/decisions.md#aad-layer
     """
 
     def __init__(
@@ -36,9 +38,11 @@ class AADLayer(nn.Module):
         att_kernel: int,
         integration: Integration = "aad",
         att_scale: int = 1,
+        max_h_bar: float | None = None,
     ) -> None:
         super().__init__()
         padding = att_kernel // 2
+        self.max_h_bar = max_h_bar
         self.integration = integration
         self.att_scale = att_scale
         self.norm = nn.BatchNorm2d(c_h, affine=False)
@@ -62,6 +66,8 @@ class AADLayer(nn.Module):
         """Apply Eq. (2)-(5); ``m`` is ``len(h_in) // len(z_att)``."""
         m = len(h_in) // len(z_att)
         h_bar = self.norm(h_in)  # Eq. (2)
+        if self.max_h_bar is not None:
+            h_bar = h_bar.clamp(-self.max_h_bar, self.max_h_bar)
         gamma_beta_att = self.to_gamma_beta_att(z_att)  # (b, 2 c_h, h, w)
         if self.att_scale > 1:
             gamma_beta_att = F.interpolate(
@@ -96,9 +102,12 @@ class AADResBlock(nn.Module):
         att_kernel: int,
         integration: Integration = "aad",
         att_scale: int = 1,
+        max_h_bar: float | None = None,
     ) -> None:
         super().__init__()
-        make_aad = partial(AADLayer, c_in, c_att, c_id, att_kernel, integration, att_scale)
+        make_aad = partial(
+            AADLayer, c_in, c_att, c_id, att_kernel, integration, att_scale, max_h_bar
+        )
         self.aad1 = make_aad()
         self.conv1 = nn.Conv2d(c_in, c_in, 3, padding=1)
         self.aad2 = make_aad()

@@ -40,6 +40,7 @@ class AADGenerator(nn.Module):
                 config.att_kernel,
                 config.integration,
                 att_scale=2 ** (k + 1) // z_att_sizes[given],
+                max_h_bar=config.max_h_bar,
             )
             self.blocks.append(block)
 
