@@ -200,9 +200,9 @@ def test_the_command_writes_the_table_and_a_column_for_each_method(
         figures = saved["methods"][method]
         shown = dict(zip(rows[0], row, strict=True))
         last = read_lines(out / method / "stats.jsonl")[-1]
-        assert shown["cosine to source, encoder"] == f"{last['watch/cos_source/encoder']:.3f}"
-        assert shown["abs(Y_st - X_t)"] == f"{last['watch/change']:.3f}"
-        assert shown["abs(Y_tt - X_t)"] == f"{last['watch/rec']:.3f}"
+        assert shown["cosine to source, encoder"] == f"{figures['watch/cos_source/encoder']:.3f}"
+        assert shown["abs(Y_st - X_t)"] == f"{figures['watch/change']:.3f}"
+        assert shown["abs(Y_tt - X_t)"] == f"{figures['watch/rec']:.3f}"
         assert shown["L_id"] == f"{last['loss/id']:.3f}"
         watched = {key: value for key, value in last.items() if key.startswith("watch/")}
         assert {key: figures[key] for key in watched} == pytest.approx(watched, abs=1e-4)

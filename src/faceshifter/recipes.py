@@ -156,7 +156,7 @@ HEAR_RECIPES: dict[str, tuple[str, HEARTrainConfig]] = {
             ranked=2000,
             same_pairs="person",
             lambda_rec=60,
-            lambda_id=2,
+            lambda_id=0.4,
             lambda_chg=0.05,
             adam=AdamConfig(lr=1e-3),
             ema=0.995,
