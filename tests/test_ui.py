@@ -480,7 +480,7 @@ def test_photos_and_a_video_are_swapped_in_a_browser_that_asks_nobody_else(
         canvas.drawImage(document.querySelector('#player video'), 0, 0, 8, 8);
         const levels = canvas.getImageData(0, 0, 8, 8).data;
         return Math.max(...levels.filter((_, i) => i % 4 < 3));"""
-    assert browser.execute_script(brightest) > 100
+    wait(lambda: browser.execute_script(brightest) > 100)  # once the frame is drawn
     assert f"of {FRAMES} frames swapped" in find("#status")[0].text
     assert downloaded("video-file", "clip-swapped.mp4").stat().st_size > 1000
     lines = downloaded("video-report", "clip-swapped.jsonl").read_text().splitlines()
