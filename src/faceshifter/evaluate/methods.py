@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
 import numpy as np
-from jaxtyping import UInt8
+from jaxtyping import Bool, UInt8
 
 from faceshifter.config import CropGeometry
 from faceshifter.data.occlusion import Occluders, occlude
@@ -143,24 +143,14 @@ class Stages:
         matrices = [crop_matrix(p.face_t.landmarks, geometry, size) for p in pairs]
         faces = [p.crops(geometry, size) for p in pairs]
         X_s, X_t = ([face[i] for face in faces] for i in (0, 1))
-        covered = [
-            occlude(x, np.random.default_rng(p.idx), self.occluders)
-            for x, p in zip(X_t, pairs, strict=True)
-        ]
-        inside = [
-            np.abs(c.astype(int) - x).max(axis=2) > COVERED
-            for c, x in zip(covered, X_t, strict=True)
-        ]
-        chosen = [i for i, mask in enumerate(inside) if mask.any()]  # a quarter has no occluder
-        if self.swapper.hear is None:
-            chosen = []
+        covered = {} if self.swapper.hear is None else self._cover(X_t, pairs)
         z_id = [face.z_id for face in self.swapper.identify(X_s, matrices)]
         steps = self._swap(
-            X_t + [covered[i] for i in chosen],
-            matrices + [matrices[i] for i in chosen],
-            z_id + [z_id[i] for i in chosen],
+            X_t + [crop for crop, _ in covered.values()],
+            matrices + [matrices[i] for i in covered],
+            z_id + [z_id[i] for i in covered],
         )
-        with_occluder = dict(zip(chosen, steps[len(pairs) :], strict=True))
+        with_occluder = dict(zip(covered, steps[len(pairs) :], strict=True))
         for i, (pair, matrix) in enumerate(zip(pairs, matrices, strict=True)):
             crops = steps[i].Y_hat_st, steps[i].result
             photos = dict(
@@ -168,14 +158,26 @@ class Stages:
             )
             occluded = None
             if i in with_occluder:
-                swapped = with_occluder[i]
+                swapped, (crop, inside) = with_occluder[i], covered[i]
                 one, two = (
-                    float(np.abs(picture[inside[i]].astype(int) - covered[i][inside[i]]).mean())
+                    float(np.abs(picture[inside].astype(int) - crop[inside]).mean())
                     for picture in (swapped.Y_hat_st, swapped.result)
                 )
                 photo = paste_face(pair.target, swapped.result, matrix)
-                occluded = Occluded(float(inside[i].mean()), one, two, photo, photos[self.names[1]])
+                occluded = Occluded(float(inside.mean()), one, two, photo, photos[self.names[1]])
             yield Made({**photos}, occluded)
+
+    def _cover(
+        self, X_t: list[Pixels], pairs: Sequence[Pair]
+    ) -> dict[int, tuple[Pixels, Bool[np.ndarray, "s s"]]]:
+        """By position, targets with an occluder and where that is; a quarter has none."""
+        covered = {}
+        for i, (x, pair) in enumerate(zip(X_t, pairs, strict=True)):
+            crop = occlude(x, np.random.default_rng(pair.idx), self.occluders)
+            inside = np.abs(crop.astype(int) - x).max(axis=2) > COVERED
+            if inside.any():
+                covered[i] = crop, inside
+        return covered
 
     def _swap(
         self, crops: list[Pixels], matrices: list[Matrix], z_id: list[Identity]

@@ -1,6 +1,6 @@
 """What a training takes, before it is started: arithmetic, memory and disk."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields, is_dataclass
 from pathlib import Path
 from typing import Any
@@ -102,11 +102,7 @@ def plan_aei(config: AEITrainConfig, data: Path) -> Plan:
             1,
         ),
     ]
-    turn = 1 / len(specs)  # each encoder judges one step in so many
-    for idx, (spec, encoder) in enumerate(zip(specs, encoders, strict=True)):
-        if encoder is not None:
-            forwards = 1 + turn if idx == 0 else 2 * turn
-            networks.append(encoder_cost(spec, encoder, size, forwards, turn))
+    networks += _encoder_costs(specs, encoders, size, 1)
     return Plan(
         dict(settings_of(config)),
         config.steps,
@@ -142,11 +138,7 @@ def plan_hear(
         NetworkCost("AEI-Net, m = 2", num_parameters(aei), forward_gmac(aei, X[:1], z_id), 1, 0),
     ]
     activations += max((encoder_bytes(encoder, size) for encoder in encoders if encoder), default=0)
-    turn = 1 / len(specs)  # each encoder judges one step in so many
-    for idx, (spec, encoder) in enumerate(zip(specs, encoders, strict=True)):
-        if encoder is not None:
-            forwards = 2 + turn if idx == 0 else 2 * turn
-            networks.append(encoder_cost(spec, encoder, size, forwards, turn))
+    networks += _encoder_costs(specs, encoders, size, 2)
     return Plan(
         dict(settings_of(config)),
         config.steps,
@@ -205,6 +197,17 @@ def _first_stage(
     name = next((name for name, model in HEAR_PRESETS.items() if model == config.model), "paper")
     notes.append(f"{aei_weights} does not exist yet; the first stage is taken to be {name}")
     return AEI_PRESETS[name], AEI_RECIPES[name][1].identity
+
+
+def _encoder_costs(
+    specs: Sequence[str], encoders: Sequence[IdentityEncoder | None], size: int, num_z_id: int
+) -> Iterator[NetworkCost]:
+    """Of the encoder that makes ``num_z_id`` z_id a pair, and of those that judge with it."""
+    turn = 1 / len(specs)  # each encoder judges one step in so many
+    for idx, (spec, encoder) in enumerate(zip(specs, encoders, strict=True)):
+        if encoder is not None:
+            forwards = num_z_id + turn if idx == 0 else 2 * turn
+            yield encoder_cost(spec, encoder, size, forwards, turn)
 
 
 def _find_encoder(spec: str, geometry: CropGeometry, notes: list[str]) -> IdentityEncoder | None:
