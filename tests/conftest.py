@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from PIL import Image
 
     from faceshifter.config import AEIConfig
+    from faceshifter.models.identity import IdentityCrop
 
 GOLDEN = Path(__file__).parent / "golden"
 SHARED = "FACESHIFTER_SHARED"
@@ -77,6 +78,19 @@ def tiny_aei_config() -> "AEIConfig":
     return AEIConfig(
         image_size=16, encoder_channels=(6, 8, 10), generator_channels=(8, 8, 6, 6), c_id=12
     )
+
+
+@pytest.fixture
+def whole_crop() -> "Callable[[int], IdentityCrop]":
+    """What a recogniser sees that was trained on our own crop, at a size."""
+    from faceshifter.config import CropGeometry
+    from faceshifter.models.identity import IdentityCrop
+
+    def call(size: int) -> IdentityCrop:
+        points = tuple((x * size - 0.5, y * size - 0.5) for x, y in CropGeometry().points)
+        return IdentityCrop(size, points, fill="border")
+
+    return call
 
 
 @pytest.fixture
@@ -134,7 +148,7 @@ def smoke_weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("smoke")
     torch.manual_seed(0)
     config, hear_config = AEI_PRESETS["smoke"], HEAR_PRESETS["smoke"]
-    encoder = load_identity_encoder("dlib", config.geometry)
+    encoder = load_identity_encoder("distilled", config.geometry)
     identity = {"name": encoder.name, "fingerprint": fingerprint(encoder)}
     info = {"kind": "aei", "version": __version__, "config": asdict(config), "identity": identity}
     export_weights(folder / "aei.safetensors", AEINet(config), info)

@@ -40,7 +40,7 @@ def smoke(tmp_path_factory: pytest.TempPathFactory) -> AEITrainConfig:
     path = tmp_path_factory.mktemp("models") / "encoder.pt"
     with torch.random.fork_rng(), warnings.catch_warnings():
         torch.manual_seed(1)
-        layers = nn.Sequential(nn.Conv2d(3, 8, 8, 8), nn.ReLU(), nn.Flatten(), nn.Linear(1568, 128))
+        layers = nn.Sequential(nn.Conv2d(3, 8, 8, 8), nn.ReLU(), nn.Flatten(), nn.Linear(1568, 320))
         warnings.simplefilter("ignore", DeprecationWarning)
         torch.jit.save(torch.jit.trace(layers, torch.zeros(1, 3, 112, 112)), path)
     return replace(AEI_RECIPES["smoke"][1], steps=2, identity=str(path))

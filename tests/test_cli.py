@@ -47,7 +47,7 @@ def write_weights(folder: Path, seed: int) -> None:
     folder.mkdir()
     torch.manual_seed(seed)
     config = AEI_PRESETS["smoke"]
-    encoder = load_encoder_once("dlib", config.geometry)
+    encoder = load_encoder_once("distilled", config.geometry)
     identity = {"name": encoder.name, "fingerprint": fingerprint(encoder)}
     info = {"kind": "aei", "version": __version__, "config": asdict(config), "identity": identity}
     export_weights(folder / "aei.safetensors", AEINet(config), info)
@@ -335,7 +335,7 @@ def test_training_without_prepared_data_is_refused_and_makes_no_run(
     refuse: Refuse, inputs: Path, tmp_path: Path, stage: str
 ) -> None:
     needed: dict[str, list[str | Path]] = {
-        "identity": ["--teacher", "dlib"],
+        "identity": ["--teachers", "dlib"],
         "aei": [],
         "hear": ["--aei", inputs / "weights" / "aei.safetensors"],
     }

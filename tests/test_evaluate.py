@@ -15,10 +15,10 @@ from faceshifter.cli import main as cli
 from faceshifter.data.occlusion import Occluders
 from faceshifter.data.prepare import PhotoFile
 from faceshifter.errors import CheckpointError, DataError, DependencyError, OutputError
-from faceshifter.evaluate import networks, swaps
+from faceshifter.evaluate import inputs, networks, swaps
 from faceshifter.evaluate.batch import Tools
 from faceshifter.evaluate.faces import find_faces
-from faceshifter.evaluate.inputs import fixed_pairs, read_cases
+from faceshifter.evaluate.inputs import fixed_pairs, read_cases, read_gallery
 from faceshifter.evaluate.methods import OneByOne, Pair, Stages
 from faceshifter.evaluate.metrics import (
     Moments,
@@ -372,6 +372,21 @@ def test_each_fault_of_a_folder_is_one_line_and_nothing_else_is_lost(
     assert command(tmp_path / "results.csv", "--out", out, "--strict")[0] == 2
 
 
+def test_a_folders_other_people_are_searched_too(
+    results: Path, tmp_path: Path, monkeypatch
+) -> None:
+    photos = results.parent
+    everyone = [photo for photo in read_gallery(photos) if photo.identity != "wall"]
+    assert {photo.identity for photo in everyone} >= {"grace", "eileen"}
+    assert read_gallery(results) == []
+    one = find_faces([], everyone[:1], Everywhere(), Blocks(), None, tmp_path / "one")
+    all_ = find_faces([], everyone, Everywhere(), Blocks(), None, tmp_path / "all")
+    assert len(one.identity) == 1 < len(set(all_.identity.tolist()))
+    monkeypatch.setattr(inputs, "GALLERY", 2)
+    assert len(read_gallery(photos)) == 2
+    assert read_gallery(photos) == read_gallery(photos)
+
+
 def test_without_mediapipe_one_sentence_says_what_to_install(
     command, results: Path, tmp_path: Path, monkeypatch
 ) -> None:
@@ -402,7 +417,7 @@ def test_our_stages_are_what_swap_makes_and_their_networks_are_recorded(
     ]
     swapper = FaceSwapper.from_pretrained()
     cases = read_cases(photos, 2)
-    known = find_faces(cases, swapper.detector, Blocks(), None, out / "faces")
+    known = find_faces(cases, [], swapper.detector, Blocks(), None, tmp_path / "faces")
     pairs = [
         Pair(i, c, c.source.pixels(), c.target.pixels(), known.of(c.source), known.of(c.target))
         for i, c in enumerate(cases)

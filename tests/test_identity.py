@@ -15,9 +15,9 @@ from faceshifter.dlib_files import dlib_file
 from faceshifter.errors import CheckpointError, FaceShifterError
 from faceshifter.face.align import crop_face, crop_matrix
 from faceshifter.images import to_tensor
-from faceshifter.models import dlib_resnet, identity, iresnet
-from faceshifter.models.identity import ARCFACE_CROP, DLIB_CROP, IdentityCrop, IdentityEncoder
-from faceshifter.models.mobilefacenet import MobileFaceNet
+from faceshifter.models import distilled, dlib_resnet, identity, iresnet
+from faceshifter.models.distilled import DistilledResNet
+from faceshifter.models.identity import ARCFACE_CROP, DLIB_CROP, IdentityEncoder
 
 GEOMETRY = CropGeometry()
 WIDE = CropGeometry(
@@ -133,23 +133,35 @@ def test_arcface_input_is_black_beyond_our_crop_and_dlibs_continues_its_border()
         assert torch.allclose(seen[0, :, 60, 60], torch.tensor(1.0))
 
 
-def test_mobilefacenet_sees_our_whole_crop_and_nothing_else() -> None:
-    encoder = identity.mobilefacenet_from(MobileFaceNet().state_dict(), GEOMETRY)
-    X = torch.rand(1, 3, 112, 112) * 2 - 1
-    torch.testing.assert_close(encoder.to_input(X), X, atol=1e-4, rtol=0)
-    X = torch.rand(1, 3, 256, 256) * 2 - 1
-    small = F.interpolate(X, size=(112, 112), mode="bilinear", antialias=True)
-    torch.testing.assert_close(encoder.to_input(X), small, atol=1e-4, rtol=0)
-
-
-def test_mobilefacenet_is_small_and_keeps_its_weights() -> None:
-    network = MobileFaceNet()
-    encoder = identity.mobilefacenet_from(network.state_dict(), GEOMETRY)
-    assert sum(p.numel() for p in network.parameters()) == 1_192_960
-    X = torch.rand(2, 3, 112, 112) * 2 - 1
+def test_distilled_is_small_and_keeps_its_weights() -> None:
+    network = DistilledResNet()
+    encoder = identity.distilled_encoder(network.state_dict(), GEOMETRY)
+    assert sum(p.numel() for p in network.parameters()) == 2_486_272
+    X = torch.rand(2, 3, 150, 150) * 2 - 1
     with torch.no_grad():
-        expected = F.normalize(network.eval()(X))
-    torch.testing.assert_close(encoder(X), expected, atol=1e-3, rtol=0)
+        expected = F.normalize(network(encoder.to_input(X)))
+    torch.testing.assert_close(encoder(X), expected)
+
+
+def test_compressed_dlib_sees_much_of_what_dlib_sees(request) -> None:
+    dlib = dlib_resnet.load_dlib_resnet(dlib_file(dlib_resnet.FILE))
+    X = torch.cat([aligned(request, name, 150) for name in PORTRAITS])
+    with torch.no_grad():
+        expected, features = (
+            network.features(X)[:, -256:] for network in (dlib, DistilledResNet.from_dlib(dlib))
+        )
+    between = F.cosine_similarity(features[0] - features[1], expected[0] - expected[1], dim=0)
+    assert between > 0.7
+
+
+def test_whole_ranks_would_lose_nothing_of_dlib(request, monkeypatch) -> None:
+    whole = {name: 128 if int(name.partition(".")[0]) < 10 else 256 for name in distilled.RANKS}
+    monkeypatch.setattr(distilled, "RANKS", whole)
+    dlib = dlib_resnet.load_dlib_resnet(dlib_file(dlib_resnet.FILE))
+    X = aligned(request, "astronaut", 150)
+    with torch.no_grad():
+        same = DistilledResNet.from_dlib(dlib).features(X)[:, -256:]
+        torch.testing.assert_close(same, dlib.features(X), atol=1e-4, rtol=1e-3)
 
 
 @pytest.mark.parametrize("size", [64, 112, 256])
@@ -163,7 +175,7 @@ def test_z_id_has_unit_length_and_a_gradient_to_every_part_of_the_face(dlib_enco
 
 
 def test_encoder_stays_frozen_and_in_evaluation_mode_inside_a_training_network() -> None:
-    encoder = identity.mobilefacenet_from(MobileFaceNet().state_dict(), GEOMETRY)
+    encoder = identity.distilled_encoder(DistilledResNet().state_dict(), GEOMETRY)
     before = {key: value.clone() for key, value in encoder.state_dict().items()}
     nn.ModuleList([encoder]).train()
     encoder(torch.rand(2, 3, 112, 112))
@@ -239,17 +251,15 @@ def wrong_files(folder: Path) -> dict[str, Path]:
         "not a readable safetensors file": folder / "noise.safetensors",
         "2 unexpected (0.bias, 0.weight)": folder / "other.safetensors",
         "missing (conv1.weight, bn1.weight, bn1.bias, ...), 2 unexpected": folder / "other.pth",
-        "1 of another shape (head.0.0.weight)": folder / "shape.safetensors",
+        "1 of another shape (stem.weight)": folder / "shape.safetensors",
     }
     for path in (folder / "noise.pth", folder / "noise.safetensors"):
         path.write_bytes(bytes(range(256)) * 9)
     other = nn.Sequential(nn.Linear(2, 2)).state_dict()
     save_file(other, folder / "other.safetensors")
     torch.save(other, folder / "other.pth")
-    weights = MobileFaceNet().state_dict()
-    save_file(
-        weights | {"head.0.0.weight": torch.zeros(512, 64, 1, 1)}, folder / "shape.safetensors"
-    )
+    weights = DistilledResNet().state_dict()
+    save_file(weights | {"stem.weight": torch.zeros(32, 3, 3, 3)}, folder / "shape.safetensors")
     files["not a TorchScript recogniser"] = save_torchscript(
         folder / "flat.ts", nn.Linear(12, 3), torch.zeros(1, 12)
     )
@@ -291,21 +301,12 @@ def test_damaged_dlib_file_is_refused(tmp_path) -> None:
 
 
 def test_missing_packages_and_packaged_weights_are_named(monkeypatch) -> None:
-    monkeypatch.setattr(identity, "MOBILEFACENET_WEIGHTS", "weights/absent.safetensors")
-    with pytest.raises(CheckpointError, match="comes without weights"):
-        identity.load_identity_encoder("mobilefacenet", GEOMETRY)
+    monkeypatch.setattr(identity, "DISTILLED_WEIGHTS", "weights/absent.safetensors")
+    with pytest.raises(CheckpointError, match="install faceshifter again"):
+        identity.load_identity_encoder("distilled", GEOMETRY)
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with pytest.raises(FaceShifterError, match="pip install face-recognition-models"):
         identity.load_identity_encoder("dlib", GEOMETRY)
-
-
-def test_crop_of_another_geometry_still_shows_mobilefacenet_the_face_it_knows(request) -> None:
-    encoder = identity.mobilefacenet_from(MobileFaceNet().state_dict(), WIDE)
-    known = IdentityCrop.whole(GEOMETRY, 112)
-    matrix = crop_matrix(np.array(LANDMARKS["grace_hopper"]), WIDE, 400)
-    wide = to_tensor(crop_face(request.getfixturevalue("grace_hopper"), matrix, 400)[None])
-    difference = encoder.to_input(wide) - aligned(request, "grace_hopper", known.size)
-    assert difference.abs().mean() < 0.06
 
 
 def test_teacher_keeps_people_apart_and_has_a_gradient(shared, request) -> None:

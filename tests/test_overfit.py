@@ -28,7 +28,7 @@ def overfit(stage: str, data: Path, steps: int) -> list[float]:
     faces = load_faces(data, 128, progress=False)
     people = np.unique([crop.identity for crop in faces.crops], return_inverse=True)[1]
     population = Population(np.arange(len(people)), people)
-    encoder = load_identity_encoder("dlib", CropGeometry())
+    encoder = load_identity_encoder("distilled", CropGeometry())
     ranks, runtime = Ranks(CPU), Runtime(device="cpu")
     training: AEITraining | HEARTraining
     if stage == "aei":

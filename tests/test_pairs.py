@@ -8,13 +8,13 @@ import torch
 from torch import Tensor
 
 from faceshifter.config import CropGeometry
-from faceshifter.data.fetch import OccludedFetch, find_sharpest
+from faceshifter.data.fetch import Fetch, OccludedFetch, find_sharpest
 from faceshifter.data.occlusion import Occluders
 from faceshifter.data.pairs import Draws, Pairs, Population, RawPairs, draw_pairs
 from faceshifter.data.shards import Crop, Faces
 from faceshifter.errors import DataError
 from faceshifter.losses import reconstruction_loss
-from faceshifter.recipes import HEAR_RECIPES
+from faceshifter.recipes import AEI_RECIPES, HEAR_RECIPES
 
 
 def draw(
@@ -200,6 +200,23 @@ def test_occluded_targets_are_the_hardest_and_sources_never_the_same_picture(fac
     assert set(targets) == {1, 4}
     assert all(source != target for source, target in zip(sources, targets, strict=True))
     assert (pairs.X_s[:, None, None] - clean).abs().amax(dim=(3, 4, 5)).amin(dim=(1, 2)).max() == 0
+
+
+def test_stage_one_occludes_a_share_of_its_targets_and_shares_them_out(faces) -> None:
+    config = replace(AEI_RECIPES["smoke"][1], batch=256, occluded=0.5)
+    population = Population(np.arange(12), np.arange(12))
+
+    def fetch(**changes) -> list[RawPairs]:
+        make = Fetch(config, population, np.arange(12), faces, Occluders(), **changes)
+        return [part for part in make(3) if isinstance(part, RawPairs)]
+
+    (pairs,) = fetch()
+    plain = faces.pictures(pairs.draws.target)
+    covered = (pairs.targets != plain).flatten(1).any(1)
+    assert 0.3 < covered.float().mean() < 0.45  # of half, a quarter stays free
+    assert torch.equal(pairs.sources, faces.pictures(pairs.draws.source))
+    halves = [fetch(rank=rank, world=2)[0].targets for rank in range(2)]
+    assert torch.equal(torch.cat(halves), pairs.targets)
 
 
 def test_both_pictures_of_a_same_pair_are_the_occluded_one(faces) -> None:

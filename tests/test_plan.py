@@ -23,7 +23,7 @@ from faceshifter.train import aei, hear, identity
 from faceshifter.train.plan import Plan, plan_aei, plan_hear, plan_identity
 
 NEVER = Intervals(report=10**6, watch=10**6, checkpoint=10**6)
-ENCODER_SIZES = (128, 512)
+ENCODER_SIZES = (320, 512)
 STAGES = ["aei", "hear", "identity"]
 
 
@@ -84,12 +84,12 @@ def stages(
         hear.train(replace(second, steps=steps), data, run, weights, **over, **options)
 
     def train_identity(run: Path, steps: int) -> None:
-        identity.train(replace(student, steps=steps), data, run, other, **options)
+        identity.train(replace(student, steps=steps), data, run, (other,), **options)
 
     return {
         "aei": (train_aei, lambda: plan_aei(first, data)),
         "hear": (train_hear, lambda: plan_hear(second, data, weights, **over)),
-        "identity": (train_identity, lambda: plan_identity(student, data, other)),
+        "identity": (train_identity, lambda: plan_identity(student, data, (other,))),
     }
 
 
@@ -156,7 +156,7 @@ def test_a_dry_run_needs_nothing_and_writes_nothing(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    needed = {"aei": [], "hear": ["--aei", "no.safetensors"], "identity": ["--teacher", "no.ts"]}
+    needed = {"aei": [], "hear": ["--aei", "no.safetensors"], "identity": ["--teachers", "no.ts"]}
     words = ["train", stage, "--run", "run", "--data", "data", *needed[stage], "--dry-run"]
     monkeypatch.setattr(sys, "argv", ["faceshifter", *words, "smoke", "--steps", "7"])
     cli.main()

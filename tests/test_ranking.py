@@ -28,7 +28,7 @@ from faceshifter.data.shards import Crop, load_faces, read_lines, write_lines, w
 from faceshifter.data.sheets import LINE_HEIGHT, MARGIN, save_histogram
 from faceshifter.errors import DataError, FaceShifterError, OutputError
 from faceshifter.models.aei import AEINet
-from faceshifter.models.identity import IdentityCrop, IdentityEncoder
+from faceshifter.models.identity import IdentityEncoder
 from faceshifter.provenance import read_mark
 
 SIZE = 16
@@ -91,11 +91,10 @@ def aei(tiny_aei_config) -> AEINet:
 
 
 @pytest.fixture
-def encoder() -> IdentityEncoder:
+def encoder(whole_crop) -> IdentityEncoder:
     torch.manual_seed(2)
     backbone = nn.Sequential(nn.Flatten(), nn.Linear(3 * SIZE * SIZE, 12))
-    crop = IdentityCrop.whole(CropGeometry(), SIZE)
-    return IdentityEncoder(backbone, crop, CropGeometry(), c_id=12, name="linear")
+    return IdentityEncoder(backbone, whole_crop(SIZE), CropGeometry(), c_id=12, name="linear")
 
 
 @pytest.fixture

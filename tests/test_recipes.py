@@ -27,7 +27,7 @@ from faceshifter.recipes import (
     IDENTITY_RECIPES,
 )
 
-ENCODER_SIZES = {"dlib": 128, "mobilefacenet": 512}
+ENCODER_SIZES = {"dlib": 128, "distilled": 320, "arcface_r100.pth": 512}
 
 
 def num_parameters(network: nn.Module) -> int:

@@ -133,7 +133,7 @@ def replaced_by(found: list[tuple[int, torch.Tensor]]) -> dict[int, int]:
 def test_only_faces_as_alike_as_one_person_s_are_matched(
     unit: torch.Tensor, encoder: IdentityEncoder
 ) -> None:
-    least = SAME_PERSON["dlib"]
+    least = SAME_PERSON["distilled"]
     for cosine, expected in ((least + 0.01, {0: 0}), (least - 0.01, {})):
         z_id = torch.stack([alike(unit[0], unit[3], cosine), unit[2]])
         assert replaced_by(match_people(z_id, matches_of(unit, 0), encoder)) == expected
@@ -161,7 +161,7 @@ def test_matching_equals_brute_force_over_sorted_pairs(
         expected: dict[int, int] = {}
         for (face, person), value in sorted(cosine.items(), key=lambda item: -item[1]):
             taken = face in expected or person in expected.values()
-            if value >= SAME_PERSON["dlib"] and not taken:
+            if value >= SAME_PERSON["distilled"] and not taken:
                 expected[face] = person
         found = match_people(z_id, matches_of(unit, *people), encoder)
         assert replaced_by(found) == expected
@@ -190,7 +190,7 @@ def test_an_identity_of_another_encoder_or_no_identity_is_refused(
     next(iter(other.parameters())).mul_(2)
     other.name = "other"
     save_identity(path, unit[:1], other)
-    with pytest.raises(CheckpointError, match=r"made by the identity encoder other, and .* dlib;"):
+    with pytest.raises(CheckpointError, match=r"made by the identity encoder other, and .* distilled;"):
         load_identity(path, swapper.encoder)
     with pytest.raises(CheckpointError, match=r"aei.safetensors holds no identity; give"):
         load_identity(smoke_weights / "aei.safetensors", swapper.encoder)

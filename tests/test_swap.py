@@ -37,7 +37,7 @@ def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Tiny random networks, in the files that the trainings write."""
     folder = tmp_path_factory.mktemp("weights")
     torch.manual_seed(0)
-    encoder = load_identity_encoder("dlib", AEI.geometry)
+    encoder = load_identity_encoder("distilled", AEI.geometry)
     info: dict[str, Any] = {"kind": "aei", "version": __version__, "config": asdict(AEI)}
     info["identity"] = {"name": encoder.name, "fingerprint": fingerprint(encoder)}
     export_weights(folder / "aei.safetensors", AEINet(AEI), info)
@@ -257,8 +257,8 @@ def test_networks_of_another_encoder_ask_for_it(weights: Path, tmp_path: Path) -
 
     with pytest.raises(CheckpointError, match="trained with the identity encoder arcface_r100; "):
         load_with("arcface_r100", "0" * 12)()
-    with pytest.raises(CheckpointError, match="another dlib than the built-in one; give"):
-        load_with("dlib", "0" * 12)()
+    with pytest.raises(CheckpointError, match="another distilled than the built-in one; give"):
+        load_with("distilled", "0" * 12)()
 
 
 def test_everything_the_swapper_refuses_is_a_user_s_error(tmp_path: Path) -> None:

@@ -74,7 +74,7 @@ def recogniser(path: Path, c_id: int) -> Path:
 def trainings(faces_data: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Training]:
     """All three; the second stage is over a first stage of two steps."""
     folder = tmp_path_factory.mktemp("models")
-    encoder = recogniser(folder / "encoder.pt", 128)
+    encoder = recogniser(folder / "encoder.pt", 320)
     teacher = recogniser(folder / "teacher.pt", 512)
     config = replace(AEI_RECIPES["smoke"][1], identity=str(encoder))
     first = Training("aei", aei, config, faces_data, {})
@@ -85,7 +85,7 @@ def trainings(faces_data: Path, tmp_path_factory: pytest.TempPathFactory) -> dic
         "aei": first,
         "hear": Training("hear", hear, HEAR_RECIPES["smoke"][1], faces_data, over_first),
         "identity": Training(
-            "identity", identity, config, faces_data, {"teacher_spec": str(teacher)}
+            "identity", identity, config, faces_data, {"teacher_specs": (str(teacher),)}
         ),
     }
 
@@ -260,6 +260,15 @@ def test_the_generators_loss_moves_all_of_aei_net_and_nothing_else(trainings, fa
     assert [fingerprint(module) for module in (encoder, judge)] == before
 
 
+def test_stage_one_learns_from_occluded_targets_where_asked(trainings, tmp_path) -> None:
+    trainings["aei"](tmp_path / "run", steps=2, occluded=1.0)
+    assert json.loads((tmp_path / "run" / "config.json").read_text())["aei"]["occluded"] == 1
+    cutouts = replace(trainings["aei"], files={"occluder_paths": (tmp_path,)})
+    with pytest.raises(TrainingError, match="occludes no targets; give --occluded") as error:
+        cutouts(tmp_path / "none", steps=2)
+    assert_is_one_sentence(error.value)
+
+
 @pytest.mark.parametrize("stage", ["aei", "hear"])
 def test_teachers_take_turns_and_are_measured_by_name(stage, trainings, tmp_path) -> None:
     second = recogniser(tmp_path / "second.pt", 64)
@@ -283,13 +292,17 @@ def test_a_run_can_start_from_the_networks_of_another(trainings, tmp_path) -> No
     assert all(torch.equal(start[key], end[key]) for key in trained if "weight" in key[-6:])
 
 
-@pytest.mark.parametrize("stage", ["aei", "hear"])
+@pytest.mark.parametrize("stage", SMOKE)
 def test_a_run_can_start_from_exported_weights(stage, trainings, tmp_path) -> None:
     trainings[stage](tmp_path / "first", steps=2)
     init = tmp_path / "first" / "weights.safetensors"
     still = AdamConfig(lr=0.0)
     second = replace(trainings[stage], files=trainings[stage].files | {"init": init})
-    adams = {"aei": {"adam_g": still, "adam_d": still}, "hear": {"adam": still}}
+    adams = {
+        "aei": {"adam_g": still, "adam_d": still},
+        "hear": {"adam": still},
+        "identity": {"adam": still},
+    }
     second(tmp_path / "second", steps=1, **adams[stage])
     start, _ = load_tensors(init)
     end, _ = load_tensors(find_checkpoints(tmp_path / "second" / "checkpoints")[-1])
@@ -314,9 +327,11 @@ def test_sets_and_encoders_that_do_not_fit_the_recipe_are_refused(
     with pytest.raises(TrainingError, match="makes z_id of 64 numbers") as error:
         trainings["aei"](tmp_path / "c_id", identity=str(short))
     assert_is_one_sentence(error.value)
-    teacher = {"teacher_spec": str(short)}
-    with pytest.raises(TrainingError, match="makes descriptors of 64 numbers") as error:
-        replace(trainings["identity"], files=teacher)(tmp_path / "teacher")
+    teachers = {"teacher_specs": (str(short), str(short))}
+    with pytest.raises(
+        TrainingError, match="have 64 and 64 numbers, but the student's 320"
+    ) as error:
+        replace(trainings["identity"], files=teachers)(tmp_path / "teachers")
     assert_is_one_sentence(error.value)
 
 
@@ -363,7 +378,7 @@ LEARNING = {  # the term, to what share of its first value it falls, and on what
             "steps": 20,
         },
     ),
-    "identity": ("loss/teacher", 0.92, {"mix": 0.0, "batch": 4, "steps": 12}),
+    "identity": ("loss/teachers", 0.92, {"batch": 4, "steps": 12}),
 }
 
 

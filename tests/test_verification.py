@@ -20,7 +20,7 @@ from faceshifter.evaluate.verification import (
 from faceshifter.face.align import crop_face, crop_matrix
 from faceshifter.face.detect import DlibDetector, YuNetDetector
 from faceshifter.images import Photo, save_photo, to_tensor
-from faceshifter.models.identity import IdentityCrop, IdentityEncoder, load_identity_encoder
+from faceshifter.models.identity import IdentityEncoder, load_identity_encoder
 
 GEOMETRY = CropGeometry()
 NUM_LFW = 150
@@ -118,10 +118,9 @@ def test_dlib_encoder_separates_the_variants_of_two_real_portraits(request) -> N
     assert (result.auc, result.tar_at_far) == (1, 1)
 
 
-def test_streaming_in_batches_changes_nothing() -> None:
+def test_streaming_in_batches_changes_nothing(whole_crop) -> None:
     backbone = nn.Sequential(nn.AvgPool2d(4), nn.Flatten())
-    crop = IdentityCrop.whole(GEOMETRY, 16)
-    encoder = IdentityEncoder(backbone, crop, GEOMETRY, c_id=48, name="tiny")
+    encoder = IdentityEncoder(backbone, whole_crop(16), GEOMETRY, c_id=48, name="tiny")
     generator = np.random.default_rng(0)
     crops = generator.integers(256, size=(11, 24, 24, 3), dtype=np.uint8)
     identity = [str(i % 3) for i in range(11)]
@@ -133,9 +132,8 @@ def test_streaming_in_batches_changes_nothing() -> None:
     assert streamed.auc == pytest.approx(whole.auc, abs=1e-3)
 
 
-def test_no_faces_at_all_are_refused() -> None:
-    crop = IdentityCrop.whole(GEOMETRY, 16)
-    encoder = IdentityEncoder(nn.Flatten(), crop, GEOMETRY, c_id=768, name="tiny")
+def test_no_faces_at_all_are_refused(whole_crop) -> None:
+    encoder = IdentityEncoder(nn.Flatten(), whole_crop(16), GEOMETRY, c_id=768, name="tiny")
     with pytest.raises(DataError, match="0 faces of 0 people"):
         verify_encoder(encoder, iter(()))
 
@@ -161,10 +159,11 @@ def lfw_crops(shared: Path) -> list[tuple[np.ndarray, str]]:
 
 
 @pytest.mark.parametrize(
-    ("encoder", "auc", "tar"), [("models/edgeface_xs.ts", 0.999, 0.97), ("dlib", 0.999, 0.93)]
+    ("encoder", "auc", "tar"),
+    [("models/edgeface_xs.ts", 0.999, 0.97), ("dlib", 0.999, 0.93), ("distilled", 0.999, 0.93)],
 )
 def test_encoder_tells_people_apart_on_real_photos(shared, encoder, auc, tar) -> None:
-    spec = encoder if encoder == "dlib" else str(shared / encoder)
+    spec = str(shared / encoder) if "/" in encoder else encoder
     result = verify_encoder(load_identity_encoder(spec, GEOMETRY), lfw_crops(shared))
     assert result.num_faces == NUM_LFW
     assert result.auc > auc

@@ -157,8 +157,8 @@ class AEITrainConfig:
 
     model: AEIConfig = field(default_factory=AEIConfig)
     discriminator: DiscriminatorConfig = field(default_factory=DiscriminatorConfig)
-    identity: str = "mobilefacenet"
-    """The encoder of z_id: dlib, mobilefacenet, or a file (docs/training.md)."""
+    identity: str = "arcface_r100.pth"
+    """The encoder of z_id: distilled, dlib, or a file, as ArcFace's is (docs/training.md)."""
     teachers: tuple[str, ...] = ()
     """Ours: encoders that take turns with it in the identity loss, one a step, so that the
     generator cannot fool one alone."""
@@ -176,6 +176,9 @@ class AEITrainConfig:
     sharpest: float = 1.0
     """Ours: share of the faces, by sharpness, that are targets, which the discriminator sees as
     real; any may be a source."""
+    occluded: float = 0.0
+    """Ours: share of the targets that are occluded as stage two's are, so that hands and objects
+    are drawn alike whoever the source is, which stage two builds on."""
     augment: bool = False
     """Ours: flip each picture at random, and vary its colours and place a little."""
     weights: tuple[AEIWeights, ...] = (AEIWeights(),)
@@ -232,17 +235,18 @@ class HEARTrainConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class IdentityTrainConfig:
-    """Distillation of the small identity encoder from a teacher; all of it is ours."""
+    """Distillation of the small identity encoder from larger ones; all of it is ours."""
 
-    image_size: int = 128
+    image_size: int = 150
     """Side at which the faces are held in memory."""
     steps: int = 20_000
-    batch: int = 64
-    adam: AdamConfig = field(default_factory=lambda: AdamConfig(lr=2e-3, betas=(0.9, 0.999)))
+    batch: int = 256
+    """Faces a step, over all processes."""
+    blends: int = 100_000
+    """Blends of two faces beside the set's own, people that only the teachers know."""
+    adam: AdamConfig = field(default_factory=lambda: AdamConfig(lr=1e-3, betas=(0.9, 0.99)))
     """The rate falls to zero along a cosine."""
-    mix: float = 0.5
-    """Share of faces blended with another, an endless supply of people for the teacher to judge."""
-    ema: float = 0.999
+    ema: float = 0.997
     seed: int = 0
 
 

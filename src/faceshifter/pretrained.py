@@ -11,7 +11,7 @@ from faceshifter.models.aei import AEINet
 from faceshifter.models.hear import HEARNet
 from faceshifter.models.identity import IdentityEncoder, load_identity_encoder
 
-BUILT_IN_ENCODERS = ("dlib", "mobilefacenet")
+BUILT_IN_ENCODERS = ("dlib", "distilled")
 
 
 def packaged_weights() -> Path:

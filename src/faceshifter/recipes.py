@@ -20,7 +20,7 @@ AEI_PRESETS: dict[str, AEIConfig] = {
         encoder_channels=(16, 32, 64, 96, 160, 192, 192),
         generator_channels=(192, 192, 192, 192, 192, 96, 48, 24),
         att_kernel=1,
-        c_id=128,
+        c_id=320,
         max_h_bar=6.0,
     ),
     "tiny": AEIConfig(
@@ -28,7 +28,7 @@ AEI_PRESETS: dict[str, AEIConfig] = {
         encoder_channels=(16, 32, 64, 128, 256, 256),
         generator_channels=(256, 256, 256, 128, 64, 32, 16),
         att_kernel=1,
-        c_id=128,
+        c_id=320,
         max_h_bar=6.0,
     ),
     "smoke": AEIConfig(
@@ -36,7 +36,7 @@ AEI_PRESETS: dict[str, AEIConfig] = {
         encoder_channels=(8, 8, 16, 16),
         generator_channels=(16, 16, 16, 8, 8),
         att_kernel=1,
-        c_id=128,
+        c_id=320,
     ),
 }
 HEAR_PRESETS: dict[str, HEARConfig] = {
@@ -53,7 +53,7 @@ AEI_RECIPES: dict[str, tuple[str, AEITrainConfig]] = {
         AEITrainConfig(
             model=AEI_PRESETS["small"],
             discriminator=DiscriminatorConfig(channels=(32, 64, 128, 256)),
-            identity="dlib",
+            identity="distilled",
             steps=20_000,
             batch=64,
             same_pairs="person",
@@ -72,7 +72,7 @@ AEI_RECIPES: dict[str, tuple[str, AEITrainConfig]] = {
         AEITrainConfig(
             model=AEI_PRESETS["tiny"],
             discriminator=DiscriminatorConfig(channels=(32, 64, 128, 128)),
-            identity="dlib",
+            identity="distilled",
             steps=6_000,
             batch=16,
             augment=True,
@@ -91,7 +91,7 @@ AEI_RECIPES: dict[str, tuple[str, AEITrainConfig]] = {
         AEITrainConfig(
             model=AEI_PRESETS["smoke"],
             discriminator=DiscriminatorConfig(channels=(8, 8)),
-            identity="dlib",
+            identity="distilled",
             steps=4,
             batch=4,
         ),
@@ -168,13 +168,13 @@ HEAR_RECIPES: dict[str, tuple[str, HEARTrainConfig]] = {
     ),
 }
 IDENTITY_RECIPES: dict[str, tuple[str, IdentityTrainConfig]] = {
-    "small": ("The encoder that ships, distilled on a GPU or overnight.", IdentityTrainConfig()),
+    "small": ("On a GPU or overnight.", IdentityTrainConfig()),
     "tiny": (
-        "A first encoder on a CPU, an hour.",
-        IdentityTrainConfig(image_size=112, steps=3_000, batch=32),
+        "The encoder that ships, on a CPU, an hour.",
+        IdentityTrainConfig(steps=7_000, batch=64, blends=25_000),
     ),
     "smoke": (
         "Four steps, in seconds, to see that everything runs.",
-        IdentityTrainConfig(image_size=112, steps=4, batch=4),
+        IdentityTrainConfig(steps=4, batch=4, blends=4),
     ),
 }

@@ -22,9 +22,9 @@ Identity = Float[Tensor, "1 c_id"]
 FaceChoice = Literal["only", "largest", "all"] | int
 """Which faces of a photo: the only one there is, or a number from the left, from 0."""
 
-SAME_PERSON = {"dlib": 0.6}
+SAME_PERSON = {"distilled": 0.54, "dlib": 0.6}
 OTHER_SAME_PERSON = 0.3
-"""Least cosine of one person's z_id by encoder: dlib's are less far apart (docs/log.md)."""
+"""Least cosine of one person's z_id by encoder: ours are less far apart (docs/log.md)."""
 
 
 @dataclass(frozen=True)

@@ -57,7 +57,7 @@ def evaluate(
     from faceshifter.errors import CheckpointError, DependencyError
     from faceshifter.evaluate.batch import Tools
     from faceshifter.evaluate.classical import METHOD, classical_swap
-    from faceshifter.evaluate.inputs import read_cases
+    from faceshifter.evaluate.inputs import read_cases, read_gallery
     from faceshifter.evaluate.methods import Maker, OneByOne, Stages
     from faceshifter.evaluate.networks import (
         Landmarker,
@@ -73,7 +73,7 @@ def evaluate(
     from faceshifter.swap import FaceSwapper
 
     cv2.setNumThreads(1)  # its pictures are small here
-    cases = read_cases(swaps, pairs)
+    cases, gallery = read_cases(swaps, pairs), read_gallery(swaps)
     ours = not any(case.results for case in cases)
     if ours and not force:  # other tools' results owe nothing to our training
         for name in ("aei.safetensors", "hear.safetensors")[: 1 + hear]:
@@ -112,6 +112,7 @@ def evaluate(
             *(name for maker in makers for name in maker.names),
             *sorted({name for case in cases for name in case.results}),
         ],
+        "gallery": len(gallery),
         "weights": networks,
         "occluders": [str(path) for path in occluders],
         "recogniser": sha256(recogniser),
@@ -119,7 +120,7 @@ def evaluate(
         "features": sha256(features) if features and tools.features else "",
         "detector": "yunet" if yunet else "dlib",
     }
-    measure(cases, makers, tools, out, config)
+    measure(cases, makers, tools, out, config, gallery)
     report = write_reports(out, left_out)
     print("\n".join(markdown(report)))
     if strict and report["notes"]:
@@ -130,7 +131,7 @@ def check_identity(
     faces: Positional[Path],
     /,
     *,
-    encoder: str = "dlib",
+    encoder: str = "distilled",
     yunet: Path | None = None,
     device: Device = "auto",
 ) -> None:
@@ -138,7 +139,7 @@ def check_identity(
 
     Args:
         faces: Labelled photos: one sub-folder a person, or an index.jsonl that names people.
-        encoder: dlib, mobilefacenet, or a file of weights.
+        encoder: distilled, dlib, or a file of weights.
         yunet: YuNet's model file, to detect faces with it instead of dlib.
         device: Where to compute.
     """

@@ -65,16 +65,19 @@ IdentityRecipe = tyro.extras.subcommand_type_from_defaults(
 
 @dataclass(frozen=True, kw_only=True)
 class TrainIdentity:
-    """Distil the small identity encoder from a teacher."""
+    """Distil the small identity encoder from larger ones."""
 
     run: Path
     """Folder of the run; the same command resumes it."""
     data: Path
     """Folder that prepare wrote."""
-    teacher: str
-    """Encoder to learn from: a TorchScript or arcface_torch file with 512 numbers."""
+    teachers: tuple[str, ...]
+    """Encoders to learn from, each a TorchScript or arcface_torch file, or dlib; the student learns
+    what all of them say."""
     recipe: Annotated[IdentityRecipe, arg(name="")]  # type: ignore[valid-type]
     """A complete configuration; its fields can be changed by the flags behind its name."""
+    init: Path | None = None
+    """A checkpoint of another run, or exported weights, to start from."""
     runtime: Annotated[Runtime, arg(name="")] = field(default_factory=Runtime)
     every: Intervals = field(default_factory=Intervals)
     dry_run: bool = False
@@ -88,13 +91,14 @@ class TrainIdentity:
 
         assert isinstance(self.recipe, IdentityTrainConfig)
         if self.dry_run:
-            print_plan(plan_identity(self.recipe, self.data, self.teacher))
+            print_plan(plan_identity(self.recipe, self.data, self.teachers))
             return
         train(
             self.recipe,
             self.data,
             self.run,
-            self.teacher,
+            self.teachers,
+            init=self.init,
             runtime=self.runtime,
             intervals=self.every,
         )
@@ -112,6 +116,9 @@ class TrainAEI:
     """A complete configuration; its fields can be changed by the flags behind its name."""
     init: Path | None = None
     """A checkpoint of another run, or exported weights, to start from."""
+    occluders: UseAppendAction[tuple[Path, ...]] = ()
+    """Folder or tar of RGBA cut-outs, for recipes that occlude targets; may be repeated. Without
+    it all are drawn."""
     runtime: Annotated[Runtime, arg(name="")] = field(default_factory=Runtime)
     every: Intervals = field(default_factory=Intervals)
     dry_run: bool = False
@@ -131,6 +138,7 @@ class TrainAEI:
             self.recipe,
             self.data,
             self.run,
+            occluder_paths=self.occluders,
             init=self.init,
             runtime=self.runtime,
             intervals=self.every,

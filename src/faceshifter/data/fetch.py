@@ -1,11 +1,12 @@
 """What the steps of a training take in: drawn pairs and their pictures, occluded for stage two."""
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
-from jaxtyping import Int
+from jaxtyping import Int, UInt8
+from torch import Tensor
 
 from faceshifter.config import AEITrainConfig, HEARTrainConfig, Runtime
 from faceshifter.data.feed import feed
@@ -22,12 +23,15 @@ class Fetch:
     population: Population
     targets: Int[np.ndarray, " k"]
     """Positions in the population of the faces that may be targets."""
-    faces: StoredFaces | None
+    faces: Faces | StoredFaces | None
+    """Where pictures are taken from here; without, they are where the step wants them."""
+    occluders: Occluders | None = None
+    """What a share of the targets is covered with, where the recipe has one."""
     rank: int = 0
     world: int = 1
 
     def __call__(self, position: int) -> list[Draws | RawPairs]:
-        """Draw a step's pairs, and read them."""
+        """Draw a step's pairs, read them, and cover some targets."""
         config = self.config
         draws = draw_pairs(
             self.population,
@@ -39,8 +43,21 @@ class Fetch:
             targets=self.targets,
         )
         parts = self.world * config.accumulate
-        own = [draws.part(idx, parts) for idx in range(self.rank, parts, self.world)]
-        return [part if self.faces is None else read_pairs(part, self.faces) for part in own]
+        own: list[Draws | RawPairs] = []
+        for idx in range(self.rank, parts, self.world):
+            part = draws.part(idx, parts)
+            if self.faces is None:
+                own.append(part)
+                continue
+            pairs = read_pairs(part, self.faces)
+            if self.occluders is not None:
+                first = position * config.batch + idx * config.batch // parts
+                covered = occlude_some(
+                    pairs.targets, self.occluders, (config.seed, first), config.occluded
+                )
+                pairs = replace(pairs, targets=covered)
+            own.append(pairs)
+        return own
 
 
 @dataclass(frozen=True)
@@ -83,16 +100,36 @@ class OccludedFetch:
 
     def occlude(self, draws: Draws, position: int) -> RawPairs:
         """The pictures of drawn pairs, the first of which is at a position."""
-        sources, targets = self.faces.pictures(draws.source), self.faces.pictures(draws.target)
-        occluded = []
-        for idx, target in enumerate(targets):
-            rng = np.random.default_rng((self.config.seed, position + idx, 1))
-            picture = np.ascontiguousarray(target.permute(1, 2, 0).numpy())
-            occluded.append(occlude(picture, rng, self.occluders))
-        targets = torch.from_numpy(np.stack(occluded)).permute(0, 3, 1, 2).contiguous()
+        pairs = read_pairs(draws, self.faces)
+        sources = pairs.sources
+        targets = occlude_some(pairs.targets, self.occluders, (self.config.seed, position))
         if self.config.same_pairs == "photo":
             sources = torch.where(draws.same[:, None, None, None], targets, sources)
         return RawPairs(draws, sources, targets)
+
+
+def occlude_some(
+    pictures: UInt8[Tensor, "b 3 s s"],
+    occluders: Occluders,
+    place: tuple[int, int],
+    share: float = 1.0,
+) -> UInt8[Tensor, "b 3 s s"]:
+    """Occlude a share of pictures; what becomes of one depends on its place in the run alone.
+
+    Args:
+        pictures: RGB, on the CPU.
+        occluders: What to cover them with.
+        place: The run's seed, and how many pictures were before these.
+        share: Of the pictures that are given to ``occlude``, which leaves a quarter free.
+    """
+    seed, position = place
+    covered = []
+    for idx, picture in enumerate(pictures):
+        rng = np.random.default_rng((seed, position + idx, 1))
+        pixels = np.ascontiguousarray(picture.permute(1, 2, 0).numpy())
+        wanted = share == 1 or rng.random() < share
+        covered.append(occlude(pixels, rng, occluders) if wanted else pixels)
+    return torch.from_numpy(np.stack(covered)).permute(0, 3, 1, 2).contiguous()
 
 
 def find_sharpest(crops: Sequence[Crop], share: float) -> Int[np.ndarray, " k"]:

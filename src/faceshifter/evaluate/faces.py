@@ -75,17 +75,19 @@ class KnownFaces:
 
 def find_faces(
     cases: Sequence[Case],
+    gallery: Sequence[Picture],
     detector: FaceDetector,
     recogniser: Recogniser,
     landmarker: Landmarker | None,
     folder: Path,
 ) -> KnownFaces:
-    """Look at every photo that the folder's parts lack, and give what is known of all.
+    """Look at every photo of pairs and gallery that the folder's parts lack; what is known of all.
 
     Raises:
         DataError: No photo has a face.
     """
-    pictures = {p.name: p for case in cases for p in (case.source, case.target)}
+    pictures: dict[str, Picture] = {p.name: p for case in cases for p in (case.source, case.target)}
+    pictures |= {p.name: p for p in gallery if p.name not in pictures}
     targets = {case.target.name for case in cases}
     folder.mkdir(exist_ok=True)
     names, parts = list(pictures), []

@@ -14,6 +14,7 @@ from faceshifter.errors import DataError, ImageError
 from faceshifter.files import read_table
 from faceshifter.images import Pixels
 
+GALLERY = 2000  # photos of a folder that are searched beside the pairs' own
 FRAMES = 10  # evenly spaced frames of a video, Section 4.1
 KEPT_VIDEOS = 8  # of which the sampled frames are in memory: a pair's, by six methods
 
@@ -136,6 +137,21 @@ def read_cases(path: Path, num_pairs: int) -> list[Case]:
     if path.suffix.lower() == ".csv":
         return _table(path)
     return [Case(s, t) for s, t in fixed_pairs(list(find_photos(path)), num_pairs)]
+
+
+def read_gallery(path: Path, seed: int = 0) -> list[PhotoFile]:
+    """Photos in which ID retrieval searches beside the pairs' own.
+
+    Every photo of a folder of photos, or GALLERY of them where there are more, a function of their
+    names and the seed; none of the other forms of input, which bring no others.
+    """
+    if (path / "manipulated_sequences").is_dir() or path.suffix.lower() == ".csv":
+        return []
+    files = list(find_photos(path))
+    if len(files) <= GALLERY:
+        return files
+    chosen = np.random.default_rng(seed).choice(len(files), GALLERY, replace=False)
+    return [files[idx] for idx in sorted(chosen)]
 
 
 def _table(path: Path) -> list[Case]:

@@ -15,7 +15,7 @@ from faceshifter.data.shards import write_atomically
 from faceshifter.errors import DataError, OutputError
 from faceshifter.evaluate.batch import Batch, Tools
 from faceshifter.evaluate.faces import find_faces
-from faceshifter.evaluate.inputs import Case
+from faceshifter.evaluate.inputs import Case, Picture
 from faceshifter.evaluate.methods import Anchors, Files, Maker
 
 BATCH = 8
@@ -28,6 +28,7 @@ def evaluate(
     tools: Tools,
     out: Path,
     config: dict[str, Any],
+    gallery: Sequence[Picture] = (),
 ) -> None:
     """Measure every pair that out/records.jsonl lacks, and append one line for each.
 
@@ -37,6 +38,7 @@ def evaluate(
         tools: What measures.
         out: Folder, made where it is not there.
         config: What the numbers depend on; another one than the folder's is refused.
+        gallery: Photos in which ID retrieval searches beside the pairs' own.
 
     Raises:
         DataError: Two methods have one name, or no photo has a face.
@@ -51,7 +53,9 @@ def evaluate(
     columns = {"methods": names, "features": tools.features.dim if tools.features else 0}
     write_atomically(out / "columns.json", json.dumps(columns).encode())
     done = _whole_batches(out / "records.jsonl", len(cases))
-    known = find_faces(cases, tools.detector, tools.recogniser, tools.landmarker, out / "faces")
+    known = find_faces(
+        cases, gallery, tools.detector, tools.recogniser, tools.landmarker, out / "faces"
+    )
     with (
         (out / "records.jsonl").open("a", encoding="utf-8") as file,
         tqdm(initial=done, total=len(cases), unit="pair") as bar,

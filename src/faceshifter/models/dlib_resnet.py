@@ -69,11 +69,18 @@ class DlibResNet(nn.Module):
         mean = torch.tensor(PIXEL_MEAN)[:, None, None]
         self.register_buffer("pixel_mean", mean, persistent=False)
 
-    def forward(self, X: Float[Tensor, "b 3 150 150"]) -> Float[Tensor, "b 128"]:
-        """Return dlib's descriptor."""
+    def forward(self, X: Float[Tensor, "b 3 150 150"]) -> Float[Tensor, "b d"]:
+        """Return dlib's descriptor, 128 numbers."""
+        return self.fc(self.features(X))
+
+    def features(self, X: Float[Tensor, "b 3 150 150"]) -> Float[Tensor, "b 256"]:
+        """What the descriptor is a linear map of."""
+        return self.blocks(self.to_maps(X)).mean(dim=(2, 3))
+
+    def to_maps(self, X: Float[Tensor, "b 3 150 150"]) -> Float[Tensor, "b 32 35 35"]:
+        """What the first block sees."""
         x = ((X + 1) * 127.5 - self.pixel_mean) / PIXEL_SCALE
-        x = F.max_pool2d(F.relu(self.stem(x)), 3, stride=2)
-        return self.fc(self.blocks(x).mean(dim=(2, 3)))
+        return F.max_pool2d(F.relu(self.stem(x)), 3, stride=2)
 
 
 class DlibReader:

@@ -25,10 +25,10 @@ from faceshifter.config import CropGeometry, Point
 from faceshifter.dlib_files import dlib_file
 from faceshifter.errors import CheckpointError
 from faceshifter.face.align import crop_matrix, transform_points
-from faceshifter.models import dlib_resnet, iresnet, mobilefacenet
+from faceshifter.models import distilled, dlib_resnet, iresnet
 
 TORCHSCRIPT_SUFFIXES = (".pt", ".ts")
-MOBILEFACENET_WEIGHTS = "weights/identity.safetensors"
+DISTILLED_WEIGHTS = "weights/identity.safetensors"
 
 DLIB_MEAN = "weights/dlib_mean.safetensors"
 """Mean of dlib's descriptor over 2,317 people."""
@@ -55,12 +55,6 @@ class IdentityCrop:
     size: int
     points: tuple[Point, ...]
     fill: Literal["black", "border"]
-
-    @classmethod
-    def whole(cls, geometry: CropGeometry, size: int) -> "IdentityCrop":
-        """Our own crop at another size, for networks trained on it."""
-        points = tuple((x * size - 0.5, y * size - 0.5) for x, y in geometry.points)
-        return cls(size, points, fill="border")
 
 
 ARCFACE_CROP = IdentityCrop(
@@ -155,7 +149,7 @@ def load_identity_encoder(spec: str, geometry: CropGeometry) -> IdentityEncoder:
     """Load an identity encoder.
 
     Args:
-        spec: ``mobilefacenet`` (ours), ``dlib`` (from its own package), or a file: our weights
+        spec: ``distilled`` (ours), ``dlib`` (from its own package), or a file: our weights
             (.safetensors), any TorchScript recogniser on the ArcFace template (.ts, .pt), or a
             state dict of arcface_torch (any other name, such as .pth).
         geometry: Where the landmarks lie in the faces to encode.
@@ -166,47 +160,40 @@ def load_identity_encoder(spec: str, geometry: CropGeometry) -> IdentityEncoder:
     """
     if spec == "dlib":
         return dlib_encoder(geometry)
-    if spec == "mobilefacenet":
-        with resources.as_file(resources.files("faceshifter") / MOBILEFACENET_WEIGHTS) as path:
-            if not path.is_file():
-                raise CheckpointError(
-                    "this version comes without weights of mobilefacenet; choose dlib, or train "
-                    "them with faceshifter train identity and give their file"
-                )
-            return mobilefacenet_from(_load_safetensors(path), geometry, str(path))
+    if spec == "distilled":
+        with resources.as_file(resources.files("faceshifter") / DISTILLED_WEIGHTS) as path:
+            return distilled_encoder(_load_safetensors(path), geometry, str(path))
     path = Path(spec)
     if not path.is_file():
         raise CheckpointError(
-            f"there is no identity encoder {spec}; give mobilefacenet, dlib or a file of weights"
+            f"there is no identity encoder {spec}; give distilled, dlib or a file of weights"
         )
     if path.suffix == ".safetensors":
-        return mobilefacenet_from(_load_safetensors(path), geometry, spec)
+        return distilled_encoder(_load_safetensors(path), geometry, spec)
     if path.suffix in TORCHSCRIPT_SUFFIXES:
         return torchscript_encoder(path, geometry)
     return arcface_encoder(path, geometry)
 
 
-def mobilefacenet_from(
+def distilled_encoder(
     state_dict: Mapping[str, Tensor],
     geometry: CropGeometry,
     source: str = "the state dict",
 ) -> IdentityEncoder:
-    """Build our own encoder, which is trained on the default crop, from trained weights.
+    """Build our own encoder from trained weights.
 
     Args:
-        state_dict: Weights of a MobileFaceNet.
+        state_dict: Weights of a DistilledResNet.
         geometry: Where the landmarks lie in the faces to encode.
         source: Where the weights come from, for the message.
 
     Raises:
-        CheckpointError: The weights are not a MobileFaceNet's.
+        CheckpointError: The weights are not a DistilledResNet's.
     """
-    backbone = mobilefacenet.MobileFaceNet()
+    backbone = distilled.DistilledResNet()
     load_strictly(backbone, state_dict, source)
-    backbone.eval().fold()
-    crop = IdentityCrop.whole(CropGeometry(), mobilefacenet.INPUT_SIZE)
-    c_id = mobilefacenet.EMBEDDING_SIZE
-    return IdentityEncoder(backbone, crop, geometry, c_id=c_id, name="mobilefacenet")
+    c_id = distilled.EMBEDDING_SIZE
+    return IdentityEncoder(backbone, DLIB_CROP, geometry, c_id=c_id, name="distilled")
 
 
 def dlib_encoder(geometry: CropGeometry) -> IdentityEncoder:

@@ -18,6 +18,7 @@ from faceshifter.checkpoint import (
 from faceshifter.config import AEITrainConfig, AEIWeights, Intervals, Runtime
 from faceshifter.data.feed import find_faces
 from faceshifter.data.fetch import Fetch, batches, find_sharpest
+from faceshifter.data.occlusion import Occluders
 from faceshifter.data.pairs import Pairs, Population
 from faceshifter.data.shards import Faces, StoredFaces, read_geometry
 from faceshifter.errors import TrainingError
@@ -256,6 +257,7 @@ def train(
     data: Path,
     run: Path,
     *,
+    occluder_paths: Sequence[Path] = (),
     init: Path | None = None,
     runtime: Runtime | None = None,
     intervals: Intervals | None = None,
@@ -266,6 +268,8 @@ def train(
         config: The recipe.
         data: A folder that ``prepare`` wrote.
         run: Folder of the run; ``weights.safetensors`` in it is always the newest export.
+        occluder_paths: Folders or tars of RGBA cut-outs, for recipes that occlude targets; without
+            any, all are drawn.
         init: A checkpoint of another run, or exported weights, to start the networks from.
         runtime: Where and how to compute.
         intervals: How often to report, to watch and to write checkpoints.
@@ -277,15 +281,22 @@ def train(
     runtime, intervals = runtime or Runtime(), intervals or Intervals()
     with join_ranks(runtime.device) as ranks:
         part_size(config.batch, config.accumulate, ranks)
+        if occluder_paths and not config.occluded:
+            raise TrainingError(
+                "the recipe occludes no targets; give --occluded a share, or leave out --occluders"
+            )
         encoders = load_encoders(config, data, ranks)
         training = AEITraining(config, encoders, ranks, runtime, init)
-        open_run(run, what_makes(config, data), ranks)
+        open_run(run, what_makes(config, data, occluder_paths), ranks)
         size = config.model.image_size
-        faces = find_faces(data, size, ranks.device, runtime, ranks.world)
+        # Pictures are occluded on the CPU.
+        place = torch.device("cpu") if config.occluded else ranks.device
+        faces = find_faces(data, size, place, runtime, ranks.world)
         population, held_out = Population.split([c.identity for c in faces.crops], config.seed)
-        stored = faces if isinstance(faces, StoredFaces) else None
+        here = faces if config.occluded or isinstance(faces, StoredFaces) else None
+        occluders = Occluders.load(occluder_paths) if config.occluded else None
         targets = find_sharpest([faces.crops[idx] for idx in population.faces], config.sharpest)
-        fetch = Fetch(config, population, targets, stored, ranks.rank, ranks.world)
+        fetch = Fetch(config, population, targets, here, occluders, ranks.rank, ranks.world)
         seen = choose_watched(faces, held_out, ranks.device)
         teachers = name_teachers(config.teachers)
 
@@ -316,9 +327,12 @@ def train(
         )
 
 
-def what_makes(config: AEITrainConfig, data: Path) -> dict[str, object]:
+def what_makes(
+    config: AEITrainConfig, data: Path, occluder_paths: Sequence[Path] = ()
+) -> dict[str, object]:
     """What a run's config.json holds, and may not differ where it is resumed."""
-    return {"aei": asdict(config), "data": data.name}
+    names = sorted(path.name for path in occluder_paths)
+    return {"aei": asdict(config), "data": data.name, "occluders": names}
 
 
 def load_encoders(config: AEITrainConfig, data: Path, ranks: Ranks) -> list[IdentityEncoder]:

@@ -51,7 +51,7 @@ class TrainingSpeed:
 
 
 def bench_training(preset: str, batch: int | None, steps: int, runtime: Runtime) -> TrainingSpeed:
-    """Measure a recipe of stage one on random pictures, with dlib as its encoder.
+    """Measure a recipe of stage one on random pictures, with the encoder that ships.
 
     Args:
         preset: Name of the recipe.
@@ -62,12 +62,12 @@ def bench_training(preset: str, batch: int | None, steps: int, runtime: Runtime)
     recipe = AEI_RECIPES[preset][1]
     ranks = Ranks(choose_device(runtime.device))
     geometry = recipe.model.geometry
-    encoder = load_identity_encoder("dlib", geometry).to(ranks.device)
+    encoder = load_identity_encoder("distilled", geometry).to(ranks.device)
     config = replace(
         recipe,
         model=replace(recipe.model, c_id=encoder.c_id),
         batch=batch or recipe.batch,
-        identity="dlib",
+        identity="distilled",
         teachers=(),
         steps=sys.maxsize,
     )

@@ -1,76 +1,195 @@
-"""Distillation of the small identity encoder: it learns to agree with a larger recogniser."""
+"""Distillation of the identity encoder that ships: it learns what larger recognisers see."""
 
+import copy
 import math
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
 import torch
-from jaxtyping import Float, UInt8
-from torch import Tensor
+from jaxtyping import Float, Int, UInt8
+from torch import Tensor, nn
 from torch.nn import functional as F
+from tqdm import tqdm
 
 from faceshifter import __version__
-from faceshifter.checkpoint import export_weights
+from faceshifter.checkpoint import export_weights, load_tensors, save_tensors
 from faceshifter.config import IdentityTrainConfig, Intervals, Runtime
 from faceshifter.data.shards import load_faces, read_geometry
-from faceshifter.device import choose_device
+from faceshifter.dlib_files import dlib_file
 from faceshifter.errors import TrainingError
 from faceshifter.images import to_range
-from faceshifter.losses import identity_loss
-from faceshifter.models.identity import load_identity_encoder
-from faceshifter.models.mobilefacenet import EMBEDDING_SIZE, INPUT_SIZE, MobileFaceNet
-from faceshifter.train.distributed import Ranks
+from faceshifter.losses import Scalar, identity_loss
+from faceshifter.models.distilled import EMBEDDING_SIZE, DistilledResNet
+from faceshifter.models.dlib_resnet import FILE, load_dlib_resnet
+from faceshifter.models.identity import DLIB_CROP, IdentityEncoder, load_identity_encoder
+from faceshifter.train.distributed import Ranks, distribute, join_ranks
 from faceshifter.train.loop import (
     autocast,
     compile_where_wanted,
-    gradient_norm,
     make_adam,
     make_ema,
+    name_teachers,
     open_run,
+    part_size,
     run_steps,
+    start_from,
     to_device,
     update_ema,
 )
 
 NUM_WATCHED = 64
-"""Faces, undegraded, that the watchdog measures."""
-MIX = (0.3, 0.7)
+"""Faces held out, undegraded, that the watchdog measures."""
+NUM_FITTED, NUM_SPREAD = 8192, 1024
+"""Lessons that the student's last layer is first fitted to, and, in what is exported, spread by."""
+TEACHING_BATCH = 64
+SHARES = (0.3, 0.7)
 """Share of the second face in a blend."""
-BLUR = 0.4
-"""Share of batches that the student sees reduced and enlarged again."""
-COLOUR = 0.2
-"""Largest change of brightness and of contrast, and half of that of each channel."""
+
+WARM_UP = 30
+"""Steps in which the rate grows to its full size."""
+MAX_GRADIENT = 2.0
+"""Longer gradients are cut to this length."""
+SCALE = 4.0
+"""Length of the student's first descriptors; those of unit length would turn too fast."""
+
+COLOUR, TINT = 0.1, 0.05
+"""Largest change of brightness and of contrast, and that of each channel."""
+ANGLE, ZOOM, SHIFT = 0.05, 0.04, 0.025
+"""Largest rotation in radians, change of size, and shift as a share of half of the side."""
+REDUCED, SIZES = 0.25, (0.16, 0.66)
+"""Share of pictures that are reduced and enlarged again, and to what size."""
+GREY, COVERED, COVER = 0.05, 0.1, (0.1, 0.4)
+"""Shares of grey and of covered pictures; sides of what covers them, of the picture's."""
 
 
-def draw_faces(
-    images: UInt8[Tensor, "n 3 s s"], rng: np.random.Generator, batch: int, mix: float
-) -> Float[Tensor, "b 3 s s"]:
-    """Faces in [-1, 1], flipped at random, some of them blended with another face.
+class Lessons(nn.Module):
+    """The faces that are learned: all of a set and blends of two, with what the teachers say.
 
-    A blend of two aligned faces is a person nobody has seen, and the teacher knows who it is.
+    A blend of two aligned faces is a person nobody has seen, and the teachers know who it is.
     """
-    first, second = (torch.from_numpy(rng.integers(len(images), size=batch)) for _ in range(2))
-    share = rng.uniform(*MIX, size=batch) * (rng.random(batch) < mix)
-    X, other = (to_range(images[idx]) for idx in (first, second))
-    X = torch.lerp(X, other, torch.from_numpy(share).float().to(X.device)[:, None, None, None])
-    flips = torch.from_numpy(rng.random(batch) < 0.5).to(X.device)
-    return torch.where(flips[:, None, None, None], X.flip(3), X)
+
+    first: Int[Tensor, " n"]
+    second: Int[Tensor, " n"]
+    share: Float[Tensor, " n"]
+    z_id: Float[Tensor, "n 320"]
+    axes: Float[Tensor, "d 320"]
+
+    def __init__(self, tensors: dict[str, Tensor]) -> None:
+        super().__init__()
+        for name, tensor in tensors.items():
+            self.register_buffer(name, tensor)
+
+    def __len__(self) -> int:
+        return len(self.z_id)
+
+    def project(self, joined: Float[Tensor, "b d"]) -> Float[Tensor, "b 320"]:
+        """The teachers' descriptors, side by side, as one that the student can learn."""
+        return F.normalize(joined @ self.axes)
+
+    def faces(
+        self, images: UInt8[Tensor, "m 3 s s"], idx: Int[Tensor, " b"]
+    ) -> Float[Tensor, "b 3 s s"]:
+        """Draw lessons' faces, in [-1, 1]."""
+        return blend(images, self.first[idx], self.second[idx], self.share[idx])
+
+
+class DistillationLoss(nn.Module):
+    """The loss as a module over what it trains, which is what PyTorch distributes."""
+
+    def __init__(self, student: DistilledResNet) -> None:
+        super().__init__()
+        self.student = student
+
+    def forward(self, X: Float[Tensor, "b 3 n n"], z_id: Float[Tensor, "b d"]) -> Scalar:
+        """One minus the cosine to the teachers, mean over the faces."""
+        return identity_loss(self.student(X).float(), z_id)
+
+
+def blend(
+    images: UInt8[Tensor, "m 3 s s"],
+    first: Int[Tensor, " b"],
+    second: Int[Tensor, " b"],
+    share: Float[Tensor, " b"],
+) -> Float[Tensor, "b 3 s s"]:
+    """Faces in [-1, 1], with a share of a second one."""
+    return torch.lerp(to_range(images[first]), to_range(images[second]), share[:, None, None, None])
+
+
+@torch.no_grad()
+def teach(
+    images: UInt8[Tensor, "m 3 s s"],
+    teachers: Sequence[IdentityEncoder],
+    blends: int,
+    seed: int,
+    show_progress: bool,
+) -> dict[str, Tensor]:
+    """What ``Lessons`` holds.
+
+    Their z_id is the teachers', side by side, in the first 320 principal axes: without loss for two
+    teachers of 192 and 128 independent numbers, as EdgeFace-XS and dlib are.
+
+    Raises:
+        TrainingError: The teachers' descriptors are too short.
+    """
+    lengths = [teacher.c_id for teacher in teachers]
+    if sum(lengths) < EMBEDDING_SIZE:
+        raise TrainingError(
+            f"the teachers' descriptors have {' and '.join(map(str, lengths))} numbers, but the "
+            f"student's {EMBEDDING_SIZE}; give more --teachers"
+        )
+    rng = np.random.default_rng(seed)
+    count = len(images)
+    first, second = (
+        torch.from_numpy(np.concatenate([np.arange(count), rng.integers(count, size=blends)]))
+        for _ in range(2)
+    )
+    share = torch.from_numpy(
+        np.concatenate([np.zeros(count), rng.uniform(*SHARES, size=blends)])
+    ).float()
+    joined = []
+    starts = range(0, len(share), TEACHING_BATCH)
+    for start in tqdm(starts, "asking the teachers", disable=not show_progress):
+        part = slice(start, start + TEACHING_BATCH)
+        X = blend(images, *(t[part].to(images.device) for t in (first, second, share)))
+        joined.append(torch.cat([teacher(X) for teacher in teachers], dim=1))
+    Z = torch.cat(joined)
+    axes = torch.linalg.eigh(Z.T @ Z).eigenvectors[:, -EMBEDDING_SIZE:]
+    z_id = F.normalize(Z @ axes)
+    tensors = {"first": first, "second": second, "share": share, "z_id": z_id, "axes": axes}
+    return {name: tensor.cpu() for name, tensor in tensors.items()}
 
 
 def degrade(X: Float[Tensor, "b 3 s s"], rng: np.random.Generator) -> Float[Tensor, "b 3 s s"]:
-    """Other colours and, for some batches, less detail: what must not change who it is."""
-    b, _, size, _ = X.shape
+    """What must not change who it is: flip, place, size, colours, less detail, covers."""
+    b, _, _, size = X.shape
 
-    def factors(channels: int, most: float) -> Tensor:
-        drawn = rng.uniform(-most, most, size=(b, channels, 1, 1))
-        return torch.from_numpy(drawn).float().to(X.device)
+    def uniform(most: float, *shape: int) -> Tensor:
+        return torch.from_numpy(rng.uniform(-most, most, size=(b, *shape))).to(X)
 
-    X = X * (1 + factors(1, COLOUR) + factors(3, COLOUR / 2)) + factors(1, COLOUR)
-    if rng.random() < BLUR:
-        reduced = int(rng.integers(size // 4, size))
-        X = F.interpolate(X, size=(reduced, reduced), mode="bilinear", antialias=True)
-        X = F.interpolate(X, size=(size, size), mode="bilinear")
+    def some(share: float) -> Tensor:
+        return torch.from_numpy(np.flatnonzero(rng.random(b) < share)).to(X.device)
+
+    reduced, side = some(REDUCED), round(size * rng.uniform(*SIZES))
+    small = F.interpolate(X[reduced], size=(side, side), mode="bilinear", antialias=True)
+    X = X.index_copy(0, reduced, F.interpolate(small, size=(size, size), mode="bilinear"))
+    angle, zoom, shift = uniform(ANGLE), 1 + uniform(ZOOM), uniform(SHIFT, 2)
+    cos, sin = zoom * angle.cos(), zoom * angle.sin()
+    mirror = 1 - 2 * torch.from_numpy(rng.random(b) < 0.5).to(X)
+    theta = torch.stack([mirror * cos, -mirror * sin, shift[:, 0], sin, cos, shift[:, 1]], dim=1)
+    grid = F.affine_grid(theta.view(b, 2, 3), list(X.shape), align_corners=False)
+    X = F.grid_sample(X, grid, padding_mode="border", align_corners=False)
+    X = X * (1 + uniform(COLOUR, 1, 1, 1) + uniform(TINT, 3, 1, 1)) + uniform(COLOUR, 1, 1, 1)
+    grey = some(GREY)
+    X = X.index_copy(0, grey, X[grey].mean(1, keepdim=True).expand(-1, 3, -1, -1))
+    for idx in some(COVERED).tolist():
+        height, width = (round(size * rng.uniform(*COVER)) for _ in range(2))
+        top, left = int(rng.integers(size - height)), int(rng.integers(size - width))
+        area = (slice(None), slice(top, top + height), slice(left, left + width))
+        # A piece of another face, or one colour.
+        other = X[int(rng.integers(b))][area].clone()
+        X[idx][area] = other if rng.random() < 0.5 else uniform(1.0, 3, 1, 1)[0]
     return X.clamp(-1, 1)
 
 
@@ -78,79 +197,139 @@ def train(
     config: IdentityTrainConfig,
     data: Path,
     run: Path,
-    teacher_spec: str,
+    teacher_specs: Sequence[str],
     *,
+    init: Path | None = None,
     runtime: Runtime | None = None,
     intervals: Intervals | None = None,
 ) -> None:
-    """Train the MobileFaceNet on a prepared set, in one process; the same call resumes.
+    """Train the student on a prepared set; the same call resumes.
 
     Args:
         config: The recipe.
         data: A folder that ``prepare`` wrote.
         run: Folder of the run; ``weights.safetensors`` in it is always the newest export.
-        teacher_spec: Encoder with a descriptor of the same length, as ``load_identity_encoder``.
+        teacher_specs: Encoders, as ``load_identity_encoder``; the student learns to say what all of
+            them say.
+        init: A checkpoint of another run, or exported weights, to start the student from.
         runtime: Where and how to compute.
         intervals: How often to report, to watch and to write checkpoints.
+
+    Raises:
+        TrainingError: The run is of another recipe, the teachers' descriptors are too short, or
+            what the other trainings raise.
     """
-    runtime = runtime or Runtime()
-    ranks = Ranks(choose_device(runtime.device))
-    device = ranks.device
-    teacher = load_identity_encoder(teacher_spec, read_geometry(data)).to(device)
-    if teacher.c_id != EMBEDDING_SIZE:
-        raise TrainingError(
-            f"{teacher_spec} makes descriptors of {teacher.c_id} numbers, but the student makes "
-            f"{EMBEDDING_SIZE}; choose another --teacher"
+    runtime, intervals = runtime or Runtime(), intervals or Intervals()
+    with join_ranks(runtime.device) as ranks:
+        device, batch = ranks.device, part_size(config.batch, 1, ranks)
+        geometry = read_geometry(data)
+        teachers = [load_identity_encoder(spec, geometry).to(device) for spec in teacher_specs]
+        what = {"identity": asdict(config), "data": data.name, "teachers": list(teacher_specs)}
+        open_run(run, what, ranks)
+        images = load_faces(data, config.image_size).images.to(device)
+        watched = images[:NUM_WATCHED]
+        if len(images) > 2 * NUM_WATCHED:  # of a small set, faces that training sees
+            images = images[NUM_WATCHED:]
+        lessons = ranks.first_does(lambda: _lessons(run, images, teachers, config, ranks))
+        lessons.to(device)
+        torch.manual_seed(config.seed)
+        dlib = load_dlib_resnet(dlib_file(FILE))
+        student = to_device(DistilledResNet.from_dlib(dlib), device, runtime)
+        encoder = IdentityEncoder(
+            student, DLIB_CROP, geometry, c_id=EMBEDDING_SIZE, name="student"
+        ).to(device)
+        student.requires_grad_(True)
+        if init is not None:
+            start_from(init, "identity", {"identity": student, "ema": student})
+        features, idx = _features(encoder, lessons, images, NUM_FITTED)
+        student.fit_head(features, SCALE * lessons.z_id[idx])
+        ema = make_ema(student)
+        average = IdentityEncoder(ema, DLIB_CROP, geometry, c_id=EMBEDDING_SIZE, name="average").to(
+            device
         )
-    open_run(run, {"identity": asdict(config), "data": data.name, "teacher": teacher_spec}, ranks)
-    images = load_faces(data, config.image_size).images.to(device)
-    torch.manual_seed(config.seed)
-    student = to_device(MobileFaceNet(), device, runtime)
-    ema = make_ema(student)
-    adam = make_adam(student.parameters(), config.adam)
-    compile_where_wanted(device, runtime, student)
+        networks = {"identity": student, "ema": ema}
+        adam = make_adam(student.parameters(), config.adam)
+        compile_where_wanted(device, runtime, student)
+        distillation_loss = distribute(DistillationLoss(student), ranks)
 
-    def to_input(X: Float[Tensor, "b 3 s s"]) -> Float[Tensor, "b 3 112 112"]:
-        X = F.interpolate(X, size=(INPUT_SIZE, INPUT_SIZE), mode="bilinear")
-        return X.contiguous(memory_format=torch.channels_last)
+        def step(position: int, rng: np.random.Generator) -> dict[str, Tensor]:
+            rise = min((position + 1) / WARM_UP, 1)
+            for group in adam.param_groups:
+                fall = (1 + math.cos(math.pi * position / config.steps)) / 2
+                group["lr"] = config.adam.lr * rise * fall
+            idx = torch.from_numpy(rng.integers(len(lessons), size=batch)).to(device)
+            X = encoder.to_input(degrade(lessons.faces(images, idx), rng))
+            X = X.contiguous(memory_format=torch.channels_last)
+            with autocast(device, runtime):
+                loss = distillation_loss(X, lessons.z_id[idx])
+            loss.backward()
+            gradient = nn.utils.clip_grad_norm_(student.parameters(), MAX_GRADIENT)
+            adam.step()
+            adam.zero_grad()
+            update_ema(ema, student, config.ema, position)
+            return {"loss/teachers": loss.detach(), "grad": gradient}
 
-    def step(position: int, rng: np.random.Generator) -> dict[str, Tensor]:
-        for group in adam.param_groups:
-            group["lr"] = config.adam.lr * (1 + math.cos(math.pi * position / config.steps)) / 2
-        X = draw_faces(images, rng, config.batch, config.mix)
-        with autocast(device, runtime):
-            with torch.no_grad():
-                z_id = teacher(X)
-            loss = identity_loss(student(to_input(degrade(X, rng))).float(), z_id.float())
-        loss.backward()
-        terms = {"loss/teacher": loss, "grad": gradient_norm(student)}
-        adam.step()
-        adam.zero_grad()
-        update_ema(ema, student, config.ema, position)
-        return terms
+        @torch.no_grad()
+        def watch(_: int) -> dict[str, float]:
+            X = to_range(watched)
+            said = lessons.project(torch.cat([teacher(X) for teacher in teachers], dim=1))
+            return {"watch/cos_teachers": 1 - identity_loss(average(X), said).item()}
 
-    @torch.no_grad()
-    def watch(_: int) -> dict[str, float]:
-        X = to_range(images[:NUM_WATCHED])
-        return {"watch/cos_teacher": 1 - identity_loss(ema(to_input(X)), teacher(X)).item()}
+        def snapshot(position: int) -> None:
+            info = {
+                "kind": "identity",
+                "version": __version__,
+                "teachers": name_teachers(teacher_specs),
+                "step": position,
+            }
+            exported = copy.deepcopy(ema)
+            exported.spread(_features(average, lessons, images, NUM_SPREAD)[0])
+            export_weights(run / "weights.safetensors", exported, info)
 
-    def snapshot(position: int) -> None:
-        info = {"kind": "identity", "version": __version__, "teacher": teacher.name}
-        export_weights(run / "weights.safetensors", ema, info | {"step": position})
+        run_steps(
+            run,
+            ranks,
+            state=networks | {"adam": adam},
+            steps=config.steps,
+            batch=config.batch,
+            batches=lambda start: (
+                np.random.default_rng((config.seed, position, ranks.rank))
+                for position in range(start, config.steps)
+            ),
+            step=step,
+            watch=watch,
+            snapshot=snapshot,
+            intervals=intervals,
+            tensorboard=runtime.tensorboard,
+        )
 
-    run_steps(
-        run,
-        ranks,
-        state={"student": student, "ema": ema, "adam": adam},
-        steps=config.steps,
-        batch=config.batch,
-        batches=lambda start: (
-            np.random.default_rng((config.seed, position))
-            for position in range(start, config.steps)
-        ),
-        step=step,
-        watch=watch,
-        snapshot=snapshot,
-        intervals=intervals or Intervals(),
-        tensorboard=runtime.tensorboard,
-    )
+
+def _lessons(
+    run: Path,
+    images: UInt8[Tensor, "m 3 s s"],
+    teachers: Sequence[IdentityEncoder],
+    config: IdentityTrainConfig,
+    ranks: Ranks,
+) -> Lessons:
+    """What the run keeps, as it takes minutes to ask for."""
+    path = run / "lessons.safetensors"
+    if not path.exists():
+        tensors = teach(images, teachers, config.blends, config.seed, ranks.is_first)
+        save_tensors(path, tensors, {"kind": "lessons"})
+    return Lessons(load_tensors(path)[0])
+
+
+@torch.no_grad()
+def _features(
+    encoder: IdentityEncoder, lessons: Lessons, images: UInt8[Tensor, "m 3 s s"], count: int
+) -> tuple[Float[Tensor, "n c"], Int[Tensor, " n"]]:
+    """The network's features of so many lessons, faces and blends alike, and which they are."""
+    network = encoder.backbone
+    assert isinstance(network, DistilledResNet)
+    count = min(count, len(lessons))
+    idx = torch.linspace(0, len(lessons) - 1, count, device=images.device).long()
+    features = [
+        network.features(encoder.to_input(lessons.faces(images, part)))
+        for part in idx.split(TEACHING_BATCH)
+    ]
+    return torch.cat(features), idx

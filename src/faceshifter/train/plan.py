@@ -17,9 +17,10 @@ from faceshifter.config import (
 from faceshifter.errors import FaceShifterError
 from faceshifter.models.aei import AEINet
 from faceshifter.models.discriminator import MultiScaleDiscriminator
+from faceshifter.models.distilled import DistilledResNet
+from faceshifter.models.dlib_resnet import INPUT_SIZE
 from faceshifter.models.hear import HEARNet
-from faceshifter.models.identity import IdentityEncoder, load_identity_encoder, mobilefacenet_from
-from faceshifter.models.mobilefacenet import INPUT_SIZE, MobileFaceNet
+from faceshifter.models.identity import IdentityEncoder, load_identity_encoder
 from faceshifter.pretrained import load_aei
 from faceshifter.recipes import AEI_PRESETS, AEI_RECIPES, HEAR_PRESETS
 from faceshifter.train.cost import (
@@ -153,23 +154,25 @@ def plan_hear(
     )
 
 
-def plan_identity(config: IdentityTrainConfig, data: Path, teacher_spec: str) -> Plan:
+def plan_identity(config: IdentityTrainConfig, data: Path, teacher_specs: Sequence[str]) -> Plan:
     """What ``faceshifter.train.identity.train`` of this recipe takes."""
     notes: list[str] = []
-    teacher = _find_encoder(teacher_spec, CropGeometry(), notes)
+    teachers = [_find_encoder(spec, CropGeometry(), notes) for spec in teacher_specs]
     with torch.device("meta"):
-        student = MobileFaceNet()
+        student = DistilledResNet()
         X = torch.empty(BATCH_NORM_BATCH, 3, INPUT_SIZE, INPUT_SIZE)
     activations = kept_bytes(lambda: student(X), student) // BATCH_NORM_BATCH
     networks = [NetworkCost("student", num_parameters(student), forward_gmac(student, X[:1]), 1, 1)]
-    if teacher is not None:
-        networks.append(encoder_cost(teacher_spec, teacher, config.image_size, 1, 0))
+    # The teachers are asked once, before the first step.
+    for spec, teacher in zip(teacher_specs, teachers, strict=True):
+        if teacher is not None:
+            networks.append(encoder_cost(spec, teacher, config.image_size, 0, 0))
     return Plan(
         dict(settings_of(config)),
         config.steps,
         config.batch,
         networks,
-        memory_bytes([student], [student], [teacher], config.batch * activations)
+        memory_bytes([student], [student], teachers, config.batch * activations)
         | faces_bytes(data, config.image_size, notes),
         disk_bytes([student], student, config.steps),
         notes,
@@ -215,8 +218,5 @@ def _find_encoder(spec: str, geometry: CropGeometry, notes: list[str]) -> Identi
     try:
         return load_identity_encoder(spec, geometry)
     except FaceShifterError as error:
-        if spec == "mobilefacenet":  # its size does not depend on its weights
-            notes.append(f"training cannot start yet: {error}")
-            return mobilefacenet_from(MobileFaceNet().state_dict(), geometry)
         notes.append(f"training cannot start yet, and {spec} is in none of the sums: {error}")
         return None
