@@ -11,7 +11,8 @@ from faceshifter.errors import TrainingError
 from faceshifter.images import to_range
 from faceshifter.models.distilled import CONSTANT, EMBEDDING_SIZE, SPREAD, DistilledResNet
 from faceshifter.models.identity import IdentityEncoder
-from faceshifter.train.identity import SHARES, Lessons, degrade, teach
+from faceshifter.train.degrade import degrade
+from faceshifter.train.identity import SHARES, Lessons, teach
 
 SIZE = 24
 

@@ -32,6 +32,7 @@ from faceshifter.models.identity import load_identity_encoder
 from faceshifter.pretrained import load_aei, load_encoder_of
 from faceshifter.recipes import AEI_RECIPES, HEAR_RECIPES, IDENTITY_RECIPES
 from faceshifter.train import aei, hear, identity
+from faceshifter.train.degrade import View
 from faceshifter.train.loop import update_ema
 
 EVERY_STEP = Intervals(report=1, watch=2, checkpoint=2)
@@ -258,6 +259,26 @@ def test_the_generators_loss_moves_all_of_aei_net_and_nothing_else(trainings, fa
     for frozen in (encoder, judge, discriminator):
         assert all(parameter.grad is None for parameter in frozen.parameters())
     assert [fingerprint(module) for module in (encoder, judge)] == before
+
+    in_training = (network, discriminator, encoder, judge, pairs, AEIWeights())
+    straight = View(1.0, np.tile(np.eye(2, 3), (4, 1, 1)))
+    drawn = View.draw(np.random.default_rng(0), 4)
+    same, other = (aei.generator_loss(*in_training, view)[1] for view in (straight, drawn))
+    torch.testing.assert_close(same, terms)
+    assert abs(other["loss/id"] - terms["loss/id"]) > 1e-4
+    del terms["loss/id"], other["loss/id"]
+    torch.testing.assert_close(other, terms)
+
+
+def test_the_judge_may_glance_another_way_each_step(trainings, tmp_path) -> None:
+    for name, glance in (("first", True), ("again", True), ("plain", False)):
+        trainings["aei"](tmp_path / name, steps=2, glance=glance)
+    first, again, plain = (
+        [line["loss/id"] for line in reports(tmp_path / name)]
+        for name in ("first", "again", "plain")
+    )
+    assert first == again
+    assert first[0] != plain[0]
 
 
 def test_stage_one_learns_from_occluded_targets_where_asked(trainings, tmp_path) -> None:

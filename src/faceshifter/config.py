@@ -181,6 +181,9 @@ class AEITrainConfig:
     are drawn alike whoever the source is, which stage two builds on."""
     augment: bool = False
     """Ours: flip each picture at random, and vary its colours and place a little."""
+    glance: bool = False
+    """Ours: the identity loss sees each swap coarser, turned and moved a little, another way each
+    step, where patterns that only an encoder sees do not last."""
     weights: tuple[AEIWeights, ...] = (AEIWeights(),)
     """By first step, ascending."""
     adam_g: AdamConfig = field(default_factory=AdamConfig)

@@ -35,6 +35,7 @@ from faceshifter.losses import (
 from faceshifter.models.aei import AEINet, recorded_masks
 from faceshifter.models.discriminator import MultiScaleDiscriminator
 from faceshifter.models.identity import IdentityEncoder, load_identity_encoder
+from faceshifter.train.degrade import View
 from faceshifter.train.distributed import (
     Ranks,
     distribute,
@@ -69,6 +70,7 @@ def generator_loss(
     judge: IdentityEncoder,
     pairs: Pairs,
     weights: AEIWeights,
+    view: View | None = None,
 ) -> tuple[Scalar, dict[str, Tensor], Float[Tensor, "b 3 s s"]]:
     """Eq. (9), its terms and the swaps.
 
@@ -79,13 +81,15 @@ def generator_loss(
         judge: The encoder in the identity loss; in the paper the same.
         pairs: A batch.
         weights: Of the terms.
+        view: How the judge sees the swaps; without one as they are.
     """
     with torch.no_grad():
         z_id_s = encoder(pairs.X_s)
         judged_s = z_id_s if judge is encoder else judge(pairs.X_s)
     z_att = aei.attributes_encoder(pairs.X_t)
     Y = aei.generator(z_att, z_id_s[:, None])[:, 0]
-    loss_id = identity_loss(judge(Y.float()), judged_s)
+    seen = Y.float() if view is None else view.of(Y.float())
+    loss_id = identity_loss(judge(seen), judged_s)
     # z_att(X_t) is held: else both sides would move. docs/decisions.md#attributes-loss
     loss_att = attributes_loss(aei.attributes_encoder(Y), [z_att_k.detach() for z_att_k in z_att])
     loss_rec = reconstruction_loss(Y.float(), pairs.X_t, pairs.same, pairs.num_same)
@@ -134,9 +138,10 @@ class GeneratorLoss(nn.Module):
         judge: IdentityEncoder,
         pairs: Pairs,
         weights: AEIWeights,
+        view: View | None,
     ) -> tuple[Scalar, dict[str, Tensor], Float[Tensor, "b 3 s s"]]:
         """Eq. (9), its terms and the swaps."""
-        return generator_loss(self.aei, discriminator, encoder, judge, pairs, weights)
+        return generator_loss(self.aei, discriminator, encoder, judge, pairs, weights, view)
 
 
 class DiscriminatorLoss(nn.Module):
@@ -213,13 +218,15 @@ class AEITraining:
         self.discriminator.requires_grad_(False)
         weights = self.config.weights_at(position)
         judge = self.encoders[position % len(self.encoders)]
+        rng = np.random.default_rng((self.config.seed, position, 2))
         sums: dict[str, Tensor] = {}
         swaps = []
         for idx, pairs in enumerate(parts):
+            view = View.draw(rng, len(pairs.X_t)) if self.config.glance else None
             with without_exchange(self.generator_loss, idx + 1 < len(parts)):
                 with autocast(self.device, self.runtime):
                     loss, terms, Y = self.generator_loss(
-                        self.discriminator, self.encoders[0], judge, pairs, weights
+                        self.discriminator, self.encoders[0], judge, pairs, weights, view
                     )
                 (loss / len(parts)).backward()
             swaps.append(Y.detach())

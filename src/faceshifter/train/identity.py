@@ -24,6 +24,7 @@ from faceshifter.losses import Scalar, identity_loss
 from faceshifter.models.distilled import EMBEDDING_SIZE, DistilledResNet
 from faceshifter.models.dlib_resnet import FILE, load_dlib_resnet
 from faceshifter.models.identity import DLIB_CROP, IdentityEncoder, load_identity_encoder
+from faceshifter.train.degrade import degrade
 from faceshifter.train.distributed import Ranks, distribute, join_ranks
 from faceshifter.train.loop import (
     autocast,
@@ -53,15 +54,6 @@ MAX_GRADIENT = 2.0
 """Longer gradients are cut to this length."""
 SCALE = 4.0
 """Length of the student's first descriptors; those of unit length would turn too fast."""
-
-COLOUR, TINT = 0.1, 0.05
-"""Largest change of brightness and of contrast, and that of each channel."""
-ANGLE, ZOOM, SHIFT = 0.05, 0.04, 0.025
-"""Largest rotation in radians, change of size, and shift as a share of half of the side."""
-REDUCED, SIZES = 0.25, (0.16, 0.66)
-"""Share of pictures that are reduced and enlarged again, and to what size."""
-GREY, COVERED, COVER = 0.05, 0.1, (0.1, 0.4)
-"""Shares of grey and of covered pictures; sides of what covers them, of the picture's."""
 
 
 class Lessons(nn.Module):
@@ -159,38 +151,6 @@ def teach(
     z_id = F.normalize(Z @ axes)
     tensors = {"first": first, "second": second, "share": share, "z_id": z_id, "axes": axes}
     return {name: tensor.cpu() for name, tensor in tensors.items()}
-
-
-def degrade(X: Float[Tensor, "b 3 s s"], rng: np.random.Generator) -> Float[Tensor, "b 3 s s"]:
-    """What must not change who it is: flip, place, size, colours, less detail, covers."""
-    b, _, _, size = X.shape
-
-    def uniform(most: float, *shape: int) -> Tensor:
-        return torch.from_numpy(rng.uniform(-most, most, size=(b, *shape))).to(X)
-
-    def some(share: float) -> Tensor:
-        return torch.from_numpy(np.flatnonzero(rng.random(b) < share)).to(X.device)
-
-    reduced, side = some(REDUCED), round(size * rng.uniform(*SIZES))
-    small = F.interpolate(X[reduced], size=(side, side), mode="bilinear", antialias=True)
-    X = X.index_copy(0, reduced, F.interpolate(small, size=(size, size), mode="bilinear"))
-    angle, zoom, shift = uniform(ANGLE), 1 + uniform(ZOOM), uniform(SHIFT, 2)
-    cos, sin = zoom * angle.cos(), zoom * angle.sin()
-    mirror = 1 - 2 * torch.from_numpy(rng.random(b) < 0.5).to(X)
-    theta = torch.stack([mirror * cos, -mirror * sin, shift[:, 0], sin, cos, shift[:, 1]], dim=1)
-    grid = F.affine_grid(theta.view(b, 2, 3), list(X.shape), align_corners=False)
-    X = F.grid_sample(X, grid, padding_mode="border", align_corners=False)
-    X = X * (1 + uniform(COLOUR, 1, 1, 1) + uniform(TINT, 3, 1, 1)) + uniform(COLOUR, 1, 1, 1)
-    grey = some(GREY)
-    X = X.index_copy(0, grey, X[grey].mean(1, keepdim=True).expand(-1, 3, -1, -1))
-    for idx in some(COVERED).tolist():
-        height, width = (round(size * rng.uniform(*COVER)) for _ in range(2))
-        top, left = int(rng.integers(size - height)), int(rng.integers(size - width))
-        area = (slice(None), slice(top, top + height), slice(left, left + width))
-        # A piece of another face, or one colour.
-        other = X[int(rng.integers(b))][area].clone()
-        X[idx][area] = other if rng.random() < 0.5 else uniform(1.0, 3, 1, 1)[0]
-    return X.clamp(-1, 1)
 
 
 def train(
