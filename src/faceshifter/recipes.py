@@ -120,14 +120,13 @@ AEI_RECIPES["tiny-longer"] = (
     "On from weights of tiny (--init), with attributes and reconstruction ahead of identity.",
     replace(
         AEI_RECIPES["tiny"][1],
-        different=0.7,
+        different=0.75,
         same_pairs="person",
         weights=(
             AEIWeights(adv=0.1, att=30, id=8, rec=60),
             AEIWeights(start=100, adv=0.5, att=30, id=8, rec=60),
             AEIWeights(start=300, adv=1.0, att=40, id=5, rec=80),
-            AEIWeights(start=900, adv=1.0, att=50, id=5, rec=200),
-            AEIWeights(start=2000, adv=1.0, att=50, id=7, rec=200),
+            AEIWeights(start=900, adv=1.0, att=50, id=5, rec=80),
         ),
         sharpest=0.7,
         occluded=0.25,
