@@ -261,7 +261,7 @@ def test_the_generators_loss_moves_all_of_aei_net_and_nothing_else(trainings, fa
     assert [fingerprint(module) for module in (encoder, judge)] == before
 
     in_training = (network, discriminator, encoder, judge, pairs, AEIWeights())
-    straight = View(1.0, np.tile(np.eye(2, 3), (4, 1, 1)))
+    straight = View(1.0, torch.eye(2, 3).expand(4, 2, 3))
     drawn = View.draw(np.random.default_rng(0), 4)
     same, other = (aei.generator_loss(*in_training, view)[1] for view in (straight, drawn))
     torch.testing.assert_close(same, terms)

@@ -37,13 +37,28 @@ def augment(
     X = (X * gain[:, :, None, None] + brightness[:, :, None, None]).clamp(-1, 1)
     mirror = 1 - 2 * (vary[:, 0] < 0.5).float()
     angle, zoom = ANGLE * signed[:, 6], 1 + ZOOM * signed[:, 7]
-    cos, sin = zoom * angle.cos(), zoom * angle.sin()
-    shift = 2 * SHIFT * signed[:, 8:10]
-    theta = torch.stack(
-        [mirror * cos, -mirror * sin, shift[:, 0], sin, cos, shift[:, 1]], dim=1
-    ).view(-1, 2, 3)
+    theta = affine_maps(mirror, angle, zoom, 2 * SHIFT * signed[:, 8:10])
     grid = F.affine_grid(theta, list(X.shape), align_corners=False)
     # Bicubic, as a bilinear turn would blur what the discriminator takes for real.
     return F.grid_sample(
         X, grid, mode="bicubic", padding_mode="reflection", align_corners=False
     ).clamp(-1, 1)
+
+
+def affine_maps(
+    mirror: Float[Tensor, " b"],
+    angle: Float[Tensor, " b"],
+    zoom: Float[Tensor, " b"],
+    shift: Float[Tensor, "b 2"],
+) -> Float[Tensor, "b 2 3"]:
+    """What ``affine_grid`` takes.
+
+    Args:
+        mirror: -1 where left and right are exchanged, else 1.
+        angle: In radians.
+        zoom: Above one a picture becomes smaller.
+        shift: To the right and down, where a picture is 2 wide.
+    """
+    cos, sin = zoom * angle.cos(), zoom * angle.sin()
+    theta = [mirror * cos, -mirror * sin, shift[:, 0], sin, cos, shift[:, 1]]
+    return torch.stack(theta, dim=1).view(-1, 2, 3)

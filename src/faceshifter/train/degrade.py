@@ -8,6 +8,8 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional as F
 
+from faceshifter.data.augment import affine_maps
+
 COLOUR, TINT = 0.1, 0.05
 """Largest change of brightness and of contrast, and that of each channel."""
 ANGLE, ZOOM, SHIFT = 0.05, 0.04, 0.025
@@ -25,7 +27,7 @@ class View:
     """How a batch of pictures is looked at: reduced to a share of its size, turned and moved."""
 
     share: float
-    moves: Float[np.ndarray, "b 2 3"]
+    moves: Float[Tensor, "b 2 3"]
 
     @classmethod
     def draw(cls, rng: np.random.Generator, count: int) -> "View":
@@ -39,18 +41,16 @@ class View:
         return move(X, self.moves)
 
 
-def draw_moves(rng: np.random.Generator, count: int) -> Float[np.ndarray, "b 2 3"]:
-    """Maps of rotation, size, place and, in half of them, reflection, as ``affine_grid`` has."""
+def draw_moves(rng: np.random.Generator, count: int) -> Float[Tensor, "b 2 3"]:
+    """Maps of rotation, size, place and, in half of them, reflection."""
     angle, zoom = rng.uniform(-ANGLE, ANGLE, count), 1 + rng.uniform(-ZOOM, ZOOM, count)
-    (x, y), mirror = rng.uniform(-SHIFT, SHIFT, (2, count)), rng.choice([-1, 1], count)
-    cos, sin = zoom * np.cos(angle), zoom * np.sin(angle)
-    return np.stack([mirror * cos, -mirror * sin, x, sin, cos, y], axis=1).reshape(count, 2, 3)
+    shift, mirror = rng.uniform(-SHIFT, SHIFT, (2, count)), rng.choice([-1.0, 1.0], count)
+    return affine_maps(*map(torch.from_numpy, (mirror, angle, zoom, shift.T)))
 
 
-def move(X: Float[Tensor, "b 3 s s"], maps: Float[np.ndarray, "b 2 3"]) -> Float[Tensor, "b 3 s s"]:
+def move(X: Float[Tensor, "b 3 s s"], maps: Float[Tensor, "b 2 3"]) -> Float[Tensor, "b 3 s s"]:
     """Apply a map to each picture."""
-    theta = torch.from_numpy(maps).to(X)
-    grid = F.affine_grid(theta, list(X.shape), align_corners=False)
+    grid = F.affine_grid(maps.to(X), list(X.shape), align_corners=False)
     return F.grid_sample(X, grid, padding_mode="border", align_corners=False)
 
 

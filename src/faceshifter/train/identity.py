@@ -109,6 +109,11 @@ def blend(
     return torch.lerp(to_range(images[first]), to_range(images[second]), share[:, None, None, None])
 
 
+def ask(teachers: Sequence[IdentityEncoder], X: Float[Tensor, "b 3 s s"]) -> Float[Tensor, "b d"]:
+    """The teachers' descriptors, side by side."""
+    return torch.cat([teacher(X) for teacher in teachers], dim=1)
+
+
 @torch.no_grad()
 def teach(
     images: UInt8[Tensor, "m 3 s s"],
@@ -145,7 +150,7 @@ def teach(
     for start in tqdm(starts, "asking the teachers", disable=not show_progress):
         part = slice(start, start + TEACHING_BATCH)
         X = blend(images, *(t[part].to(images.device) for t in (first, second, share)))
-        joined.append(torch.cat([teacher(X) for teacher in teachers], dim=1))
+        joined.append(ask(teachers, X))
     Z = torch.cat(joined)
     axes = torch.linalg.eigh(Z.T @ Z).eigenvectors[:, -EMBEDDING_SIZE:]
     z_id = F.normalize(Z @ axes)
@@ -232,7 +237,7 @@ def train(
         @torch.no_grad()
         def watch(_: int) -> dict[str, float]:
             X = to_range(watched)
-            said = lessons.project(torch.cat([teacher(X) for teacher in teachers], dim=1))
+            said = lessons.project(ask(teachers, X))
             return {"watch/cos_teachers": 1 - identity_loss(average(X), said).item()}
 
         def snapshot(position: int) -> None:
