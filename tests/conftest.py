@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from PIL import Image
 
     from faceshifter.config import AEIConfig
-    from faceshifter.models.identity import IdentityCrop
+    from faceshifter.encoders.encoder import IdentityCrop
 
 GOLDEN = Path(__file__).parent / "golden"
 SHARED = "FACESHIFTER_SHARED"
@@ -84,7 +84,7 @@ def tiny_aei_config() -> "AEIConfig":
 def whole_crop() -> "Callable[[int], IdentityCrop]":
     """What a recogniser sees that was trained on our own crop, at a size."""
     from faceshifter.config import CropGeometry
-    from faceshifter.models.identity import IdentityCrop
+    from faceshifter.encoders.encoder import IdentityCrop
 
     def call(size: int) -> IdentityCrop:
         points = tuple((x * size - 0.5, y * size - 0.5) for x, y in CropGeometry().points)
@@ -138,12 +138,12 @@ def portraits() -> "tuple[Image.Image, Image.Image]":
 def smoke_weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Random networks of the smallest preset, both stages, in the files that trainings write."""
     from faceshifter import __version__
-    from faceshifter.checkpoint import export_weights, fingerprint
+    from faceshifter.encoders.encoder import load_identity_encoder
     from faceshifter.models.aei import AEINet
     from faceshifter.models.hear import HEARNet
-    from faceshifter.models.identity import load_identity_encoder
-    from faceshifter.pretrained import load_aei
+    from faceshifter.networks import load_aei
     from faceshifter.recipes import AEI_PRESETS, HEAR_PRESETS
+    from faceshifter.tensors import export_weights, fingerprint
 
     folder = tmp_path_factory.mktemp("smoke")
     torch.manual_seed(0)
@@ -195,7 +195,8 @@ def faces_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from skimage.data import data_dir
 
     from faceshifter.config import CropGeometry
-    from faceshifter.data.shards import Crop, write_lines, write_shard
+    from faceshifter.data.shards import Crop, write_shard
+    from faceshifter.files import write_lines
 
     faces = {"grace": (150, 100, 230), "astronaut": (160, 50, 130)}  # left, top and side in pixels
     stored_size = 48

@@ -15,19 +15,19 @@ import torch
 from PIL import Image
 from torch import nn
 
+from faceshifter.analyses import ablation
+from faceshifter.analyses.ablation import METHODS, MIN_SIDE, NUM_ROWS, Ablation, Embed, variants
 from faceshifter.cli import main as cli
 from faceshifter.config import AEITrainConfig, Intervals, Runtime
-from faceshifter.data.shards import open_faces, read_lines
-from faceshifter.data.sheets import LINE_HEIGHT, MARGIN
+from faceshifter.data.shards import open_faces
+from faceshifter.encoders.encoder import load_identity_encoder
 from faceshifter.errors import TrainingError
-from faceshifter.images import to_images
-from faceshifter.models.identity import load_identity_encoder
-from faceshifter.pretrained import load_aei
-from faceshifter.provenance import read_mark
+from faceshifter.files import read_lines
+from faceshifter.marks.xmp import read_mark
+from faceshifter.networks import load_aei, to_images
 from faceshifter.recipes import AEI_PRESETS, AEI_RECIPES
-from faceshifter.train import ablate as ablation
+from faceshifter.sheets import LINE_HEIGHT, MARGIN
 from faceshifter.train import aei
-from faceshifter.train.ablate import METHODS, MIN_SIDE, NUM_ROWS, Ablation, Embed, variants
 from faceshifter.train.loop import update_ema
 
 SIZE = AEI_PRESETS["smoke"].image_size

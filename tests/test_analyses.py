@@ -12,19 +12,19 @@ import torch
 from PIL import Image
 from torch.nn import functional as F
 
+from faceshifter.analyses import query
+from faceshifter.analyses.masks import PairMasks, check_has_masks, draw_masks
+from faceshifter.analyses.query import Embedding, Gallery, Index
 from faceshifter.cli import main as cli
 from faceshifter.config import AEIConfig, CropGeometry
-from faceshifter.data.shards import Crop, write_lines, write_shard
-from faceshifter.data.sheets import LINE_HEIGHT, MARGIN
+from faceshifter.data.shards import Crop, write_shard
 from faceshifter.errors import CheckpointError, DataError
-from faceshifter.evaluate import query
-from faceshifter.evaluate.gallery import Gallery
-from faceshifter.evaluate.masks import PairMasks, check_has_masks, draw_masks
-from faceshifter.evaluate.query import Embedding, Index
 from faceshifter.face.detect import DlibDetector
-from faceshifter.images import to_tensor
+from faceshifter.files import write_lines
+from faceshifter.marks.xmp import read_mark
 from faceshifter.models.aei import AEINet, recorded_masks
-from faceshifter.provenance import read_mark
+from faceshifter.networks import to_tensor
+from faceshifter.sheets import LINE_HEIGHT, MARGIN
 
 
 @pytest.fixture

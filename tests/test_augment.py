@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from faceshifter.data.augment import ANGLE, BRIGHTNESS, NUM_VARIATIONS, SHIFT, augment
-from faceshifter.images import to_range
+from faceshifter.networks import to_range
 
 NEUTRAL = torch.full((1, NUM_VARIATIONS), 0.5)
 FLIP, LIGHT, ROTATION, RIGHT = 0, 1, 6, 8

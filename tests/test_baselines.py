@@ -9,13 +9,13 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from faceshifter.checkpoint import export_weights
 from faceshifter.config import AEIConfig
 from faceshifter.models.aad import AADLayer
 from faceshifter.models.aei import AEINet
 from faceshifter.models.attributes import MultiLevelAttributesEncoder
-from faceshifter.pretrained import load_aei
+from faceshifter.networks import load_aei
 from faceshifter.recipes import BASELINES
+from faceshifter.tensors import export_weights
 
 CHANNELS = (6, 8, 10)
 GIVEN_SIZES = {"add": [2, 4, 8, 16], "cat": [2, 4, 8, 16], "compressed": [2, 4, 8, 8]} | {

@@ -10,24 +10,21 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from faceshifter import checkpoint
-from faceshifter.checkpoint import (
-    export_weights,
-    find_checkpoints,
-    fingerprint,
-    load_checkpoint,
-    load_strictly,
-    load_tensors,
-    save_checkpoint,
-    save_tensors,
-)
+from faceshifter import tensors as checkpoint
 from faceshifter.config import AdamConfig, AEIConfig, HEARConfig
+from faceshifter.encoders.encoder import load_identity_encoder
 from faceshifter.errors import CheckpointError, FaceShifterError, OutputError
-from faceshifter.images import to_images
 from faceshifter.models.aei import AEINet
 from faceshifter.models.hear import HEARNet
-from faceshifter.models.identity import load_identity_encoder
-from faceshifter.pretrained import load_aei, load_encoder_of, load_hear
+from faceshifter.networks import load_aei, load_encoder_of, load_hear, to_images
+from faceshifter.tensors import (
+    export_weights,
+    fingerprint,
+    load_strictly,
+    load_tensors,
+    save_tensors,
+)
+from faceshifter.train.checkpoint import find_checkpoints, load_checkpoint, save_checkpoint
 from faceshifter.train.loop import make_adam, to_device
 
 SMALL_HEAR = HEARConfig(channels=(4, 6), residual=True)

@@ -11,6 +11,7 @@ from PIL import Image
 from skimage.transform import PiecewiseAffineTransform
 from skimage.transform import warp as skimage_warp
 
+from faceshifter.batch.pairs import read_pairs, swap_pairs
 from faceshifter.cli import main as cli
 from faceshifter.errors import DataError, DependencyError, NoFaceError
 from faceshifter.evaluate import classical
@@ -21,7 +22,6 @@ from faceshifter.evaluate.classical import (
     poisson_blend,
     triangulate,
 )
-from faceshifter.evaluate.results import read_pairs, swap_pairs
 from faceshifter.face.detect import DlibDetector
 from faceshifter.face.mesh import FaceMesh, MeshFinder
 from faceshifter.images import Photo, load_photo

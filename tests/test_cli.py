@@ -17,18 +17,18 @@ from jaxtyping import Bool, UInt8
 from PIL import Image, ImageCms
 
 from faceshifter import __version__
-from faceshifter.checkpoint import export_weights, fingerprint, save_tensors
 from faceshifter.cli import main as cli
 from faceshifter.config import CropGeometry
-from faceshifter.evaluate import speed
+from faceshifter.encoders.encoder import load_identity_encoder
 from faceshifter.face.align import crop_matrix
 from faceshifter.face.detect import DlibDetector, Face
+from faceshifter.marks.xmp import DIGITAL_SOURCE_TYPE, read_mark
 from faceshifter.models.aei import AEINet
 from faceshifter.models.hear import HEARNet
-from faceshifter.models.identity import load_identity_encoder
-from faceshifter.pretrained import load_aei, packaged_weights
-from faceshifter.provenance import DIGITAL_SOURCE_TYPE, read_mark
+from faceshifter.networks import load_aei, packaged_weights
 from faceshifter.recipes import AEI_PRESETS, HEAR_PRESETS
+from faceshifter.tensors import export_weights, fingerprint, save_tensors
+from faceshifter.train import bench as speed
 
 ORIENTATION, DESCRIPTION = 0x0112, 0x010E  # EXIF's tags
 TURN_RIGHT = 6  # EXIF: shown upright after a quarter turn clockwise
@@ -101,7 +101,7 @@ def inputs(tmp_path_factory: pytest.TempPathFactory, portraits) -> Path:
 @pytest.fixture(autouse=True)
 def shared_encoder(monkeypatch: pytest.MonkeyPatch) -> None:
     """Keep the encoder between commands, which each take a while to read it."""
-    monkeypatch.setattr("faceshifter.pretrained.load_identity_encoder", load_encoder_once)
+    monkeypatch.setattr("faceshifter.networks.load_identity_encoder", load_encoder_once)
 
 
 @pytest.fixture
@@ -542,7 +542,7 @@ def test_the_demo_s_picture_is_marked_and_shows_four_pictures(
     run: Run, inputs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, weights: str
 ) -> None:
     if weights == "random":
-        monkeypatch.setattr("faceshifter.swap.packaged_weights", lambda: inputs / "weights")
+        monkeypatch.setattr("faceshifter.swap.swapper.packaged_weights", lambda: inputs / "weights")
     elif not (packaged_weights() / "aei.safetensors").is_file():
         pytest.skip("no weights in the package yet")
     out = tmp_path / "demo.jpg"

@@ -16,12 +16,13 @@ from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 import faceshifter
-from faceshifter import images, signer
-from faceshifter.credentials import mark_video, read_manifest
+from faceshifter import images
 from faceshifter.errors import CredentialsError, OutputError
 from faceshifter.images import Photo, load_photo, save_photo
-from faceshifter.provenance import SWAPPED, WARPED, WORKING, Mark, read_mark
-from faceshifter.watermark import embed_watermark
+from faceshifter.marks import signer
+from faceshifter.marks.c2pa import mark_video, read_manifest
+from faceshifter.marks.watermark import embed_watermark
+from faceshifter.marks.xmp import SWAPPED, WARPED, WORKING, Mark, read_mark
 
 TERMS = "http://cv.iptc.org/newscodes/digitalsourcetype/"
 TRAINED = TERMS + "compositeWithTrainedAlgorithmicMedia"

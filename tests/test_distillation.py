@@ -7,11 +7,11 @@ from torch import nn
 from torch.nn import functional as F
 
 from faceshifter.config import CropGeometry
+from faceshifter.data.augment import degrade
+from faceshifter.encoders.distilled import CONSTANT, EMBEDDING_SIZE, SPREAD, DistilledResNet
+from faceshifter.encoders.encoder import IdentityEncoder
 from faceshifter.errors import TrainingError
-from faceshifter.images import to_range
-from faceshifter.models.distilled import CONSTANT, EMBEDDING_SIZE, SPREAD, DistilledResNet
-from faceshifter.models.identity import IdentityEncoder
-from faceshifter.train.degrade import degrade
+from faceshifter.networks import to_range
 from faceshifter.train.identity import SHARES, Lessons, teach
 
 SIZE = 24

@@ -15,9 +15,10 @@ import pytest
 import torch
 from torch import nn
 
-from faceshifter.checkpoint import find_checkpoints, load_tensors
 from faceshifter.errors import TrainingError
+from faceshifter.tensors import load_tensors
 from faceshifter.train import distributed
+from faceshifter.train.checkpoint import find_checkpoints
 from faceshifter.train.distributed import CPUSyncBatchNorm2d, Ranks
 from faceshifter.train.loop import part_size
 

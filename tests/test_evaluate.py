@@ -13,12 +13,15 @@ from PIL import Image
 
 from faceshifter.cli import main as cli
 from faceshifter.data.occlusion import Occluders
-from faceshifter.data.prepare import PhotoFile
+from faceshifter.data.photos import PhotoFile
+from faceshifter.encoders.encoder import ARCFACE_CROP
 from faceshifter.errors import CheckpointError, DataError, DependencyError, OutputError
-from faceshifter.evaluate import inputs, networks, swaps
-from faceshifter.evaluate.batch import Tools
+from faceshifter.evaluate import cases as inputs
+from faceshifter.evaluate import judges as networks
+from faceshifter.evaluate import run as swaps
+from faceshifter.evaluate.cases import fixed_pairs, read_cases, read_gallery
 from faceshifter.evaluate.faces import find_faces
-from faceshifter.evaluate.inputs import fixed_pairs, read_cases, read_gallery
+from faceshifter.evaluate.judges import Landmarker, Recogniser, refuse_training_recogniser
 from faceshifter.evaluate.methods import OneByOne, Pair, Stages
 from faceshifter.evaluate.metrics import (
     Moments,
@@ -29,15 +32,12 @@ from faceshifter.evaluate.metrics import (
     kernel_distance,
     rotation_error,
 )
-from faceshifter.evaluate.networks import Landmarker, Recogniser, refuse_training_recogniser
-from faceshifter.evaluate.page import page
-from faceshifter.evaluate.report import write_reports
-from faceshifter.evaluate.swaps import evaluate, read_records
+from faceshifter.evaluate.report import page, write_reports
+from faceshifter.evaluate.run import Tools, evaluate, read_records
 from faceshifter.face.detect import DlibDetector, Face
 from faceshifter.images import load_photo
-from faceshifter.models.identity import ARCFACE_CROP
-from faceshifter.pretrained import packaged_weights
-from faceshifter.swap import FaceSwapper
+from faceshifter.networks import packaged_weights
+from faceshifter.swap.swapper import FaceSwapper
 
 
 class Blocks(Recogniser):

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from faceshifter import dlib_files
+from faceshifter import downloads as dlib_files
 from faceshifter.config import CropGeometry
 from faceshifter.errors import DependencyError, NoFaceError
 from faceshifter.face import detect, landmarks
@@ -17,8 +17,8 @@ from faceshifter.face.align import (
     template_points,
     transform_points,
 )
-from faceshifter.face.blend import paste_face, paste_mask
 from faceshifter.face.detect import DlibDetector, YuNetDetector, load_detector
+from faceshifter.face.paste import paste_face, paste_mask
 
 GEOMETRY = CropGeometry()
 MIRRORED = [1, 0, 2, 4, 3]

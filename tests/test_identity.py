@@ -11,13 +11,15 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from faceshifter.config import CropGeometry
-from faceshifter.dlib_files import dlib_file
+from faceshifter.downloads import dlib_file
+from faceshifter.encoders import distilled, iresnet
+from faceshifter.encoders import dlib_net as dlib_resnet
+from faceshifter.encoders import encoder as identity
+from faceshifter.encoders.distilled import DistilledResNet
+from faceshifter.encoders.encoder import ARCFACE_CROP, DLIB_CROP, IdentityEncoder
 from faceshifter.errors import CheckpointError, FaceShifterError
 from faceshifter.face.align import crop_face, crop_matrix
-from faceshifter.images import to_tensor
-from faceshifter.models import distilled, dlib_resnet, identity, iresnet
-from faceshifter.models.distilled import DistilledResNet
-from faceshifter.models.identity import ARCFACE_CROP, DLIB_CROP, IdentityEncoder
+from faceshifter.networks import to_tensor
 
 GEOMETRY = CropGeometry()
 WIDE = CropGeometry(

@@ -10,8 +10,9 @@ import torch
 from PIL import Image, ImageCms
 
 from faceshifter.errors import ImageError, OutputError
-from faceshifter.images import Photo, decode_photo, load_photo, save_photo, to_images, to_tensor
-from faceshifter.provenance import WORKING
+from faceshifter.images import Photo, decode_photo, load_photo, save_photo
+from faceshifter.marks.xmp import WORKING
+from faceshifter.networks import to_images, to_tensor
 
 ORIENTATION, EXIF_IFD, TAKEN = 0x0112, 0x8769, 0x9003
 TRANSPOSES = {  # what a camera did to the upright picture before it wrote the orientation

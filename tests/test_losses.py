@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from faceshifter import losses
+from faceshifter.models import losses
 
 SHAPE = (4, 3, 4, 4)
 ONE_IN_FOUR = torch.tensor([False, False, True, False])

@@ -10,14 +10,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from faceshifter.batch.manifest import Manifest
+from faceshifter.batch.targets import Job, are_many, check_jobs, find_jobs, read_jobs
 from faceshifter.cli import main as cli
 from faceshifter.errors import DataError, OutputError
-from faceshifter.files import read_table
+from faceshifter.files import read_table, sha256
 from faceshifter.images import load_photo
-from faceshifter.manifest import Manifest
-from faceshifter.model_files import sha256
-from faceshifter.provenance import read_mark
-from faceshifter.targets import Job, are_many, check_jobs, find_jobs, read_jobs
+from faceshifter.marks.xmp import read_mark
 
 Run = Callable[..., tuple[int, str, str]]
 
@@ -52,7 +51,7 @@ def run(
     def call(*words: str | Path, command: str = "swap") -> tuple[int, str, str]:
         line = ["faceshifter", command, *map(str, words), "--weights", str(smoke_weights)]
         monkeypatch.setattr(sys, "argv", line)
-        monkeypatch.setattr("faceshifter.many.tqdm", lambda jobs, **_: jobs)
+        monkeypatch.setattr("faceshifter.batch.many.tqdm", lambda jobs, **_: jobs)
         code: str | int | None = 0
         try:
             cli.main()
@@ -138,9 +137,9 @@ def test_a_folder_keeps_its_tree_and_a_bad_file_stops_nothing(
 def test_the_manifest_says_what_each_output_is_made_of(
     run: Run, inputs: Path, tmp_path: Path, smoke_weights: Path
 ) -> None:
-    from faceshifter.checkpoint import fingerprint
     from faceshifter.face.detect import DlibDetector
-    from faceshifter.swap import FaceSwapper
+    from faceshifter.swap.swapper import FaceSwapper
+    from faceshifter.tensors import fingerprint
 
     out = tmp_path / "out"
     run(inputs / "eileen.png", inputs / "targets", "--out", out, "--masks", "--strength", "0.5")
@@ -240,7 +239,7 @@ def test_other_settings_or_another_target_are_swapped_anew_and_the_rest_is_kept(
 def test_a_run_killed_at_any_write_goes_on_to_the_same_files(
     run: Run, inputs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from faceshifter import swap_file as module
+    from faceshifter.swap import photo as module
 
     whole, out = tmp_path / "whole", tmp_path / "out"
     (inputs / "targets" / "text.jpg").unlink()
@@ -276,7 +275,7 @@ def test_a_run_killed_at_any_write_goes_on_to_the_same_files(
 def test_ctrl_c_stops_in_one_line_and_leaves_whole_files(
     run: Run, inputs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from faceshifter import swap_file as module
+    from faceshifter.swap import photo as module
 
     out = tmp_path / "out"
     save_photo = module.save_photo

@@ -13,10 +13,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from faceshifter import model_files
+from faceshifter import downloads as model_files
+from faceshifter.downloads import MODEL_FILES, ModelFile, cache_folder, cached_path, model_file
 from faceshifter.errors import DependencyError, OutputError
 from faceshifter.face.detect import YuNetDetector, load_detector
-from faceshifter.model_files import MODEL_FILES, ModelFile, cache_folder, cached_path, model_file
 
 CONTENT = np.random.default_rng(0).bytes(300_000)
 

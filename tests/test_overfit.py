@@ -8,12 +8,12 @@ import pytest
 import torch
 
 from faceshifter.config import CropGeometry, Runtime
-from faceshifter.data.fetch import OccludedFetch, read_pairs
+from faceshifter.data.batches import OccludedFetch, read_pairs
 from faceshifter.data.occlusion import Occluders
 from faceshifter.data.pairs import Population, draw_pairs
 from faceshifter.data.shards import load_faces
-from faceshifter.models.identity import load_identity_encoder
-from faceshifter.pretrained import load_aei, packaged_weights
+from faceshifter.encoders.encoder import load_identity_encoder
+from faceshifter.networks import load_aei, packaged_weights
 from faceshifter.recipes import AEI_RECIPES, HEAR_RECIPES
 from faceshifter.train.aei import AEITraining
 from faceshifter.train.distributed import Ranks

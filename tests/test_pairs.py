@@ -8,12 +8,12 @@ import torch
 from torch import Tensor
 
 from faceshifter.config import CropGeometry
-from faceshifter.data.fetch import Fetch, OccludedFetch, find_sharpest
+from faceshifter.data.batches import Fetch, OccludedFetch, find_sharpest
 from faceshifter.data.occlusion import Occluders
 from faceshifter.data.pairs import Draws, Pairs, Population, RawPairs, draw_pairs
 from faceshifter.data.shards import Crop, Faces
 from faceshifter.errors import DataError
-from faceshifter.losses import reconstruction_loss
+from faceshifter.models.losses import reconstruction_loss
 from faceshifter.recipes import AEI_RECIPES, HEAR_RECIPES
 
 

@@ -17,7 +17,8 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from faceshifter.cli import main as cli
 from faceshifter.config import CropGeometry, Intervals, Runtime
-from faceshifter.data.shards import Crop, write_atomically, write_lines, write_shard
+from faceshifter.data.shards import Crop, write_shard
+from faceshifter.files import write_atomically, write_lines
 from faceshifter.recipes import AEI_RECIPES, HEAR_RECIPES, IDENTITY_RECIPES
 from faceshifter.train import aei, hear, identity
 from faceshifter.train.plan import Plan, plan_aei, plan_hear, plan_identity

@@ -17,17 +17,9 @@ from PIL import Image
 from faceshifter.config import CropGeometry
 from faceshifter.data import prepare as preparation
 from faceshifter.data.prepare import PrepareReport, prepare
-from faceshifter.data.shards import (
-    Crop,
-    iter_shard,
-    load_faces,
-    read_geometry,
-    read_lines,
-    write_atomically,
-    write_lines,
-    write_shard,
-)
+from faceshifter.data.shards import Crop, iter_shard, load_faces, read_geometry, write_shard
 from faceshifter.errors import DataError, FaceShifterError, OutputError
+from faceshifter.files import read_lines, write_atomically, write_lines
 
 SIZE = 96
 PHOTOS_A_SHARD = 3

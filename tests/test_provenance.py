@@ -7,7 +7,7 @@ from PIL import Image
 import faceshifter
 from faceshifter.errors import ImageError
 from faceshifter.images import Photo, load_photo, save_photo
-from faceshifter.provenance import Mark, parse_mark, read_mark, xmp_packet
+from faceshifter.marks.xmp import Mark, parse_mark, read_mark, xmp_packet
 
 SOURCE_TYPE = "http://cv.iptc.org/newscodes/digitalsourcetype/compositeWithTrainedAlgorithmicMedia"
 MARK = Mark(SOURCE_TYPE, f"faceshifter {faceshifter.__version__}")

@@ -12,24 +12,25 @@ import torch
 from PIL import Image
 from torch import nn
 
-from faceshifter.checkpoint import export_weights, fingerprint
 from faceshifter.cli import main as cli
 from faceshifter.config import CropGeometry
-from faceshifter.data import ranking
-from faceshifter.data.occlusion import KINDS, Occluders, cover
-from faceshifter.data.ranking import (
+from faceshifter.data import hardest as ranking
+from faceshifter.data.hardest import (
     RankedFace,
     load_errors,
     rank_errors,
     select_hardest,
     write_selection,
 )
-from faceshifter.data.shards import Crop, load_faces, read_lines, write_lines, write_shard
-from faceshifter.data.sheets import LINE_HEIGHT, MARGIN, save_histogram
+from faceshifter.data.occlusion import KINDS, Occluders, cover
+from faceshifter.data.shards import Crop, load_faces, write_shard
+from faceshifter.encoders.encoder import IdentityEncoder
 from faceshifter.errors import DataError, FaceShifterError, OutputError
+from faceshifter.files import read_lines, write_lines
+from faceshifter.marks.xmp import read_mark
 from faceshifter.models.aei import AEINet
-from faceshifter.models.identity import IdentityEncoder
-from faceshifter.provenance import read_mark
+from faceshifter.sheets import LINE_HEIGHT, MARGIN, save_histogram
+from faceshifter.tensors import export_weights, fingerprint
 
 SIZE = 16
 SHARDS = {"shard-00001.tar": 7, "shard-00000.tar": 6}  # faces; the index has them in this order
@@ -316,7 +317,7 @@ def test_the_command_ranks_selects_and_says_what_it_found(
     data, aei, encoder, tmp_path, monkeypatch, capsys
 ) -> None:
     monkeypatch.setattr(
-        "faceshifter.pretrained.load_identity_encoder", lambda name, geometry: encoder
+        "faceshifter.networks.load_identity_encoder", lambda name, geometry: encoder
     )
     weights, out = tmp_path / "aei.safetensors", tmp_path / "deep" / "out"
     info = {"kind": "aei", "config": asdict(aei.config)}

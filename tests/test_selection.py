@@ -9,12 +9,12 @@ import pytest
 import torch
 from torch.nn import functional as F
 
+from faceshifter.encoders.encoder import IdentityEncoder
 from faceshifter.errors import CheckpointError, DataError, ImageError, NoFaceError
 from faceshifter.face.detect import Face
 from faceshifter.images import load_photo
-from faceshifter.models.identity import IdentityEncoder
-from faceshifter.people import Casting, average_photos, is_photo, read_person, split_match
-from faceshifter.selection import (
+from faceshifter.swap.people import Casting, average_photos, is_photo, read_person, split_match
+from faceshifter.swap.selection import (
     SAME_PERSON,
     Match,
     Selection,
@@ -24,7 +24,7 @@ from faceshifter.selection import (
     save_identity,
     why_none,
 )
-from faceshifter.swap import MOST_AT_ONCE, FaceSwapper
+from faceshifter.swap.swapper import MOST_AT_ONCE, FaceSwapper
 
 
 def face_at(x: float, width: float = 10) -> Face:

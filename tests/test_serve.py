@@ -21,16 +21,18 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from faceshifter.apps import http
+from faceshifter.apps.http import listen
+from faceshifter.apps.serve import guard as gate
+from faceshifter.apps.serve import routes, server
+from faceshifter.apps.serve.app import Limits, create_app
+from faceshifter.apps.serve.photos import Wish
+from faceshifter.apps.serve.store import Store
 from faceshifter.cli import main as cli
 from faceshifter.errors import CancelledError, DependencyError, OutputError
 from faceshifter.images import Photo, save_photo
-from faceshifter.provenance import read_mark
-from faceshifter.serve import gate, routes, server
-from faceshifter.serve.app import Limits, create_app
-from faceshifter.serve.photos import Wish
-from faceshifter.serve.store import Store
-from faceshifter.study.server import listen
-from faceshifter.swap import FaceSwapper
+from faceshifter.marks.xmp import read_mark
+from faceshifter.swap.swapper import FaceSwapper
 
 BOUNDARY = b"a-line-that-no-picture-has"
 
@@ -356,7 +358,7 @@ def test_faults_and_a_full_disk_are_typed_and_tell_nothing_of_the_server(
             patch.setattr("shutil.disk_usage", lambda _: SimpleNamespace(free=2**20))
             assert ask(port, "/jobs", fields).problem == (507, "cannot_store")
         with monkeypatch.context() as patch:
-            patch.setattr("faceshifter.serve.jobs.Jobs.working", False)
+            patch.setattr("faceshifter.apps.serve.jobs.Jobs.working", False)
             health = ask(port, "/health")
         assert (health.status, json.loads(health.body)["status"]) == (503, "failing")
 
@@ -838,11 +840,11 @@ def test_a_server_that_cannot_start_says_why(
 
 def test_a_server_for_other_machines_needs_a_token() -> None:
     for host in ("127.0.0.1", "127.8.9.1", "::1", "localhost"):
-        server.check_host(host, None)
+        http.check_host(host, None)
     for host in ("0.0.0.0", "::", "192.168.0.1", "swap.example"):
-        server.check_host(host, "secret")
+        http.check_host(host, "secret")
         with pytest.raises(OutputError, match="lets other machines in"):
-            server.check_host(host, None)
+            http.check_host(host, None)
 
 
 @pytest.mark.parametrize("package", ["fastapi", "python_multipart", "prometheus_client"])

@@ -22,12 +22,12 @@ import pytest
 import uvicorn
 from PIL import Image
 
+from faceshifter.apps.http import listen
+from faceshifter.apps.study.server import create_app
+from faceshifter.apps.study.study import read_study
+from faceshifter.apps.study.votes import QUESTIONS, Votes, share_of, shares, table, wilson
 from faceshifter.cli import main as cli
 from faceshifter.errors import DataError, OutputError
-from faceshifter.study.results import share_of, shares, table, wilson
-from faceshifter.study.server import create_app, listen
-from faceshifter.study.units import read_study
-from faceshifter.study.votes import QUESTIONS, Votes
 
 METHODS = ("alpha-swap", "beta-swap", "gamma-swap")
 COLOURS = {"source": 30, "target": 60, "alpha-swap": 100, "beta-swap": 160, "gamma-swap": 220}
@@ -248,7 +248,7 @@ def test_a_known_rater_goes_on_and_an_unknown_one_begins_anew(address: str) -> N
 
 
 def test_the_page_takes_nothing_from_elsewhere() -> None:
-    page = resources.files("faceshifter.study").joinpath("page.html").read_text("utf-8")
+    page = resources.files("faceshifter.apps.study").joinpath("page.html").read_text("utf-8")
     assert not re.findall(r"https?:|(?:src|href)=\"(?!data:,)|@import|url\(", page)
 
 

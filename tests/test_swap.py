@@ -13,17 +13,16 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from faceshifter import __version__
-from faceshifter.checkpoint import export_weights, fingerprint
+from faceshifter.encoders.encoder import load_identity_encoder
 from faceshifter.errors import CheckpointError, FaceShifterError, NoFaceError
 from faceshifter.face.align import crop_face, crop_matrix
 from faceshifter.face.detect import DlibDetector
-from faceshifter.images import to_tensor
 from faceshifter.models.aei import AEINet
 from faceshifter.models.hear import HEARNet
-from faceshifter.models.identity import load_identity_encoder
-from faceshifter.pretrained import load_aei
+from faceshifter.networks import load_aei, to_tensor
 from faceshifter.recipes import AEI_PRESETS, HEAR_PRESETS
-from faceshifter.swap import FaceSwapper, Swapped
+from faceshifter.swap.swapper import FaceSwapper, Swapped
+from faceshifter.tensors import export_weights, fingerprint
 
 AEI = AEI_PRESETS["smoke"]
 HEAR = HEAR_PRESETS["smoke"]

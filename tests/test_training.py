@@ -16,23 +16,21 @@ import pytest
 import torch
 from torch import nn
 
-from faceshifter.checkpoint import find_checkpoints, fingerprint, load_tensors
 from faceshifter.config import AdamConfig, AEIWeights, CropGeometry, Intervals, Runtime
+from faceshifter.data.augment import View
+from faceshifter.data.hardest import load_errors, rank_errors
 from faceshifter.data.pairs import Population, RawPairs, draw_pairs
-from faceshifter.data.ranking import load_errors, rank_errors
-from faceshifter.data.shards import (
-    load_faces,
-    read_lines,
-)
-from faceshifter.device import choose_device
+from faceshifter.data.shards import load_faces
+from faceshifter.encoders.encoder import load_identity_encoder
 from faceshifter.errors import DataError, DeviceError, FaceShifterError, OutputError, TrainingError
+from faceshifter.files import read_lines
 from faceshifter.models.aei import AEINet
 from faceshifter.models.discriminator import MultiScaleDiscriminator
-from faceshifter.models.identity import load_identity_encoder
-from faceshifter.pretrained import load_aei, load_encoder_of
+from faceshifter.networks import choose_device, load_aei, load_encoder_of
 from faceshifter.recipes import AEI_RECIPES, HEAR_RECIPES, IDENTITY_RECIPES
+from faceshifter.tensors import fingerprint, load_tensors
 from faceshifter.train import aei, hear, identity
-from faceshifter.train.degrade import View
+from faceshifter.train.checkpoint import find_checkpoints
 from faceshifter.train.loop import update_ema
 
 EVERY_STEP = Intervals(report=1, watch=2, checkpoint=2)

@@ -19,26 +19,18 @@ import pytest
 from filelock import FileLock
 from PIL import Image
 
+from faceshifter.apps.ui import server as ui_server
+from faceshifter.apps.ui.faces import draw_faces, face_at, identity_of, open_photo, swap_photo
+from faceshifter.apps.ui.privacy import COOKIE
+from faceshifter.apps.ui.server import private_folder
+from faceshifter.apps.ui.sessions import SHOWN_SIDE, Opened, Session, Sessions
+from faceshifter.apps.ui.video_tab import Finished, Progress, read_frame, run_video
 from faceshifter.errors import ImageError, NoFaceError, VideoError
 from faceshifter.face.detect import DlibDetector, Face
 from faceshifter.images import Photo, load_photo
-from faceshifter.provenance import read_mark
-from faceshifter.selection import Selection
-from faceshifter.swap import FaceSwapper
-from faceshifter.ui import server as ui_server
-from faceshifter.ui.photos import (
-    SHOWN_SIDE,
-    Opened,
-    draw_faces,
-    face_at,
-    identity_of,
-    open_photo,
-    swap_photo,
-)
-from faceshifter.ui.privacy import COOKIE
-from faceshifter.ui.server import private_folder
-from faceshifter.ui.sessions import Session, Sessions
-from faceshifter.ui.videos import Finished, Progress, read_frame, run_video
+from faceshifter.marks.xmp import read_mark
+from faceshifter.swap.selection import Selection
+from faceshifter.swap.swapper import FaceSwapper
 
 FRAMES = 12
 

@@ -11,16 +11,13 @@ import torch
 from torch import nn
 
 from faceshifter.config import CropGeometry
+from faceshifter.encoders.encoder import IdentityEncoder, load_identity_encoder
 from faceshifter.errors import DataError
-from faceshifter.evaluate.verification import (
-    labelled_crops,
-    verification,
-    verify_encoder,
-)
+from faceshifter.evaluate.verification import labelled_crops, verification, verify_encoder
 from faceshifter.face.align import crop_face, crop_matrix
 from faceshifter.face.detect import DlibDetector, YuNetDetector
-from faceshifter.images import Photo, save_photo, to_tensor
-from faceshifter.models.identity import IdentityEncoder, load_identity_encoder
+from faceshifter.images import Photo, save_photo
+from faceshifter.networks import to_tensor
 
 GEOMETRY = CropGeometry()
 NUM_LFW = 150

@@ -8,15 +8,17 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from faceshifter import doctor, signer, swap, verify
+from faceshifter.checks import doctor, verify
+from faceshifter.checks.doctor import examine
+from faceshifter.checks.verify import inspect
 from faceshifter.cli import main as cli
-from faceshifter.credentials import mark_video
-from faceshifter.doctor import examine
+from faceshifter.downloads import CACHE_VARIABLE, MODEL_FILES
 from faceshifter.images import Photo, save_photo
-from faceshifter.model_files import CACHE_VARIABLE, MODEL_FILES
-from faceshifter.provenance import IPTC_EXT, RDF
-from faceshifter.verify import inspect
-from faceshifter.watermark import THRESHOLD, embed_watermark
+from faceshifter.marks import signer
+from faceshifter.marks.c2pa import mark_video
+from faceshifter.marks.watermark import THRESHOLD, embed_watermark
+from faceshifter.marks.xmp import IPTC_EXT, RDF
+from faceshifter.swap import swapper as swap
 
 CAPTURE = "http://cv.iptc.org/newscodes/digitalsourcetype/digitalCapture"
 

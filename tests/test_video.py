@@ -18,17 +18,17 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from faceshifter.checks.verify import inspect
 from faceshifter.cli.swapping import swap
 from faceshifter.errors import CancelledError, OutputError, VideoError
-from faceshifter.selection import Match, Selection
-from faceshifter.swap import FaceSwapper
-from faceshifter.verify import inspect
+from faceshifter.marks.watermark import THRESHOLD
+from faceshifter.swap.selection import Match, Selection
+from faceshifter.swap.swapper import FaceSwapper
 from faceshifter.video import clip as clips
 from faceshifter.video import render
 from faceshifter.video.clip import VideoOptions, discard_work, swap_video
 from faceshifter.video.encoders import choose_encoder
 from faceshifter.video.source import open_clip
-from faceshifter.watermark import THRESHOLD
 
 SIDE = 176
 FRAMES = 15
@@ -293,8 +293,8 @@ from pathlib import Path
 import numpy as np, torch
 from PIL import Image
 torch.set_num_threads(1)
-from faceshifter.selection import Selection
-from faceshifter.swap import FaceSwapper
+from faceshifter.swap.selection import Selection
+from faceshifter.swap.swapper import FaceSwapper
 from faceshifter.video import render
 from faceshifter.video.clip import swap_video
 render.SEGMENT = 4

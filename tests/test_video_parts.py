@@ -9,7 +9,7 @@ import av
 import numpy as np
 import pytest
 
-from faceshifter.stages import ahead
+from faceshifter.swap.prefetch import ahead
 from faceshifter.video.colour import Colour, Converter
 from faceshifter.video.scan import Seen, SeenFace
 from faceshifter.video.tracks import MAX_GAP, TrackedFrame, follow, steady

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from faceshifter.watermark import (
+from faceshifter.marks.watermark import (
     MIN_SIDE,
     THRESHOLD,
     _signs,

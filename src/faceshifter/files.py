@@ -1,10 +1,64 @@
 """Tables and folders that users name."""
 
 import csv
-from collections.abc import Sequence
+import hashlib
+import json
+import os
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from faceshifter.errors import DataError, OutputError
+
+
+def flush_to_disk(path: Path) -> None:
+    """Make sure that a file's content outlives a power cut, before it takes another's place."""
+    with path.open("rb+") as file:
+        os.fsync(file.fileno())
+
+
+def write_atomically(path: Path, data: bytes) -> None:
+    """Write a file that is either whole or not there.
+
+    Raises:
+        OutputError: It cannot be written.
+    """
+    temporary = path.with_name(f".{path.name}.partial")
+    try:
+        temporary.write_bytes(data)
+        flush_to_disk(temporary)
+        temporary.replace(path)
+    except OSError as error:
+        temporary.unlink(missing_ok=True)
+        raise OutputError(
+            f"{path} cannot be written ({error.strerror}); free disk space there"
+        ) from None
+
+
+def write_lines(path: Path, lines: Iterable[dict[str, object]]) -> None:
+    """Write JSON lines atomically."""
+    write_atomically(path, "".join(json.dumps(line) + "\n" for line in lines).encode())
+
+
+def read_lines(path: Path) -> list[dict[str, object]]:
+    """Read JSON lines.
+
+    Raises:
+        DataError: The file is not there or not JSON.
+    """
+    try:
+        return [json.loads(line) for line in path.read_text().splitlines()]
+    except FileNotFoundError:
+        raise DataError(
+            f"{path} does not exist; run faceshifter prepare, to its end, with --out {path.parent}"
+        ) from None
+    except ValueError as error:
+        raise DataError(f"{path} is damaged ({error}); delete it and run prepare again") from None
+
+
+def sha256(path: Path) -> str:
+    """Of a file's content, in hex."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def read_table(

@@ -9,22 +9,19 @@ import secrets
 import struct
 import warnings
 import zlib
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from io import BytesIO
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
-from jaxtyping import Float, Shaped, UInt8
+from jaxtyping import Shaped, UInt8
 from PIL import Image, ImageOps, PngImagePlugin, UnidentifiedImageError
-from torch import Tensor
 
-from faceshifter.credentials import sign
 from faceshifter.errors import ImageError, OutputError
-from faceshifter.provenance import SWAPPED, WORKING, Origin, xmp_packet
-from faceshifter.watermark import embed_watermark
+from faceshifter.marks.c2pa import sign
+from faceshifter.marks.watermark import embed_watermark
+from faceshifter.marks.xmp import SWAPPED, Origin, xmp_packet
 
 Pixels = UInt8[np.ndarray, "h w 3"]
 
@@ -199,25 +196,3 @@ def _encodable(photo: Photo, file_format: str, packet: bytes) -> tuple[Image.Ima
     else:
         options["xmp"] = packet
     return image, options
-
-
-def to_tensor(images: UInt8[np.ndarray, "b h w 3"]) -> Float[Tensor, "b 3 h w"]:
-    """RGB images as a float32 tensor in [-1, 1]."""
-    return to_range(torch.from_numpy(images).permute(0, 3, 1, 2)).contiguous()
-
-
-def to_range(images: UInt8[Tensor, "b 3 h w"]) -> Float[Tensor, "b 3 h w"]:
-    """Levels 0 ... 255 to [-1, 1], for images that are tensors already."""
-    return images.float().div(127.5).sub(1)
-
-
-def to_images(tensor: Float[Tensor, "b 3 h w"]) -> UInt8[np.ndarray, "b h w 3"]:
-    """RGB images from a tensor in [-1, 1], clamped and rounded; undoes ``to_tensor`` exactly."""
-    levels = tensor.detach().float().add(1).mul(127.5).round().clamp(0, 255)
-    return levels.to(torch.uint8).permute(0, 2, 3, 1).contiguous().cpu().numpy()
-
-
-def save_grid(path: Path, rows: Sequence[Float[Tensor, "b 3 h w"]]) -> None:
-    """Write a contact sheet, one row for each tensor of pictures in [-1, 1]."""
-    images = [np.concatenate(list(to_images(row)), axis=1) for row in rows]
-    save_photo(path, Photo(np.concatenate(images, axis=0)), WORKING)

@@ -9,7 +9,7 @@ from tyro.conf import Positional
 from faceshifter.errors import DataError, FaceShifterError
 
 if TYPE_CHECKING:
-    from faceshifter.verify import Findings
+    from faceshifter.checks.verify import Findings
 
 
 def verify(files: Positional[tuple[Path, ...]], /, *, json: bool = False) -> None:
@@ -26,8 +26,8 @@ def verify(files: Positional[tuple[Path, ...]], /, *, json: bool = False) -> Non
     import json as codec
     from dataclasses import asdict
 
-    from faceshifter.verify import inspect
-    from faceshifter.watermark import THRESHOLD
+    from faceshifter.checks.verify import inspect
+    from faceshifter.marks.watermark import THRESHOLD
 
     rows: list[dict[str, object]] = []
     errors = []
@@ -54,7 +54,7 @@ def verify(files: Positional[tuple[Path, ...]], /, *, json: bool = False) -> Non
 
 def _lines(found: "Findings", marked: bool) -> list[str]:
     """A line for each kind of mark."""
-    from faceshifter.watermark import THRESHOLD
+    from faceshifter.marks.watermark import THRESHOLD
 
     xmp, manifest = found.xmp, found.manifest
     lines = ["XMP: no digital source type"]
@@ -97,7 +97,7 @@ def _printable(text: str) -> str:
 
 def doctor() -> None:
     """Check the installation, device, models, codecs and keys; exit 1 if something is wrong."""
-    from faceshifter.doctor import examine
+    from faceshifter.checks.doctor import examine
 
     problems = 0
     for check in examine():

@@ -7,15 +7,11 @@ from typing import Any
 import tyro
 
 from faceshifter import __version__
-from faceshifter.cli.ablation import ablate
-from faceshifter.cli.analyses import masks, query, study
-from faceshifter.cli.baseline import baseline, models
 from faceshifter.cli.checking import doctor, verify
-from faceshifter.cli.measuring import check_identity, evaluate
-from faceshifter.cli.serving import serve
-from faceshifter.cli.swapping import demo, identity, swap
-from faceshifter.cli.training import bench, prepare, rank_errors, train
-from faceshifter.cli.ui import ui
+from faceshifter.cli.measuring import check_identity, evaluate, masks, query, study
+from faceshifter.cli.serving import serve, ui
+from faceshifter.cli.swapping import baseline, demo, identity, models, swap
+from faceshifter.cli.training import ablate, bench, prepare, rank_errors, train
 from faceshifter.errors import FaceShifterError
 
 COMMANDS: dict[str, Callable[..., Any]] = {

@@ -43,11 +43,11 @@ def serve(
         yunet: YuNet's model file, to detect faces with it instead of dlib; yunet downloads it.
         device: Where to compute.
     """
-    from faceshifter.serve import server
-    from faceshifter.study.server import listen
+    from faceshifter.apps.http import address, check_host, listen
+    from faceshifter.apps.serve import server
 
     token = os.environ.get("FACESHIFTER_TOKEN") or None
-    server.check_host(host, token)
+    check_host(host, token)
     if min(max_mb, max_video_mb, max_megapixels, queue, jobs) < 1 or keep_hours <= 0:
         raise OutputError("limits of zero leave nothing to serve; give numbers above it")
     if folder is None:
@@ -55,13 +55,52 @@ def serve(
 
         folder = user_state_path("faceshifter") / "serve"
     with server.private_folder(folder), listen(host, port) as where:
-        from faceshifter.serve.app import Limits, create_app
-        from faceshifter.swap import FaceSwapper
+        from faceshifter.apps.serve.app import Limits, create_app
+        from faceshifter.swap.swapper import FaceSwapper
 
         swapper = FaceSwapper.from_pretrained(
             weights, identity=identity, yunet=yunet, device=device
         )
         limits = Limits(max_mb, max_video_mb, max_megapixels, queue, jobs, keep_hours)
         app = create_app(swapper, folder, limits, token)
-        print(f"serving at {server.address(where)}; stop with Ctrl+C", flush=True)
+        print(f"serving at {address(where)}; stop with Ctrl+C", flush=True)
         server.serve(app, where)
+
+
+def ui(
+    *,
+    host: str = "127.0.0.1",
+    port: int = 7860,
+    weights: Path | None = None,
+    identity: Path | None = None,
+    yunet: Path | None = None,
+    device: Device = "auto",
+) -> None:
+    """Swap faces in photos and videos on a web page.
+
+    Serves until interrupted. Nothing is fetched from elsewhere; what is sent to the page is deleted
+    when the page is closed.
+
+    Args:
+        host: Address to serve from; 0.0.0.0 lets other machines in, without a password.
+        port: Port to serve from; 0 takes a free one.
+        weights: Folder with aei.safetensors and hear.safetensors, in place of the package's.
+        identity: Identity encoder that --weights were trained with, where it is not built in.
+        yunet: YuNet's model file, to detect faces with it instead of dlib; yunet downloads it.
+        device: Where to compute.
+    """
+    import signal
+    import sys
+
+    from faceshifter.apps.http import listen, serve
+    from faceshifter.apps.ui.server import create_app, private_folder
+    from faceshifter.swap.swapper import FaceSwapper
+
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))  # so that files are deleted
+    with private_folder() as folder, listen(host, port) as where:
+        swapper = FaceSwapper.from_pretrained(
+            weights, identity=identity, yunet=yunet, device=device
+        )
+        app = create_app(swapper, folder)
+        print(f"http://{host}:{where.getsockname()[1]}, until Ctrl-C", flush=True)
+        serve(app, where)

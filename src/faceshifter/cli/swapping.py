@@ -4,16 +4,16 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from tqdm import tqdm
 from tyro.conf import Positional, UseAppendAction
 
-from faceshifter.cli.clips import check_clip, swap_clip
 from faceshifter.cli.options import Device, check_folder, check_output, make_folder
 from faceshifter.errors import DataError, ImageError, OutputError
 
 if TYPE_CHECKING:
-    from faceshifter.people import Casting
-    from faceshifter.swap import FaceSwapper
-    from faceshifter.targets import Job
+    from faceshifter.batch.targets import Job
+    from faceshifter.swap.people import Casting
+    from faceshifter.swap.swapper import FaceSwapper
 
 FaceArg = Literal["largest", "all"] | int
 SourceFace = Literal["only", "largest"] | int
@@ -82,9 +82,9 @@ def swap(
         _check_exists(pairs)
     elif out is None:
         raise DataError("give --out, where the result goes")
-    from faceshifter.people import Casting, split_match
-    from faceshifter.swap import FaceSwapper
-    from faceshifter.targets import Job, are_many, check_jobs, find_jobs, is_video, read_jobs
+    from faceshifter.batch.targets import Job, are_many, check_jobs, find_jobs, is_video, read_jobs
+    from faceshifter.swap.people import Casting, split_match
+    from faceshifter.swap.swapper import FaceSwapper
 
     matches = [split_match(text) for text in match]
     many = True
@@ -166,7 +166,7 @@ def _swap_one(
     watermark: bool,
     steps: Path | None,
 ) -> None:
-    from faceshifter.swap_file import mask_path, swap_file
+    from faceshifter.swap.photo import mask_path, swap_file
 
     selection = casting.select(job.source).selection
     mask = mask_path(job.out) if masks else None
@@ -187,8 +187,8 @@ def _swap_many(
     watermark: bool,
     encoding: dict[str, Any],
 ) -> None:
-    from faceshifter.manifest import Manifest
-    from faceshifter.many import Many
+    from faceshifter.batch.manifest import Manifest
+    from faceshifter.batch.many import Many
 
     make_folder(manifest.parent)
     run = Many(
@@ -240,9 +240,9 @@ def identity(
         raise OutputError(f"--out {out} is also read; choose another name")
     check_folder(out, "--out")
     _check_exists(*photos)
-    from faceshifter.people import average_photos, photos_in
-    from faceshifter.selection import save_identity
-    from faceshifter.swap import FaceSwapper
+    from faceshifter.swap.people import average_photos, photos_in
+    from faceshifter.swap.selection import save_identity
+    from faceshifter.swap.swapper import FaceSwapper
 
     files = [file for photo in photos for file in photos_in(photo)]
     swapper = FaceSwapper.from_pretrained(
@@ -263,7 +263,140 @@ def demo(*, out: Path = Path("demo.png"), device: Device = "auto") -> None:
         device: Where to compute.
     """
     check_output(out)
-    from faceshifter.demo import write_demo
+    from faceshifter.swap.demo import write_demo
 
     write_demo(out, device)
     print(f"source, target, one stage, two stages: {out}")
+
+
+if TYPE_CHECKING:
+    from faceshifter.swap.selection import Selection
+    from faceshifter.swap.swapper import FaceSwapper
+    from faceshifter.video.clip import VideoOptions
+
+
+def check_clip(target: Path, out: Path, report: Path | None) -> None:
+    """Say now, not after the work, that a video's result cannot be written."""
+    from faceshifter.batch.targets import VIDEO_SUFFIXES
+
+    if out.suffix.lower() not in VIDEO_SUFFIXES:
+        known = ", ".join(VIDEO_SUFFIXES)
+        raise OutputError(f"{target} is a video, and --out {out} has none of {known}; choose one")
+    check_folder(out, "--out")
+    if report is not None:
+        check_folder(report, "--report")
+
+
+def swap_clip(
+    swapper: "FaceSwapper",
+    selection: "Selection",
+    target: Path,
+    out: Path,
+    *,
+    options: "VideoOptions",
+    report: Path | None,
+) -> None:
+    """Swap one video, with a bar for each pass."""
+    from faceshifter.video.clip import swap_video
+
+    bars: list[tqdm] = []
+
+    def progress(done: int, total: int) -> None:
+        passes, half = int(done > total // 2), total // 2
+        if len(bars) <= passes:
+            for bar in bars:
+                bar.close()
+            name = ("looking for faces", "swapping")[passes]
+            bars.append(tqdm(desc=name, total=half, unit="frame", initial=done - passes * half))
+        bars[-1].total = half
+        bars[-1].update(done - passes * half - bars[-1].n)
+
+    try:
+        summary = swap_video(
+            swapper, selection, target, out, options=options, report=report, progress=progress
+        )
+    finally:
+        for bar in bars:
+            bar.close()
+    print(f"swapped {summary.swapped} of {summary.frames} frames: {out}")
+    if summary.faceless:
+        print(f"{summary.faceless} frames show no face and are as they were")
+    if summary.lost:
+        print(f"{summary.lost} frames are damaged or missing in {target}")
+    for stream in summary.dropped:
+        print(f"not copied, as {out.suffix} cannot hold it: {stream}; try --out with .mkv")
+
+
+def baseline(
+    source: Positional[Path | None] = None,
+    target: Positional[Path | None] = None,
+    /,
+    *,
+    out: Path,
+    pairs: Path | None = None,
+    landmarker: Path = Path("face_landmarker"),
+    yunet: Path | None = None,
+    watermark: bool = True,
+) -> None:
+    """Swap faces the classical way, by warping and blending, to compare with.
+
+    Args:
+        source: Photo of the person to put in.
+        target: Photo whose largest face is replaced.
+        out: Where the result goes; with --pairs, a folder for results and results.csv.
+        pairs: CSV file with the columns source and target, in place of two photos. Run again to
+            go on.
+        landmarker: MediaPipe's face_landmarker.task; by its name it is downloaded.
+        yunet: YuNet's model file, to detect faces with it instead of dlib; yunet downloads it.
+        watermark: Mark the pixels too; metadata and manifest are always written, and say if not.
+    """
+    if (source is None) == (pairs is None) or (source is None) != (target is None):
+        raise DataError("give either SOURCE and TARGET or --pairs PAIRS.csv")
+    if pairs is None:
+        check_output(out)
+    for photo in (source, target):
+        if photo is not None and out.resolve() == photo.resolve():
+            raise OutputError(f"--out {out} would replace the photo {photo}; choose another name")
+    from dataclasses import replace
+
+    from faceshifter.batch.pairs import read_pairs, swap_pairs
+    from faceshifter.evaluate.classical import METHOD, classical_swap
+    from faceshifter.face.detect import load_detector
+    from faceshifter.face.mesh import MeshFinder
+    from faceshifter.images import Photo, load_photo, save_photo
+    from faceshifter.marks.xmp import WARPED
+
+    origin = replace(WARPED, watermark=watermark)
+
+    def swap(source: Photo, target: Photo) -> Photo:
+        return replace(target, pixels=classical_swap(source.pixels, target.pixels, finder))
+
+    if source is not None and target is not None:
+        source_photo, target_photo = load_photo(source), load_photo(target)
+        finder = MeshFinder(load_detector(yunet), landmarker)
+        save_photo(out, swap(source_photo, target_photo), origin)
+        print(f"swapped classically: {out}")
+        return
+    assert pairs is not None
+    todo = read_pairs(pairs)
+    finder = MeshFinder(load_detector(yunet), landmarker)
+    make_folder(out)
+    report = swap_pairs(todo, out, swap, METHOD, origin)
+    num_swapped = report.num_pairs - len(report.failures)
+    print(f"{num_swapped} of {report.num_pairs} pairs: {out / 'results.csv'}")
+    if report.num_kept:
+        print(f"{report.num_kept} of them were there already")
+    for line in report.failures:
+        print(f"not swapped: {line}")
+
+
+def models() -> None:
+    """List the model files of others that are downloaded by name on first use."""
+    from faceshifter.downloads import MODEL_FILES, cached_path
+
+    for name, model in MODEL_FILES.items():
+        path = cached_path(name)
+        state = "is in" if path.is_file() else "not yet in"
+        print(f"{name}: {model.purpose}; {model.licence}; {model.size / 1e6:.1f} MB")
+        print(f"  {state} {path}")
+        print(f"  from {model.url}")

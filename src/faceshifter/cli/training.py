@@ -3,13 +3,13 @@
 import os
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
 from tyro.conf import Positional, UseAppendAction, arg, subcommand
 
 from faceshifter import recipes
-from faceshifter.cli.options import Device
+from faceshifter.cli.options import Device, make_folder
 from faceshifter.config import (
     AEITrainConfig,
     HEARTrainConfig,
@@ -18,6 +18,7 @@ from faceshifter.config import (
     Runtime,
 )
 from faceshifter.errors import DataError
+from faceshifter.train.plan import Plan
 
 
 def prepare(
@@ -85,7 +86,6 @@ class TrainIdentity:
 
     def start(self) -> None:
         """Train."""
-        from faceshifter.cli.planning import print_plan
         from faceshifter.train.identity import train
         from faceshifter.train.plan import plan_identity
 
@@ -126,7 +126,6 @@ class TrainAEI:
 
     def start(self) -> None:
         """Train."""
-        from faceshifter.cli.planning import print_plan
         from faceshifter.train.aei import train
         from faceshifter.train.plan import plan_aei
 
@@ -173,7 +172,6 @@ class TrainHEAR:
 
     def start(self) -> None:
         """Train."""
-        from faceshifter.cli.planning import print_plan
         from faceshifter.train.hear import train
         from faceshifter.train.plan import plan_hear
 
@@ -237,10 +235,9 @@ def rank_errors(
     """
     if not 0 < share <= 1:
         raise DataError(f"--share {share} is not above 0 and up to 1; give 0.1 for a tenth")
-    from faceshifter.data import ranking
+    from faceshifter.data import hardest as ranking
     from faceshifter.data.occlusion import Occluders
-    from faceshifter.device import choose_device
-    from faceshifter.pretrained import load_aei, load_encoder_of
+    from faceshifter.networks import choose_device, load_aei, load_encoder_of
     from faceshifter.train.loop import to_device
 
     where = choose_device(device)
@@ -265,7 +262,7 @@ class BenchSwap:
 
     def start(self) -> None:
         """Measure and print."""
-        from faceshifter.evaluate.speed import speed_table
+        from faceshifter.train.bench import speed_table
 
         for line in speed_table(self.device):
             print(line)
@@ -292,7 +289,7 @@ class BenchTrain:
         import json
         from dataclasses import asdict
 
-        from faceshifter.data.shards import write_atomically
+        from faceshifter.files import write_atomically
         from faceshifter.train.bench import bench_training, gains, table_header, table_row
 
         speeds: list[dict[str, object]] = []
@@ -318,3 +315,108 @@ def bench(*, what: Annotated[Bench, arg(name="")]) -> None:
         what: Of what.
     """
     what.start()
+
+
+def print_plan(plan: Plan) -> None:
+    """Print every setting, then networks, arithmetic, memory, disk and what is missing."""
+    print("recipe")
+    width = max(map(len, plan.settings))
+    for name, value in plan.settings.items():
+        print(f"  {name:{width}}  {value}")
+    print(f"\n{'networks':24}{'weights':>10}{'forward':>14}   passes of a sample in a step")
+    for network in plan.networks:
+        passes = (
+            f"{network.forwards:.3g} forward",
+            f"{network.backwards:.3g} backward" if network.backwards else "",
+            f"{network.input_backwards:.3g} to the input" if network.input_backwards else "",
+        )
+        millions = network.parameters / 1e6
+        print(
+            f"  {network.name[-22:]:22}{millions:8.2f} M{network.gmac:9.2f} GMAC   "
+            + ", ".join(filter(None, passes))
+        )
+    step_gmac = plan.batch * plan.sample_gmac
+    print(
+        f"  a step: batch {plan.batch} x {plan.sample_gmac:.2f} = {step_gmac:.1f} GMAC, the whole "
+        f"training {plan.steps * step_gmac / 1e6:,.2f} PMAC (a backward pass counts as two forward "
+        "ones, one to the input alone as one)"
+    )
+    _print_sizes(
+        "memory in float32, without the libraries' (on a GPU activations are about 0.7 of this)",
+        plan.memory,
+    )
+    _print_sizes("disk, at most", plan.disk)
+    if plan.notes:
+        print("\nmissing")
+        for note in plan.notes:
+            print(f"  {note}")
+
+
+def _print_sizes(title: str, sizes: dict[str, int]) -> None:
+    print(f"\n{title}")
+    for name, size in (sizes | {"in all": sum(sizes.values())}).items():
+        print(f"  {name:44}{size / 1e6:12,.1f} MB")
+
+
+if TYPE_CHECKING:
+    from faceshifter.analyses.ablation import Embed
+
+FullRecipe = tyro.extras.subcommand_type_from_defaults(
+    {name: recipes.AEI_RECIPES[name][1] for name in recipes.AEI_PRESETS},
+    {name: recipes.AEI_RECIPES[name][0] for name in recipes.AEI_PRESETS},
+)
+RUNTIME, INTERVALS = Runtime(), Intervals()
+
+
+def ablate(
+    *,
+    data: Path,
+    out: Path,
+    recipe: Annotated[FullRecipe, arg(name="")],  # type: ignore[valid-type]
+    recogniser: Path | None = None,
+    runtime: Annotated[Runtime, arg(name="")] = RUNTIME,
+    every: Intervals = INTERVALS,
+) -> None:
+    """Train AEI-Net, Add, Cat and Compressed alike, and compare them (Figure 7).
+
+    The same command goes on where a killed one was; what is trained is not trained again.
+
+    Args:
+        data: Folder that prepare wrote.
+        out: Folder for the four runs, the table and the picture.
+        recipe: A complete configuration, of AEI-Net; its fields can be changed by the flags behind
+            its name.
+        recogniser: ONNX network of 112 x 112 ArcFace crops that is not used in training, to
+            measure with too.
+        runtime: Where and how to compute.
+        every: How often each run reports, is watched and is saved.
+    """
+    assert isinstance(recipe, AEITrainConfig)
+    embed = None if recogniser is None else _load(recogniser, recipe)
+    make_folder(out)
+    from faceshifter.analyses.ablation import ablate as run_ablate
+    from faceshifter.analyses.ablation import markdown
+
+    result = run_ablate(recipe, data, out, embed=embed, runtime=runtime, intervals=every)
+    if result is None:
+        print(f"stopped; give the same command again to go on in {out}")
+        return
+    print("\n".join(markdown(result)))
+    print(f"\n{out / 'ablation.png'} shows the first of these pairs")
+
+
+def _load(recogniser: Path, recipe: AEITrainConfig) -> "Embed":
+    """The recogniser, on crops whose landmarks are where the geometry has them."""
+    import numpy as np
+
+    from faceshifter.evaluate.judges import Recogniser, refuse_training_recogniser
+    from faceshifter.files import sha256
+
+    used = [
+        {"name": spec} | ({"sha256": sha256(Path(spec))} if Path(spec).is_file() else {})
+        for spec in (recipe.identity, *recipe.teachers)
+    ]
+    refuse_training_recogniser(recogniser, {"teachers": used})
+    network = Recogniser(recogniser)
+    landmarks = np.array(recipe.model.geometry.points) * recipe.model.image_size - 0.5
+    return lambda crops: network.embed([network.crop(crop, landmarks) for crop in crops])

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from faceshifter.data.augment import NUM_VARIATIONS, augment
 from faceshifter.errors import DataError
-from faceshifter.images import to_range
+from faceshifter.networks import to_range
 
 HELD_OUT = (0.01, 64)
 """Share of the faces, and at most how many, that training never sees and the watchdog does."""

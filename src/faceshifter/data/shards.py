@@ -23,7 +23,8 @@ from torch import Tensor
 from tqdm import tqdm
 
 from faceshifter.config import CropGeometry
-from faceshifter.errors import DataError, OutputError
+from faceshifter.errors import DataError
+from faceshifter.files import read_lines, write_atomically
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,51 +94,6 @@ class StoredFaces:
                 f"{shard} cannot be read ({error}); delete it and run prepare again"
             ) from None
         return decode_crop(jpeg, self.size, shard)
-
-
-def flush_to_disk(path: Path) -> None:
-    """Make sure that a file's content outlives a power cut, before it takes another's place."""
-    with path.open("rb+") as file:
-        os.fsync(file.fileno())
-
-
-def write_atomically(path: Path, data: bytes) -> None:
-    """Write a file that is either whole or not there.
-
-    Raises:
-        OutputError: It cannot be written.
-    """
-    temporary = path.with_name(f".{path.name}.partial")
-    try:
-        temporary.write_bytes(data)
-        flush_to_disk(temporary)
-        temporary.replace(path)
-    except OSError as error:
-        temporary.unlink(missing_ok=True)
-        raise OutputError(
-            f"{path} cannot be written ({error.strerror}); free disk space there"
-        ) from None
-
-
-def write_lines(path: Path, lines: Iterable[dict[str, object]]) -> None:
-    """Write JSON lines atomically."""
-    write_atomically(path, "".join(json.dumps(line) + "\n" for line in lines).encode())
-
-
-def read_lines(path: Path) -> list[dict[str, object]]:
-    """Read JSON lines.
-
-    Raises:
-        DataError: The file is not there or not JSON.
-    """
-    try:
-        return [json.loads(line) for line in path.read_text().splitlines()]
-    except FileNotFoundError:
-        raise DataError(
-            f"{path} does not exist; run faceshifter prepare, to its end, with --out {path.parent}"
-        ) from None
-    except ValueError as error:
-        raise DataError(f"{path} is damaged ({error}); delete it and run prepare again") from None
 
 
 def write_shard(path: Path, jpegs: Iterable[tuple[str, bytes]]) -> None:

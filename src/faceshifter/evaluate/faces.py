@@ -9,8 +9,8 @@ from jaxtyping import Float, Shaped
 from tqdm import tqdm
 
 from faceshifter.errors import DataError, ImageError, NoFaceError
-from faceshifter.evaluate.inputs import Case, Picture
-from faceshifter.evaluate.networks import NUM_BLENDSHAPES, HeadState, Landmarker, Recogniser
+from faceshifter.evaluate.cases import Case, Picture
+from faceshifter.evaluate.judges import NUM_BLENDSHAPES, HeadState, Landmarker, Recogniser
 from faceshifter.face.detect import FaceDetector
 
 PART = 64

@@ -10,13 +10,13 @@ from jaxtyping import Bool, UInt8
 from faceshifter.config import CropGeometry
 from faceshifter.data.occlusion import Occluders, occlude
 from faceshifter.errors import FaceShifterError
+from faceshifter.evaluate.cases import Case
 from faceshifter.evaluate.faces import KnownFace
-from faceshifter.evaluate.inputs import Case
 from faceshifter.face.align import Matrix, crop_face, crop_matrix
-from faceshifter.face.blend import paste_face
+from faceshifter.face.paste import paste_face
 from faceshifter.images import Pixels
-from faceshifter.selection import Identity
-from faceshifter.swap import FaceSwapper, SwapSteps
+from faceshifter.swap.selection import Identity
+from faceshifter.swap.swapper import FaceSwapper, SwapSteps
 
 CROP = 256  # pixels; of paste-source, flicker and the pictures' faces
 GEOMETRY = CropGeometry()

@@ -12,12 +12,12 @@ from jaxtyping import Float, UInt8
 from tqdm import tqdm
 
 from faceshifter.config import CropGeometry
-from faceshifter.data.prepare import find_photos
+from faceshifter.data.photos import find_photos
+from faceshifter.encoders.encoder import IdentityEncoder
 from faceshifter.errors import DataError, ImageError
 from faceshifter.face.align import crop_face, crop_matrix
 from faceshifter.face.detect import FaceDetector
-from faceshifter.images import to_tensor
-from faceshifter.models.identity import IdentityEncoder
+from faceshifter.networks import to_tensor
 
 FALSE_ACCEPTS = 1e-3
 """Share of pairs of different people that may be taken for the same."""

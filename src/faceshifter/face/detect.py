@@ -13,12 +13,11 @@ import dlib
 import numpy as np
 from jaxtyping import Float, UInt8
 
-from faceshifter.dlib_files import dlib_file
+from faceshifter.downloads import dlib_file, model_file
 from faceshifter.errors import DependencyError, NoFaceError
 from faceshifter.face.align import fit_similarity, invert_matrix, transform_points
 from faceshifter.face.landmarks import PATCH_BOX, PATCH_LANDMARKS, refine_landmarks
 from faceshifter.images import Pixels
-from faceshifter.model_files import model_file
 
 Box = tuple[float, float, float, float]
 Found = tuple[Float[np.ndarray, "n 2"], float]

@@ -7,7 +7,7 @@ import dlib
 import numpy as np
 from jaxtyping import Float
 
-from faceshifter.dlib_files import dlib_file
+from faceshifter.downloads import dlib_file
 from faceshifter.face.align import Matrix, fit_similarity, invert_matrix, transform_points, warp
 from faceshifter.images import Pixels
 

@@ -9,11 +9,11 @@ import numpy as np
 from jaxtyping import Float, UInt8
 
 from faceshifter.config import CropGeometry
+from faceshifter.downloads import model_file
 from faceshifter.errors import DependencyError, NoFaceError
 from faceshifter.face.align import crop_matrix, invert_matrix, transform_points, warp
 from faceshifter.face.detect import FaceDetector
 from faceshifter.images import Pixels
-from faceshifter.model_files import model_file
 
 NUM_POINTS = 468
 """Of the mesh without the ten points of the irises, which lie in no order when eyes close."""

@@ -11,19 +11,17 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from faceshifter import __version__
-from faceshifter.checkpoint import (
-    export_weights,
-    fingerprint,
-)
 from faceshifter.config import AEITrainConfig, AEIWeights, Intervals, Runtime
-from faceshifter.data.feed import find_faces
-from faceshifter.data.fetch import Fetch, batches, find_sharpest
+from faceshifter.data.augment import View
+from faceshifter.data.batches import Fetch, batches, find_faces, find_sharpest
 from faceshifter.data.occlusion import Occluders
 from faceshifter.data.pairs import Pairs, Population
 from faceshifter.data.shards import Faces, StoredFaces, read_geometry
+from faceshifter.encoders.encoder import IdentityEncoder, load_identity_encoder
 from faceshifter.errors import TrainingError
-from faceshifter.images import save_grid, to_range
-from faceshifter.losses import (
+from faceshifter.models.aei import AEINet, recorded_masks
+from faceshifter.models.discriminator import MultiScaleDiscriminator
+from faceshifter.models.losses import (
     Scalar,
     aei_loss,
     attributes_loss,
@@ -32,10 +30,8 @@ from faceshifter.losses import (
     identity_loss,
     reconstruction_loss,
 )
-from faceshifter.models.aei import AEINet, recorded_masks
-from faceshifter.models.discriminator import MultiScaleDiscriminator
-from faceshifter.models.identity import IdentityEncoder, load_identity_encoder
-from faceshifter.train.degrade import View
+from faceshifter.networks import to_range
+from faceshifter.tensors import export_weights, fingerprint
 from faceshifter.train.distributed import (
     Ranks,
     distribute,
@@ -50,14 +46,13 @@ from faceshifter.train.loop import (
     gradient_norm,
     make_adam,
     make_ema,
-    name_teachers,
-    open_run,
     part_size,
     run_steps,
-    start_from,
+    save_grid,
     to_device,
     update_ema,
 )
+from faceshifter.train.run import name_teachers, open_run, start_from
 
 NUM_SAMPLES, NUM_WATCHED = 16, 32
 """Pairs drawn at each checkpoint, and pairs that the watchdog measures."""

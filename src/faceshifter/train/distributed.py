@@ -18,8 +18,8 @@ from torch import Tensor, nn
 from torch.distributed.nn.functional import all_reduce
 from torch.nn.parallel import DistributedDataParallel
 
-from faceshifter.device import choose_device
 from faceshifter.errors import TrainingError
+from faceshifter.networks import choose_device
 
 TIMEOUT = timedelta(minutes=10)
 """How long a rank waits for another that is alive: to read data, to compile, to save."""

@@ -11,21 +11,25 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from faceshifter import __version__
-from faceshifter.checkpoint import export_weights, fingerprint, load_tensors, save_tensors
 from faceshifter.config import HEARTrainConfig, Intervals, Runtime
-from faceshifter.data.feed import find_faces
-from faceshifter.data.fetch import OccludedFetch, batches
+from faceshifter.data.batches import OccludedFetch, batches, find_faces
+from faceshifter.data.hardest import RankedFace, load_errors, rank_errors, select_hardest
 from faceshifter.data.occlusion import Occluders
 from faceshifter.data.pairs import Pairs, Population
-from faceshifter.data.ranking import RankedFace, load_errors, rank_errors, select_hardest
 from faceshifter.data.shards import Faces, StoredFaces, read_geometry
+from faceshifter.encoders.encoder import IdentityEncoder, load_identity_encoder
 from faceshifter.errors import TrainingError
-from faceshifter.images import save_grid
-from faceshifter.losses import Scalar, change_loss, hear_loss, identity_loss, reconstruction_loss
 from faceshifter.models.aei import AEINet
 from faceshifter.models.hear import HEARNet, heuristic_error
-from faceshifter.models.identity import IdentityEncoder, load_identity_encoder
-from faceshifter.pretrained import load_aei, load_encoder_of
+from faceshifter.models.losses import (
+    Scalar,
+    change_loss,
+    hear_loss,
+    identity_loss,
+    reconstruction_loss,
+)
+from faceshifter.networks import load_aei, load_encoder_of
+from faceshifter.tensors import export_weights, fingerprint, load_tensors, save_tensors
 from faceshifter.train.distributed import (
     Ranks,
     distribute,
@@ -40,14 +44,13 @@ from faceshifter.train.loop import (
     gradient_norm,
     make_adam,
     make_ema,
-    name_teachers,
-    open_run,
     part_size,
     run_steps,
-    start_from,
+    save_grid,
     to_device,
     update_ema,
 )
+from faceshifter.train.run import name_teachers, open_run, start_from
 
 NUM_SAMPLES, NUM_WATCHED = 16, 32
 """Pairs drawn at each checkpoint, and pairs that the watchdog measures."""

@@ -14,31 +14,29 @@ from torch.nn import functional as F
 from tqdm import tqdm
 
 from faceshifter import __version__
-from faceshifter.checkpoint import export_weights, load_tensors, save_tensors
 from faceshifter.config import IdentityTrainConfig, Intervals, Runtime
+from faceshifter.data.augment import degrade
 from faceshifter.data.shards import load_faces, read_geometry
-from faceshifter.dlib_files import dlib_file
+from faceshifter.downloads import dlib_file
+from faceshifter.encoders.distilled import EMBEDDING_SIZE, DistilledResNet
+from faceshifter.encoders.dlib_net import FILE, load_dlib_resnet
+from faceshifter.encoders.encoder import DLIB_CROP, IdentityEncoder, load_identity_encoder
 from faceshifter.errors import TrainingError
-from faceshifter.images import to_range
-from faceshifter.losses import Scalar, identity_loss
-from faceshifter.models.distilled import EMBEDDING_SIZE, DistilledResNet
-from faceshifter.models.dlib_resnet import FILE, load_dlib_resnet
-from faceshifter.models.identity import DLIB_CROP, IdentityEncoder, load_identity_encoder
-from faceshifter.train.degrade import degrade
+from faceshifter.models.losses import Scalar, identity_loss
+from faceshifter.networks import to_range
+from faceshifter.tensors import export_weights, load_tensors, save_tensors
 from faceshifter.train.distributed import Ranks, distribute, join_ranks
 from faceshifter.train.loop import (
     autocast,
     compile_where_wanted,
     make_adam,
     make_ema,
-    name_teachers,
-    open_run,
     part_size,
     run_steps,
-    start_from,
     to_device,
     update_ema,
 )
+from faceshifter.train.run import name_teachers, open_run, start_from
 
 NUM_WATCHED = 64
 """Faces held out, undegraded, that the watchdog measures."""

@@ -15,9 +15,8 @@ from av.stream import Disposition, Stream
 from av.video.stream import VideoStream
 
 from faceshifter.errors import OutputError
-from faceshifter.provenance import Origin
-from faceshifter.video.encoders import CONTAINERS
-from faceshifter.video.marking import mark_metadata
+from faceshifter.marks.xmp import Origin
+from faceshifter.video.encoders import CONTAINERS, mark_metadata
 from faceshifter.video.scan import Scan
 from faceshifter.video.source import UPRIGHT, Clip
 

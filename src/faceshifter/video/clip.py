@@ -14,17 +14,15 @@ import torch
 from filelock import FileLock, Timeout
 
 from faceshifter import __version__
-from faceshifter.checkpoint import fingerprint
-from faceshifter.data.shards import flush_to_disk
 from faceshifter.errors import CancelledError, OutputError
-from faceshifter.model_files import sha256
-from faceshifter.provenance import Origin
-from faceshifter.selection import Selection
-from faceshifter.swap import FaceSwapper
+from faceshifter.files import flush_to_disk, sha256
+from faceshifter.marks.xmp import Origin
+from faceshifter.swap.selection import Selection
+from faceshifter.swap.swapper import FaceSwapper
+from faceshifter.tensors import fingerprint
 from faceshifter.video.assemble import assemble
 from faceshifter.video.colour import Converter
-from faceshifter.video.encoders import CodecName, Encoder, choose_encoder
-from faceshifter.video.marking import mark_file, origin_of
+from faceshifter.video.encoders import CodecName, Encoder, choose_encoder, mark_file, origin_of
 from faceshifter.video.plan import Plan, write_report
 from faceshifter.video.render import BATCH, OTHER_BATCH, SEGMENT, render
 from faceshifter.video.scan import scan

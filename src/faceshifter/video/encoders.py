@@ -1,6 +1,6 @@
 """Which encoder writes a video, and in which container."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from io import BytesIO
 from pathlib import Path
 from typing import Literal
@@ -9,7 +9,12 @@ import av
 from av.container import OutputContainer
 from av.video.stream import VideoStream
 
+from faceshifter import __version__
 from faceshifter.errors import OutputError
+from faceshifter.images import Pixels
+from faceshifter.marks.c2pa import mark_video
+from faceshifter.marks.watermark import embed_watermark
+from faceshifter.marks.xmp import SWAPPED, VIDEO_SUFFIXES, Origin
 from faceshifter.video.colour import PLANAR, working_format
 from faceshifter.video.source import Clip
 
@@ -106,3 +111,25 @@ def check_suffix(out: Path) -> None:
     if out.suffix.lower() not in CONTAINERS:
         known = ", ".join(CONTAINERS)
         raise OutputError(f"--out {out} has none of the suffixes {known}; choose one for a video")
+
+
+def origin_of(watermark: bool) -> Origin:
+    """What the marks say."""
+    return replace(SWAPPED, watermark=watermark)
+
+
+def mark_picture(pixels: Pixels, origin: Origin) -> Pixels:
+    """A frame with swapped faces, just before it is encoded."""
+    return embed_watermark(pixels) if origin.watermark else pixels
+
+
+def mark_metadata(container: OutputContainer, origin: Origin) -> None:
+    """The container's own fields, which any player shows."""
+    container.metadata["comment"] = f"{origin.description} {origin.digital_source_type}"
+    container.metadata["encoder"] = f"faceshifter {__version__}"
+
+
+def mark_file(path: Path, origin: Origin) -> None:
+    """XMP and a signed manifest in the finished file, where its format can hold them."""
+    if path.suffix.lower() in VIDEO_SUFFIXES:
+        mark_video(path, origin)

@@ -13,12 +13,12 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional as F
 
-from faceshifter.data.shards import flush_to_disk
 from faceshifter.errors import NoFaceError, OutputError
 from faceshifter.face.align import Matrix, crop_matrix
 from faceshifter.face.detect import Box, Face
-from faceshifter.selection import Identity, Selection, match_people, pick_faces
-from faceshifter.swap import FaceSwapper
+from faceshifter.files import flush_to_disk
+from faceshifter.swap.selection import Identity, Selection, match_people, pick_faces
+from faceshifter.swap.swapper import FaceSwapper
 from faceshifter.video.scan import Scan, Seen
 from faceshifter.video.source import Clip
 from faceshifter.video.tracks import TrackedFace, TrackedFrame, follow, steady

@@ -11,12 +11,11 @@ from av.video.frame import PictureType, VideoFrame
 from faceshifter.errors import VideoError
 from faceshifter.face.align import crop_face
 from faceshifter.images import Pixels
-from faceshifter.provenance import Origin
-from faceshifter.stages import ahead
-from faceshifter.swap import FaceSwapper, SwapSteps, paste_faces
+from faceshifter.marks.xmp import Origin
+from faceshifter.swap.prefetch import ahead
+from faceshifter.swap.swapper import FaceSwapper, SwapSteps, paste_faces
 from faceshifter.video.colour import Converter
-from faceshifter.video.encoders import Encoder
-from faceshifter.video.marking import mark_picture
+from faceshifter.video.encoders import Encoder, mark_picture
 from faceshifter.video.plan import Plan, PlannedFrame
 from faceshifter.video.source import read_frames
 

@@ -14,8 +14,8 @@ from faceshifter.errors import NoFaceError
 from faceshifter.face.align import warp
 from faceshifter.face.detect import Box, Face
 from faceshifter.images import Pixels
-from faceshifter.stages import ahead
-from faceshifter.swap import FaceSwapper
+from faceshifter.swap.prefetch import ahead
+from faceshifter.swap.swapper import FaceSwapper
 from faceshifter.video.colour import Converter
 from faceshifter.video.source import Clip, SourceFrame, read_frames
 

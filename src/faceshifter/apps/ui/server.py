@@ -1,0 +1,88 @@
+"""Serve the page: one process, networks loaded once, every file below one folder of its own."""
+
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from filelock import FileLock, Timeout
+
+from faceshifter.apps.ui.page import CSS, build_page
+from faceshifter.apps.ui.photo_tab import PhotoActions
+from faceshifter.apps.ui.privacy import Door
+from faceshifter.apps.ui.sessions import Sessions
+from faceshifter.apps.ui.video_tab import VideoActions
+from faceshifter.face.detect import LockedDetector
+from faceshifter.swap.swapper import FaceSwapper
+
+if TYPE_CHECKING:
+    from starlette.types import ASGIApp
+
+PREFIX = "faceshifter-ui-"
+MAX_UPLOAD = 2**30
+"""Bytes of one file."""
+FONT = ["system-ui", "-apple-system", "Segoe UI", "Roboto", "Helvetica Neue", "Arial", "sans-serif"]
+CODE_FONT = ["ui-monospace", "Consolas", "monospace"]
+
+
+@contextmanager
+def private_folder() -> Iterator[Path]:
+    """A folder for all files of this server, which only its user can read; deleted at the end.
+
+    What a killed server has left is deleted first: folders of ours that nobody has locked.
+    """
+    for left in Path(tempfile.gettempdir()).glob(f"{PREFIX}*"):
+        with suppress(Timeout, OSError), FileLock(left / ".lock", timeout=0):
+            shutil.rmtree(left)
+    folder = Path(tempfile.mkdtemp(prefix=PREFIX))
+    try:
+        with FileLock(folder / ".lock"):
+            yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def create_app(swapper: FaceSwapper, folder: Path) -> "ASGIApp":
+    """The page as an ASGI application.
+
+    Args:
+        swapper: Networks with both stages, for all sessions; its detector gets a lock.
+        folder: For all files, from ``private_folder``.
+
+    Raises:
+        DependencyError: Gradio is not installed.
+    """
+    os.environ["GRADIO_TEMP_DIR"] = str(folder.resolve())
+    os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
+    swapper.detector = LockedDetector(swapper.detector)
+    sessions = Sessions(folder)
+    page = build_page(PhotoActions(swapper), VideoActions(swapper), sessions)
+    import gradio as gr
+    from fastapi import FastAPI
+
+    # The default theme's fonts would come from Google.
+    theme = gr.themes.Default(primary_hue="blue", font=FONT, font_mono=CODE_FONT).set(
+        block_info_text_color="*neutral_600",  # its own greys are hard to read
+        block_info_text_color_dark="*neutral_300",
+        body_text_color_subdued="*neutral_600",
+        body_text_color_subdued_dark="*neutral_300",
+    )
+    page.has_launched = True  # else files outside of the folder would be taken as input
+    app = gr.mount_gradio_app(
+        FastAPI(docs_url=None, redoc_url=None, openapi_url=None),
+        page,
+        "/",
+        footer_links=[],
+        max_file_size=MAX_UPLOAD,
+        allowed_paths=[],
+        show_error=False,
+        ssr_mode=False,
+        pwa=False,
+        mcp_server=False,
+        theme=theme,
+        css=CSS,
+    )
+    return Door(app, sessions, MAX_UPLOAD + 2**20)

@@ -1,0 +1,82 @@
+"""Photos in folders and tar files, and whose they are."""
+
+import io
+import tarfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+from faceshifter.errors import DataError
+from faceshifter.files import read_lines
+from faceshifter.images import Pixels, decode_photo
+
+SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff"}
+
+
+@dataclass(frozen=True)
+class PhotoFile:
+    """Where a photo's bytes are: a file, or a part of a tar."""
+
+    name: str
+    identity: str
+    path: Path
+    offset: int = 0
+    size: int = -1
+
+    def read(self) -> bytes:
+        """The photo's bytes."""
+        with self.path.open("rb") as file:
+            file.seek(self.offset)
+            return file.read(self.size)
+
+    def pixels(self) -> Pixels:
+        """The photo, upright and RGB.
+
+        Raises:
+            ImageError: It is not a readable image.
+        """
+        return decode_photo(io.BytesIO(self.read()), self.name).pixels
+
+
+def find_photos(photos: Path) -> Iterator[PhotoFile]:
+    """Every photo of a folder or a tar, in the order of names."""
+    if not photos.exists():
+        raise DataError(f"{photos} does not exist; give a folder of photos or a .tar")
+    root = photos if photos.is_dir() else photos.parent
+    paths = sorted(photos.rglob("*")) if photos.is_dir() else [photos]
+    for path in paths:
+        if path.suffix == ".tar" and path.is_file():
+            yield from _photos_in_tar(path, root)
+        elif path.suffix.lower() in SUFFIXES and path.is_file():
+            name = path.relative_to(root).as_posix()
+            folder = path.parent.name if path.parent != root else name
+            yield PhotoFile(name, _identities(path.parent).get(path.name, folder), path)
+
+
+def _photos_in_tar(path: Path, root: Path) -> Iterator[PhotoFile]:
+    identities = _identities(path.parent)
+    try:
+        with tarfile.open(path, "r:") as tar:
+            for member in tar:
+                if Path(member.name).suffix.lower() not in SUFFIXES:
+                    continue
+                name = f"{path.relative_to(root).as_posix()}/{member.name}"
+                folder = Path(member.name).parent.name or name
+                identity = identities.get(Path(member.name).name, folder)
+                yield PhotoFile(name, identity, path, member.offset_data, member.size)
+    except (OSError, tarfile.TarError) as error:
+        raise DataError(
+            f"{path} cannot be read as an uncompressed tar ({error}); unpack it into a folder"
+        ) from None
+
+
+@cache
+def _identities(folder: Path) -> dict[str, str]:
+    """File name to identity from a folder's index.jsonl; empty where there is none."""
+    index = folder / "index.jsonl"
+    if not index.exists():
+        return {}
+    return {
+        str(line["file"]): str(line["identity"]) for line in read_lines(index) if "identity" in line
+    }

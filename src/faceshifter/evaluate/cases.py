@@ -1,0 +1,225 @@
+"""What is measured: pairs of photos, any tool's results, or FaceForensics++'s folders."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import cache, lru_cache
+from pathlib import Path
+from typing import Protocol, runtime_checkable
+
+import av
+import numpy as np
+
+from faceshifter.data.photos import PhotoFile, find_photos
+from faceshifter.errors import DataError, ImageError
+from faceshifter.files import read_table
+from faceshifter.images import Pixels
+
+GALLERY = 2000  # photos of a folder that are searched beside the pairs' own
+FRAMES = 10  # evenly spaced frames of a video, Section 4.1
+KEPT_VIDEOS = 8  # of which the sampled frames are in memory: a pair's, by six methods
+
+
+@runtime_checkable
+class Picture(Protocol):
+    """A photo or a frame that is read when it is needed."""
+
+    @property
+    def name(self) -> str:
+        """For messages, and unique in the set."""
+        ...
+
+    @property
+    def identity(self) -> str:
+        """Whose face it is."""
+        ...
+
+    def pixels(self) -> Pixels:
+        """Upright RGB; an ImageError where it cannot be read."""
+        ...
+
+
+@dataclass(frozen=True)
+class Frame:
+    """One frame of a video."""
+
+    name: str
+    identity: str
+    path: Path
+    numbers: tuple[int, ...]
+    """Of the frames that are sampled from this video."""
+    sample: int
+    """Which of them."""
+    following: bool = False
+    """The frame right after it, for flicker."""
+
+    def pixels(self) -> Pixels:
+        """The frame, RGB."""
+        return read_frames(self.path, self.numbers)[self.sample][int(self.following)]
+
+
+@dataclass(frozen=True)
+class Case:
+    """A pair and what the tools made of it."""
+
+    source: Picture
+    target: Picture
+    results: dict[str, Picture] = field(default_factory=dict)
+
+
+@lru_cache(maxsize=KEPT_VIDEOS)
+def read_frames(path: Path, numbers: tuple[int, ...]) -> list[tuple[Pixels, Pixels]]:
+    """Frames of a video, each with its follower.
+
+    Raises:
+        ImageError: It is not a readable video with these frames.
+    """
+    if not path.is_file():
+        raise ImageError(f"{path} does not exist; put the video there")
+    needed = {i for number in numbers for i in (number, number + 1)}
+    kept: dict[int, Pixels] = {}
+    try:
+        with av.open(str(path)) as video:
+            for i, frame in enumerate(video.decode(video=0)):
+                if i in needed:
+                    kept[i] = frame.to_ndarray(format="rgb24")
+                if i == max(needed):
+                    break
+    except (av.FFmpegError, OSError, IndexError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise ImageError(f"{path} is not a readable video ({reason}); get a whole copy") from error
+    if len(kept) < len(needed):
+        raise ImageError(f"{path} has too few frames; get a whole copy")
+    return [(kept[number], kept[number + 1]) for number in numbers]
+
+
+@cache
+def count_frames(path: Path) -> int:
+    """Frames of a video, without decoding them; 0 for what is none, which reading it tells."""
+    try:
+        with av.open(str(path)) as video:
+            return sum(packet.size > 0 for packet in video.demux(video=0))
+    except (av.FFmpegError, OSError, IndexError):
+        return 0
+
+
+def evenly_spaced(count: int) -> tuple[int, ...]:
+    """Numbers of evenly spaced frames of so many; the first and the last that has a follower."""
+    return tuple(round(i) for i in np.linspace(0, max(count - 2, 0), FRAMES))
+
+
+def fixed_pairs(
+    files: Sequence[PhotoFile], num_pairs: int, seed: int = 0
+) -> list[tuple[PhotoFile, PhotoFile]]:
+    """Source and target of different people, a function of the files' names and the seed.
+
+    Raises:
+        DataError: There are no two people.
+    """
+    if len({file.identity for file in files}) < 2:
+        raise DataError("pairs need photos of at least two people; name people by folders")
+    rng = np.random.default_rng(seed)
+    pairs: list[tuple[PhotoFile, PhotoFile]] = []
+    while len(pairs) < num_pairs:
+        source, target = (files[idx] for idx in rng.integers(len(files), size=2))
+        if source.identity != target.identity:
+            pairs.append((source, target))
+    return pairs
+
+
+def read_cases(path: Path, num_pairs: int) -> list[Case]:
+    """The pairs of any of the three forms of input.
+
+    Raises:
+        DataError: It is none of them.
+    """
+    if (path / "manipulated_sequences").is_dir():
+        return _faceforensics(path)
+    if path.suffix.lower() == ".csv":
+        return _table(path)
+    return [Case(s, t) for s, t in fixed_pairs(list(find_photos(path)), num_pairs)]
+
+
+def read_gallery(path: Path, seed: int = 0) -> list[PhotoFile]:
+    """Photos in which ID retrieval searches beside the pairs' own.
+
+    Every photo of a folder of photos, or GALLERY of them where there are more, a function of their
+    names and the seed; none of the other forms of input, which bring no others.
+    """
+    if (path / "manipulated_sequences").is_dir() or path.suffix.lower() == ".csv":
+        return []
+    files = list(find_photos(path))
+    if len(files) <= GALLERY:
+        return files
+    chosen = np.random.default_rng(seed).choice(len(files), GALLERY, replace=False)
+    return [files[idx] for idx in sorted(chosen)]
+
+
+def _table(path: Path) -> list[Case]:
+    """A CSV of source, target[, result[, method]]; paths are relative to the CSV's folder."""
+    rows = read_table(path, ("source", "target"), ("result", "method"))
+    with_results = any(row["result"] for _, row in rows)
+    photo = lru_cache(maxsize=None)(lambda name: _named(path.parent, name))
+    cases: dict[tuple[str, str], Case] = {}
+    for where, row in rows:
+        pair = row["source"], row["target"]
+        case = cases.setdefault(pair, Case(photo(pair[0]), photo(pair[1])))
+        if not with_results:
+            continue
+        if not row["result"]:
+            raise DataError(f"{where} lacks result; fill it in")
+        method = row["method"] or "result"
+        if method in case.results:
+            raise DataError(f"{where} repeats a pair of {method}; remove one")
+        case.results[method] = photo(row["result"])
+    return list(cases.values())
+
+
+def _named(folder: Path, name: str) -> PhotoFile:
+    """A photo of a CSV: its folder names the person, or its own name where it has none."""
+    parent = Path(name).parent.name
+    return _Named(name, parent or name, folder / name)
+
+
+class _Named(PhotoFile):
+    def read(self) -> bytes:
+        try:
+            return super().read()
+        except OSError as error:
+            raise ImageError(f"{self.name} cannot be read ({error.strerror}); check it") from None
+
+
+def _faceforensics(root: Path) -> list[Case]:
+    """manipulated_sequences/METHOD/COMPRESSION/videos/TARGET_SOURCE.mp4 beside the originals."""
+    results: dict[tuple[str, str], dict[str, Path]] = {}
+    compressions = set()
+    for path in sorted(root.glob("manipulated_sequences/*/*/videos/*_*.mp4")):
+        method, compression = path.parts[-4], path.parts[-3]
+        target, _, source = path.stem.partition("_")
+        if "_" in source:
+            raise DataError(f"{path} is not named TARGET_SOURCE.mp4; move its folder away")
+        compressions.add(compression)
+        results.setdefault((target, source), {})[method] = path
+    if len(compressions) != 1:
+        raise DataError(
+            f"{root} needs manipulated_sequences/METHOD/C/videos/TARGET_SOURCE.mp4 of exactly one "
+            "compression C; give such a folder"
+        )
+    originals = root / "original_sequences" / "youtube" / compressions.pop() / "videos"
+    cases = []
+    for (target, source), made in results.items():
+        path_s, path_t = (originals / f"{video}.mp4" for video in (source, target))
+        # Some methods stop with the shorter of the two: frames that all of them show.
+        counts = [count for path in (path_t, *made.values()) if (count := count_frames(path))]
+        numbers_s, numbers = (
+            evenly_spaced(count_frames(path_s)),
+            evenly_spaced(min(counts, default=0)),
+        )
+        for i in range(FRAMES):
+            frames: dict[str, Picture] = {
+                method: Frame(f"{method}/{path.stem}#{numbers[i]}", source, path, numbers, i)
+                for method, path in made.items()
+            }
+            frame_s = Frame(f"{source}#{numbers_s[i]}", source, path_s, numbers_s, i)
+            frame_t = Frame(f"{target}#{numbers[i]}", target, path_t, numbers, i)
+            cases.append(Case(frame_s, frame_t, frames))
+    return cases

@@ -1,1 +1,0 @@
-"""Swaps over HTTP: photos at once, videos as jobs."""
