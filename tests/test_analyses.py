@@ -18,13 +18,16 @@ from faceshifter.analyses.query import Embedding, Gallery, Index
 from faceshifter.cli import main as cli
 from faceshifter.config import AEIConfig, CropGeometry
 from faceshifter.data.shards import Crop, write_shard
+from faceshifter.encoders.encoder import load_identity_encoder
 from faceshifter.errors import CheckpointError, DataError
 from faceshifter.face.detect import DlibDetector
 from faceshifter.files import write_lines
 from faceshifter.marks.xmp import read_mark
 from faceshifter.models.aei import AEINet, recorded_masks
-from faceshifter.networks import to_tensor
+from faceshifter.networks import SwapNetworks, to_tensor
 from faceshifter.sheets import LINE_HEIGHT, MARGIN
+
+CPU = torch.device("cpu")
 
 
 @pytest.fixture
@@ -128,14 +131,15 @@ def test_recording_masks_changes_no_result_and_leaves_no_hook(aei: AEINet) -> No
 
 
 def test_a_network_without_masks_is_refused(aei: AEINet) -> None:
-    check_has_masks(aei)
+    encoder = load_identity_encoder("distilled", CropGeometry())
+    check_has_masks(SwapNetworks(aei, None, encoder, CPU))
     for integration in ("add", "cat"):
         without = AEINet(replace(aei.config, integration=integration))
         with recorded_masks(without) as levels:
             without(torch.rand(2, 3, 16, 16), F.normalize(torch.randn(2, 1, 12), dim=2))
         assert levels == [{}] * 4
         with pytest.raises(CheckpointError, match="variant without attentional masks"):
-            check_has_masks(without)
+            check_has_masks(SwapNetworks(without, None, encoder, CPU))
 
 
 def test_the_sheet_shows_the_mean_mask_of_each_level_white_for_identity() -> None:

@@ -91,7 +91,7 @@ def inputs(tmp_path_factory: pytest.TempPathFactory, portraits) -> Path:
     aei, hear = folder / "weights" / "aei.safetensors", folder / "weights" / "hear.safetensors"
     link_weights(folder / "hear-as-aei", hear, hear)
     link_weights(folder / "mixed", aei, folder / "others" / "hear.safetensors")
-    save_tensors(folder / "foreign.safetensors", {"weight": torch.zeros(3)}, {"kind": "unet"})
+    save_tensors(folder / "foreign.safetensors", {"weight": np.zeros(3)}, {"kind": "unet"})
     link_weights(folder / "foreign", folder / "foreign.safetensors", hear)
     (folder / "cut.safetensors").write_bytes(aei.read_bytes()[:5000])
     link_weights(folder / "cut", folder / "cut.safetensors", hear)
@@ -542,7 +542,7 @@ def test_the_demo_s_picture_is_marked_and_shows_four_pictures(
     run: Run, inputs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, weights: str
 ) -> None:
     if weights == "random":
-        monkeypatch.setattr("faceshifter.swap.swapper.packaged_weights", lambda: inputs / "weights")
+        monkeypatch.setattr("faceshifter.networks.packaged_weights", lambda: inputs / "weights")
     elif not (packaged_weights() / "aei.safetensors").is_file():
         pytest.skip("no weights in the package yet")
     out = tmp_path / "demo.jpg"

@@ -16,13 +16,19 @@ import torch
 from torch import nn
 
 from faceshifter.errors import TrainingError
-from faceshifter.tensors import load_tensors
+from faceshifter.tensors import load_tensors as load_arrays
 from faceshifter.train import distributed
 from faceshifter.train.checkpoint import find_checkpoints
 from faceshifter.train.distributed import CPUSyncBatchNorm2d, Ranks
 from faceshifter.train.loop import part_size
 
 LIMIT = 120  # seconds
+
+
+def load_tensors(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, object]]:
+    """A file's arrays as tensors, which compare in one word."""
+    arrays, info = load_arrays(path)
+    return {key: torch.from_numpy(array) for key, array in arrays.items()}, info
 
 
 def start(arguments: list[str], world: int = 1) -> list[subprocess.Popen[str]]:

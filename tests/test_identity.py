@@ -20,6 +20,7 @@ from faceshifter.encoders.encoder import ARCFACE_CROP, DLIB_CROP, IdentityEncode
 from faceshifter.errors import CheckpointError, FaceShifterError
 from faceshifter.face.align import crop_face, crop_matrix
 from faceshifter.networks import to_tensor
+from faceshifter.tensors import to_arrays
 
 GEOMETRY = CropGeometry()
 WIDE = CropGeometry(
@@ -137,7 +138,7 @@ def test_arcface_input_is_black_beyond_our_crop_and_dlibs_continues_its_border()
 
 def test_distilled_is_small_and_keeps_its_weights() -> None:
     network = DistilledResNet()
-    encoder = identity.distilled_encoder(network.state_dict(), GEOMETRY)
+    encoder = identity.distilled_encoder(to_arrays(network.state_dict()), GEOMETRY)
     assert sum(p.numel() for p in network.parameters()) == 2_486_272
     X = torch.rand(2, 3, 150, 150) * 2 - 1
     with torch.no_grad():
@@ -177,7 +178,7 @@ def test_z_id_has_unit_length_and_a_gradient_to_every_part_of_the_face(dlib_enco
 
 
 def test_encoder_stays_frozen_and_in_evaluation_mode_inside_a_training_network() -> None:
-    encoder = identity.distilled_encoder(DistilledResNet().state_dict(), GEOMETRY)
+    encoder = identity.distilled_encoder(to_arrays(DistilledResNet().state_dict()), GEOMETRY)
     before = {key: value.clone() for key, value in encoder.state_dict().items()}
     nn.ModuleList([encoder]).train()
     encoder(torch.rand(2, 3, 112, 112))

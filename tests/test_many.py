@@ -139,7 +139,6 @@ def test_the_manifest_says_what_each_output_is_made_of(
 ) -> None:
     from faceshifter.face.detect import DlibDetector
     from faceshifter.swap.swapper import FaceSwapper
-    from faceshifter.tensors import fingerprint
 
     out = tmp_path / "out"
     run(inputs / "eileen.png", inputs / "targets", "--out", out, "--masks", "--strength", "0.5")
@@ -159,9 +158,7 @@ def test_the_manifest_says_what_each_output_is_made_of(
         "face": "largest",
         "strength": 0.5,
         "version": cli.__version__,
-        "aei": fingerprint(swapper.aei),
-        "hear": fingerprint(swapper.hear),
-        "encoder": fingerprint(swapper.encoder),
+        **swapper.networks.fingerprints,
         "detector": "dlib",
         "watermark": True,
         "status": "swapped",

@@ -216,7 +216,7 @@ def test_two_processes_at_once_download_once(server: Server, cached: Path) -> No
     server.delay.clear()
     code = (
         "from pathlib import Path\n"
-        "from faceshifter import model_files as m\n"
+        "from faceshifter import downloads as m\n"
         f"m.MODEL_FILES['tested'] = m.{MODEL_FILES['tested']!r}\n"
         "print(m.model_file(Path('tested')).stat().st_size)\n"
     )

@@ -27,6 +27,10 @@ ORIENTATION = 0x0112  # EXIF's tag
 TURN_RIGHT = 6  # EXIF: shown upright after a quarter turn clockwise
 
 
+def read_index(out, name="index"):
+    return read_lines(out / f"{name}.jsonl", remedy="")
+
+
 @pytest.fixture(scope="module")
 def photos(tmp_path_factory: pytest.TempPathFactory, portraits) -> Path:
     """Six photos of faces in folders and a tar, one of a wall, and two files that are no photos."""
@@ -102,7 +106,7 @@ def test_the_report_counts_photos_crops_people_and_reasons(prepared) -> None:
 
 def test_every_photo_skipped_is_named_with_its_reason(prepared) -> None:
     out, _ = prepared
-    assert {line["photo"]: line["skipped"] for line in read_lines(out / "skipped.jsonl")} == {
+    assert {line["photo"]: line["skipped"] for line in read_index(out, "skipped")} == {
         "cut.jpg": "unreadable",
         "note.jpg": "unreadable",
         "wall.png": "no face found",
@@ -111,7 +115,7 @@ def test_every_photo_skipped_is_named_with_its_reason(prepared) -> None:
 
 def test_identities_come_from_the_index_else_the_folder_else_the_photo_itself(prepared) -> None:
     out, _ = prepared
-    assert {line["photo"]: line["identity"] for line in read_lines(out / "index.jsonl")} == {
+    assert {line["photo"]: line["identity"] for line in read_index(out)} == {
         "alone.png": "alone.png",
         "listed.jpg": "eileen",
         "navy/grace/turned.JPG": "grace",
@@ -123,7 +127,7 @@ def test_identities_come_from_the_index_else_the_folder_else_the_photo_itself(pr
 
 def test_every_crop_of_the_index_is_in_its_shard_and_has_the_size(prepared) -> None:
     out, report = prepared
-    crops = [Crop(**line) for line in read_lines(out / "index.jsonl")]
+    crops = [Crop(**line) for line in read_index(out)]
     stored = {
         (shard.name, name): jpeg for shard in out.glob("*.tar") for name, jpeg in iter_shard(shard)
     }
@@ -140,7 +144,7 @@ def test_every_crop_of_the_index_is_in_its_shard_and_has_the_size(prepared) -> N
 
 def test_the_eyes_lie_as_far_apart_as_in_the_photo(prepared) -> None:
     out, _ = prepared
-    found = {line["photo"]: line["eye_distance"] for line in read_lines(out / "index.jsonl")}
+    found = {line["photo"]: line["eye_distance"] for line in read_index(out)}
     assert found["navy/grace/upright.jpg"] == pytest.approx(82.5, rel=0.1)  # by hand
     assert found["alone.png"] == pytest.approx(44, rel=0.1)
 
@@ -341,7 +345,7 @@ def test_damaged_sets_are_refused(shards) -> None:
     shard.unlink()
     refused("cannot be read")
     (shards / "index.jsonl").write_text("{")
-    refused("index.jsonl is damaged")
+    refused("index.jsonl, line 1, is damaged")
     (shards / "index.jsonl").unlink()
     refused("index.jsonl does not exist")
     (shards / "prepared.json").unlink()

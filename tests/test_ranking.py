@@ -147,9 +147,9 @@ def test_errors_are_the_means_of_equation_ten_in_loops(rank, data, aei, encoder,
 
 def test_the_file_has_one_line_a_face_in_the_order_of_the_index(rank, data, tmp_path) -> None:
     faces = rank(tmp_path / "out")
-    lines = read_lines(tmp_path / "out" / "errors.jsonl")
+    lines = read_lines(tmp_path / "out" / "errors.jsonl", remedy="")
     assert [asdict(face) for face in faces] == lines
-    crops = read_lines(data / "index.jsonl")
+    crops = read_lines(data / "index.jsonl", remedy="")
     assert [line["file"] for line in lines] == [crop["file"] for crop in crops]
     assert [line["shard"] for line in lines] == [crop["shard"] for crop in crops]
 
@@ -195,7 +195,7 @@ def test_other_data_and_another_first_stage_are_refused_by_name(
 ) -> None:
     rank(tmp_path / "out")
     other_data, other_aei = write_set(tmp_path / "other", 5), make_aei(tiny_aei_config, 9)
-    write_lines(other_data / "index.jsonl", read_lines(other_data / "index.jsonl")[:-1])
+    write_lines(other_data / "index.jsonl", read_lines(other_data / "index.jsonl", remedy="")[:-1])
     before = {path: path.read_bytes() for path in (tmp_path / "out").iterdir()}
     with refused(DataError, r"other data; choose another folder"):
         rank(tmp_path / "out", data=other_data)
@@ -263,7 +263,7 @@ def test_the_selection_and_three_marked_pictures_are_written(rank, data, tmp_pat
     out = tmp_path / "out"
     faces = rank(out)
     hardest = write_selection(data, out, faces, Occluders(), share=0.25, size=SIZE)
-    assert read_lines(out / "hardest.jsonl") == [asdict(face) for face in hardest]
+    assert read_lines(out / "hardest.jsonl", remedy="") == [asdict(face) for face in hardest]
     assert min(face.error for face in hardest) >= sorted(face.error for face in faces)[-3]
     for name in ("histogram", "hardest", "occlusions"):
         assert read_mark(out / f"{name}.png") is not None
@@ -333,7 +333,7 @@ def test_the_command_ranks_selects_and_says_what_it_found(
     before = (out / "errors.jsonl").read_bytes()
     monkeypatch.setattr("sys.argv", [*words, "--share", "0.5", "--device", "cpu"])
     cli.main()
-    assert len(read_lines(out / "hardest.jsonl")) == 6
+    assert len(read_lines(out / "hardest.jsonl", remedy="")) == 6
     assert (out / "errors.jsonl").read_bytes() == before
     monkeypatch.setattr("sys.argv", [*words, "--share", "1.5"])
     with pytest.raises(SystemExit) as stop:

@@ -28,7 +28,8 @@ from faceshifter.models.aei import AEINet
 from faceshifter.models.discriminator import MultiScaleDiscriminator
 from faceshifter.networks import choose_device, load_aei, load_encoder_of
 from faceshifter.recipes import AEI_RECIPES, HEAR_RECIPES, IDENTITY_RECIPES
-from faceshifter.tensors import fingerprint, load_tensors
+from faceshifter.tensors import fingerprint
+from faceshifter.tensors import load_tensors as load_arrays
 from faceshifter.train import aei, hear, identity
 from faceshifter.train.checkpoint import find_checkpoints
 from faceshifter.train.loop import update_ema
@@ -36,6 +37,12 @@ from faceshifter.train.loop import update_ema
 EVERY_STEP = Intervals(report=1, watch=2, checkpoint=2)
 CPU = Runtime(device="cpu")
 SMOKE = {"aei": AEI_RECIPES, "hear": HEAR_RECIPES, "identity": IDENTITY_RECIPES}
+
+
+def load_tensors(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, object]]:
+    """A file's arrays as tensors, which compare in one word."""
+    arrays, info = load_arrays(path)
+    return {key: torch.from_numpy(array) for key, array in arrays.items()}, info
 
 
 class PowerCutError(Exception):
@@ -122,7 +129,7 @@ def terminate(_: nn.Module) -> None:
 
 def reports(run: Path) -> list[dict[str, Any]]:
     """The lines of losses, without what depends on the clock."""
-    lines = read_lines(run / "stats.jsonl")
+    lines = read_lines(run / "stats.jsonl", remedy="")
     return [{key: line[key] for key in line if not key.startswith("time/")} for line in lines]
 
 
@@ -292,7 +299,7 @@ def test_stage_one_learns_from_occluded_targets_where_asked(trainings, tmp_path)
 def test_teachers_take_turns_and_are_measured_by_name(stage, trainings, tmp_path) -> None:
     second = recogniser(tmp_path / "second.pt", 64)
     trainings[stage](tmp_path / "run", steps=2, teachers=(str(second),))
-    lines = read_lines(tmp_path / "run" / "stats.jsonl")
+    lines = read_lines(tmp_path / "run" / "stats.jsonl", remedy="")
     figures = next(line for line in lines if "watch/rec" in line)
     assert {"watch/cos_source/encoder", "watch/cos_source/second"} <= figures.keys()
 

@@ -11,14 +11,15 @@ import torch
 from torch import nn
 
 from faceshifter.config import CropGeometry
-from faceshifter.encoders.encoder import IdentityEncoder, load_identity_encoder
+from faceshifter.encoders.encoder import IdentityEncoder
 from faceshifter.errors import DataError
 from faceshifter.evaluate.verification import labelled_crops, verification, verify_encoder
 from faceshifter.face.align import crop_face, crop_matrix
 from faceshifter.face.detect import DlibDetector, YuNetDetector
 from faceshifter.images import Photo, save_photo
-from faceshifter.networks import to_tensor
+from faceshifter.networks import Embedder, to_tensor
 
+CPU = torch.device("cpu")
 GEOMETRY = CropGeometry()
 NUM_LFW = 150
 PORTRAITS = {
@@ -110,7 +111,7 @@ def test_dlib_encoder_separates_the_variants_of_two_real_portraits(request) -> N
         for name, landmarks in PORTRAITS.items()
         for crop in variants(request.getfixturevalue(name), landmarks)
     )
-    result = verify_encoder(load_identity_encoder("dlib", GEOMETRY), crops, batch_size=3)
+    result = verify_encoder(Embedder.load("dlib", GEOMETRY), crops, batch_size=3)
     assert (result.num_faces, result.num_people, result.num_same) == (8, 2, 12)
     assert (result.auc, result.tar_at_far) == (1, 1)
 
@@ -123,7 +124,9 @@ def test_streaming_in_batches_changes_nothing(whole_crop) -> None:
     identity = [str(i % 3) for i in range(11)]
     with torch.no_grad():
         z_id = encoder(to_tensor(crops)).numpy()
-    streamed = verify_encoder(encoder, iter(zip(crops, identity, strict=True)), batch_size=4)
+    streamed = verify_encoder(
+        Embedder(encoder, CPU), iter(zip(crops, identity, strict=True)), batch_size=4
+    )
     whole = verification(z_id, identity)
     assert streamed.num_same == whole.num_same
     assert streamed.auc == pytest.approx(whole.auc, abs=1e-3)
@@ -132,7 +135,7 @@ def test_streaming_in_batches_changes_nothing(whole_crop) -> None:
 def test_no_faces_at_all_are_refused(whole_crop) -> None:
     encoder = IdentityEncoder(nn.Flatten(), whole_crop(16), GEOMETRY, c_id=768, name="tiny")
     with pytest.raises(DataError, match="0 faces of 0 people"):
-        verify_encoder(encoder, iter(()))
+        verify_encoder(Embedder(encoder, CPU), iter(()))
 
 
 def test_labelled_crops_leave_out_what_has_no_face(tmp_path, astronaut, grace_hopper_path) -> None:
@@ -161,7 +164,7 @@ def lfw_crops(shared: Path) -> list[tuple[np.ndarray, str]]:
 )
 def test_encoder_tells_people_apart_on_real_photos(shared, encoder, auc, tar) -> None:
     spec = str(shared / encoder) if "/" in encoder else encoder
-    result = verify_encoder(load_identity_encoder(spec, GEOMETRY), lfw_crops(shared))
+    result = verify_encoder(Embedder.load(spec, GEOMETRY), lfw_crops(shared))
     assert result.num_faces == NUM_LFW
     assert result.auc > auc
     assert result.tar_at_far > tar

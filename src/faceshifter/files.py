@@ -1,19 +1,40 @@
-"""Tables and folders that users name."""
+"""Files and folders on disk: whole writes, run folders, JSON lines, tables and hashes."""
 
 import csv
 import hashlib
 import json
 import os
-from collections.abc import Iterable, Sequence
+import secrets
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any, Literal
+
+import platformdirs
 
 from faceshifter.errors import DataError, OutputError
 
 
-def flush_to_disk(path: Path) -> None:
-    """Make sure that a file's content outlives a power cut, before it takes another's place."""
-    with path.open("rb+") as file:
-        os.fsync(file.fileno())
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """Give a temporary path beside a file, which takes the file's place when the block ends.
+
+    A block that raises, or a process that is killed, leaves the file as it was.
+
+    Raises:
+        OutputError: The file cannot be written.
+    """
+    # Not made from the file's own name, which may be as long as a name can be.
+    temporary = path.with_name(f".faceshifter-{secrets.token_hex(8)}.tmp")
+    try:
+        yield temporary
+        with temporary.open("rb+") as file:
+            os.fsync(file.fileno())  # a renamed file outlives a power cut only if its content does
+        temporary.replace(path)
+    except OSError as error:
+        raise OutputError(f"{path} {not_written(error)}") from None
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
 def write_atomically(path: Path, data: bytes) -> None:
@@ -22,41 +43,177 @@ def write_atomically(path: Path, data: bytes) -> None:
     Raises:
         OutputError: It cannot be written.
     """
-    temporary = path.with_name(f".{path.name}.partial")
-    try:
+    with replacing(path) as temporary:
         temporary.write_bytes(data)
-        flush_to_disk(temporary)
-        temporary.replace(path)
-    except OSError as error:
-        temporary.unlink(missing_ok=True)
-        raise OutputError(
-            f"{path} cannot be written ({error.strerror}); free disk space there"
-        ) from None
 
 
-def write_lines(path: Path, lines: Iterable[dict[str, object]]) -> None:
+def write_json(path: Path, value: Any) -> None:
+    """Write a value as readable JSON, atomically."""
+    write_atomically(path, _encode(json.dumps(value, indent=1, ensure_ascii=False)))
+
+
+def write_lines(path: Path, lines: Iterable[Mapping[str, Any]]) -> None:
     """Write JSON lines atomically."""
-    write_atomically(path, "".join(json.dumps(line) + "\n" for line in lines).encode())
+    write_atomically(path, b"".join(map(_line, lines)))
 
 
-def read_lines(path: Path) -> list[dict[str, object]]:
-    """Read JSON lines.
+def append_lines(path: Path, *lines: Mapping[str, Any]) -> None:
+    """Append JSON lines in one write, so that a killed run leaves at most the last one torn.
 
     Raises:
-        DataError: The file is not there or not JSON.
+        OutputError: The file cannot be written.
     """
     try:
-        return [json.loads(line) for line in path.read_text().splitlines()]
+        with path.open("ab") as file:
+            file.write(b"".join(map(_line, lines)))
+    except OSError as error:
+        raise OutputError(f"{path} {not_written(error)}") from None
+
+
+def read_lines(path: Path, *, remedy: str, torn: bool = False) -> list[dict[str, Any]]:
+    """Read JSON lines.
+
+    Args:
+        path: The file.
+        remedy: What to do where it is missing or damaged, for the message.
+        torn: A killed run may have written it: a missing file has no lines, and a last line that
+            was cut off is dropped, from the file too, so that more lines can be appended.
+
+    Raises:
+        DataError: The file is missing or damaged.
+    """
+    if torn:
+        if not path.exists():
+            return []
+        _drop_torn_line(path)
+    try:
+        text = path.read_text("utf-8")
     except FileNotFoundError:
-        raise DataError(
-            f"{path} does not exist; run faceshifter prepare, to its end, with --out {path.parent}"
-        ) from None
-    except ValueError as error:
-        raise DataError(f"{path} is damaged ({error}); delete it and run prepare again") from None
+        raise DataError(f"{path} does not exist; {remedy}") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"{path} cannot be read ({error}); {remedy}") from None
+    records = []
+    for number, line in enumerate(text.removesuffix("\n").split("\n") if text else [], 1):
+        try:
+            record = json.loads(line)
+        except ValueError:
+            record = None
+        if not isinstance(record, dict):
+            raise DataError(f"{path}, line {number}, is damaged; {remedy}")
+        records.append(record)
+    return records
+
+
+def claim(
+    folder: Path, config: Mapping[str, Any], *, option: str, name: str = "config.json"
+) -> bool:
+    """Make a folder that belongs to a configuration, or check that it does already.
+
+    Args:
+        folder: It is made, with its parents.
+        config: What the folder's content depends on, as JSON's own types.
+        option: What gave the folder, such as ``--out``, for the message.
+        name: File in the folder that holds the configuration.
+
+    Returns:
+        Whether an earlier run has claimed the folder.
+
+    Raises:
+        OutputError: It belongs to another configuration, or cannot be made; the message names the
+            keys that differ.
+    """
+    make_folder(folder)
+    path = folder / name
+    if not path.exists():
+        write_json(path, config)
+        return False
+    check_claim(folder, config, option=option, name=name)
+    return True
+
+
+def check_claim(
+    folder: Path, config: Mapping[str, Any], *, option: str, name: str = "config.json"
+) -> None:
+    """Refuse a folder that ``claim`` made for another configuration; one not made yet is fine.
+
+    Raises:
+        OutputError: It belongs to another configuration; the message names the keys that differ.
+    """
+    path = folder / name
+    try:
+        saved = json.loads(path.read_text("utf-8"))
+    except (FileNotFoundError, NotADirectoryError):
+        return
+    except (OSError, ValueError):
+        raise OutputError(f"{path} is damaged; restore it, or give another {option}") from None
+    if differing := sorted(_differences(saved, json.loads(json.dumps(config)))):
+        raise OutputError(
+            f"{folder} was made with other {', '.join(differing)}; give the same values to resume "
+            f"it, or another {option}"
+        )
+
+
+def markdown_table(header: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
+    """A Markdown table, without a line break at its end."""
+    lines = [header, ["---"] * len(header), *rows]
+    return "\n".join(f"| {' | '.join(map(str, line))} |" for line in lines)
+
+
+def user_folder(kind: Literal["config", "cache", "state"]) -> Path:
+    """The user's folder of a kind; ``FACESHIFTER_CONFIG`` and the like name another one.
+
+    On Linux these are ``~/.config/faceshifter``, ``~/.cache/faceshifter`` and
+    ``~/.local/state/faceshifter``.
+    """
+    named = os.environ.get(f"FACESHIFTER_{kind.upper()}")
+    return Path(named) if named else getattr(platformdirs, f"user_{kind}_path")("faceshifter")
+
+
+def _line(record: Mapping[str, Any]) -> bytes:
+    return _encode(json.dumps(record, ensure_ascii=False))
+
+
+def _encode(text: str) -> bytes:
+    """JSON in UTF-8; what a file's name has that UTF-8 has not becomes a JSON escape."""
+    return (text + "\n").encode("utf-8", "backslashreplace")
+
+
+def not_written(error: Exception) -> str:
+    """Return the end of a sentence about a file that could not be written."""
+    reason = getattr(error, "strerror", None) or error
+    return f"cannot be written ({reason}); free disk space there, or choose another place"
+
+
+def _drop_torn_line(path: Path) -> None:
+    """Cut a file off behind its last line break."""
+    try:
+        with path.open("rb+") as file:
+            end = position = file.seek(0, os.SEEK_END)
+            while position > 0:
+                start = max(0, position - 2**16)
+                file.seek(start)
+                found = file.read(position - start).rfind(b"\n")
+                if found >= 0:
+                    position = start + found + 1
+                    break
+                position = start
+            if position < end:
+                file.truncate(position)
+    except OSError as error:
+        raise OutputError(f"{path} {not_written(error)}") from None
+
+
+def _differences(saved: Any, config: Any, prefix: str = "") -> Iterator[str]:
+    """Names of the values that differ, joined by dots."""
+    if isinstance(saved, dict) and isinstance(config, dict):
+        for key in saved.keys() | config.keys():
+            yield from _differences(saved.get(key), config.get(key), f"{prefix}.{key}".strip("."))
+    elif saved != config:
+        yield prefix
 
 
 def sha256(path: Path) -> str:
-    """Of a file's content, in hex."""
+    """The SHA-256 of a file's content, in hex."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 

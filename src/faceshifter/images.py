@@ -22,18 +22,9 @@ from faceshifter.errors import ImageError, OutputError
 from faceshifter.marks.c2pa import sign
 from faceshifter.marks.watermark import embed_watermark
 from faceshifter.marks.xmp import SWAPPED, Origin, xmp_packet
+from faceshifter.media import PHOTO_FORMATS
 
 Pixels = UInt8[np.ndarray, "h w 3"]
-
-SUFFIXES = {
-    ".jpg": "JPEG",
-    ".jpeg": "JPEG",
-    ".png": "PNG",
-    ".webp": "WEBP",
-    ".tif": "TIFF",
-    ".tiff": "TIFF",
-}
-"""File formats that can be written."""
 
 ENCODER_OPTIONS: dict[str, dict[str, Any]] = {
     "JPEG": {"quality": 95, "subsampling": "4:4:4"},
@@ -140,16 +131,16 @@ def save_photo(path: Path, photo: Photo, origin: Origin = SWAPPED) -> None:
     JPEG has no transparency, so there the photo is laid on white.
 
     Args:
-        path: Its suffix is one of ``SUFFIXES``.
+        path: Its suffix is one of ``media.PHOTO_FORMATS``.
         photo: What to write.
         origin: How it came about, which decides on the marks; without it, a final result.
 
     Raises:
         OutputError: The suffix is unknown, the file cannot be written, or it cannot be signed.
     """
-    file_format = SUFFIXES.get(path.suffix.lower())
+    file_format = PHOTO_FORMATS.get(path.suffix.lower())
     if file_format is None:
-        raise OutputError(f"{path} has none of the suffixes {', '.join(SUFFIXES)}; choose one")
+        raise OutputError(f"{path} has none of the suffixes {', '.join(PHOTO_FORMATS)}; choose one")
     if not path.parent.is_dir():
         raise OutputError(f"the folder {path.parent} does not exist; create it first")
     if origin.watermark:

@@ -1,39 +1,254 @@
-"""Trained networks from files: ours that come with the package, or a user's."""
+"""The trained networks behind NumPy: crops and identities in, swapped crops out.
 
+What swaps photos and videos sees ``SwapNetworks`` alone, and no tensor; the functions below it load
+networks for training too.
+"""
+
+import copy
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor
+from torch.nn import functional as F
 
-from faceshifter.config import AEIConfig, HEARConfig
+from faceshifter.config import AEIConfig, CropGeometry, HEARConfig
 from faceshifter.encoders.encoder import IdentityEncoder, load_identity_encoder
 from faceshifter.errors import CheckpointError, DeviceError
-from faceshifter.models.aei import AEINet
-from faceshifter.models.hear import HEARNet
+from faceshifter.models.aei import AEINet, recorded_masks
+from faceshifter.models.hear import HEARNet, heuristic_error
 from faceshifter.tensors import fingerprint, load_strictly, load_tensors
 
-
-def to_tensor(images: UInt8[np.ndarray, "b h w 3"]) -> Float[Tensor, "b 3 h w"]:
-    """RGB images as a float32 tensor in [-1, 1]."""
-    return to_range(torch.from_numpy(images).permute(0, 3, 1, 2)).contiguous()
-
-
-def to_range(images: UInt8[Tensor, "b 3 h w"]) -> Float[Tensor, "b 3 h w"]:
-    """Levels 0 ... 255 to [-1, 1], for images that are tensors already."""
-    return images.float().div(127.5).sub(1)
-
-
-def to_images(tensor: Float[Tensor, "b 3 h w"]) -> UInt8[np.ndarray, "b h w 3"]:
-    """RGB images from a tensor in [-1, 1], clamped and rounded; undoes ``to_tensor`` exactly."""
-    levels = tensor.detach().float().add(1).mul(127.5).round().clamp(0, 255)
-    return levels.to(torch.uint8).permute(0, 2, 3, 1).contiguous().cpu().numpy()
-
-
 BUILT_IN_ENCODERS = ("dlib", "distilled")
+MOST_AT_ONCE = {"cpu": 4, "cuda": 32}
+"""Faces in one batch: a crowd has hundreds, and more of them are slower on a CPU (docs/log.md)."""
+
+Crop = UInt8[np.ndarray, "s s 3"]
+"""An aligned face, RGB."""
+Identity = Float[np.ndarray, " c_id"]
+"""z_id: who somebody is, of unit length."""
+
+
+@dataclass(frozen=True)
+class SwappedCrop:
+    """One face on its way through both stages; aligned crops, RGB."""
+
+    Y_hat_st: Crop
+    """The first stage's swap."""
+    Y_hat_tt: Crop
+    """The target with its own identity, through the first stage."""
+    delta_Y_t: Crop
+    """Eq. (10), halved, so that grey means no error."""
+    Y_st: Crop
+    """The result: the second stage's, or Y_hat_st where there is none."""
+
+
+class Embedder:
+    """An identity encoder, from aligned crops to identities."""
+
+    def __init__(self, encoder: IdentityEncoder, device: torch.device) -> None:
+        """Wrap an encoder; ``load`` finds one by its name or file."""
+        self._encoder = encoder.to(device)
+        self._device = device
+        self.name: str = encoder.name
+        """What messages and logs call the encoder."""
+
+    @classmethod
+    def load(cls, spec: str, geometry: CropGeometry, device: str = "cpu") -> Self:
+        """Load an encoder as ``load_identity_encoder`` does.
+
+        Args:
+            spec: ``distilled``, ``dlib`` or a file.
+            geometry: Where the landmarks lie in the crops.
+            device: auto, cpu or cuda.
+
+        Raises:
+            CheckpointError: The weights are missing, damaged or of another model.
+            DependencyError: dlib's weights are not installed.
+            DeviceError: The device is not there.
+        """
+        chosen = choose_device(device)
+        return cls(load_identity_encoder(spec, geometry), chosen)
+
+    @property
+    def fingerprint(self) -> str:
+        """Digits that change with any weight."""
+        return fingerprint(self._encoder)
+
+    @property
+    def mean(self) -> Float[np.ndarray, " c_id"]:
+        """What is subtracted from the network's descriptor before it is normalised."""
+        return self._encoder.mean.cpu().numpy()
+
+    @torch.inference_mode()
+    def embed(self, crops: Sequence[Crop]) -> Float[np.ndarray, "n c_id"]:
+        """Return z_id of aligned faces, of unit length."""
+        z_id = [np.zeros((0, self._encoder.c_id), np.float32)]
+        for part in batches(len(crops), MOST_AT_ONCE[self._device.type]):
+            X = to_tensor(np.stack(crops[part])).to(self._device)
+            z_id.append(self._encoder(X).cpu().numpy())
+        return np.concatenate(z_id)
+
+
+class SwapNetworks:
+    """AEI-Net, HEAR-Net and the identity encoder, from aligned crops to swapped crops."""
+
+    def __init__(
+        self, aei: AEINet, hear: HEARNet | None, encoder: IdentityEncoder, device: torch.device
+    ) -> None:
+        """Put networks together that fit each other; ``load`` checks that they do."""
+        self._aei = aei.to(device).eval()
+        self._hear = None if hear is None else hear.to(device).eval()
+        self._embedder = Embedder(encoder, device)
+        self._device = device
+        self.geometry: CropGeometry = aei.config.geometry
+        """Where the landmarks lie in the crops."""
+        self.image_size: int = aei.config.image_size
+        """Side of the crops in pixels."""
+        self.encoder_name: str = encoder.name
+        """Name of the identity encoder."""
+        self.most_at_once: int = MOST_AT_ONCE[device.type]
+        """Faces that go through the networks in one batch."""
+
+    @classmethod
+    def load(
+        cls,
+        weights: Path | None = None,
+        *,
+        hear: bool = True,
+        identity: Path | None = None,
+        device: str = "auto",
+    ) -> Self:
+        """Load trained networks.
+
+        Args:
+            weights: Folder with ``aei.safetensors`` and ``hear.safetensors``; without it, those
+                that come with the package.
+            hear: Use the second stage.
+            identity: The identity encoder's file, for networks trained with one of the user's.
+            device: auto, cpu or cuda.
+
+        Raises:
+            CheckpointError: Weights are missing, damaged or do not belong together.
+            DeviceError: The device is not there.
+        """
+        chosen = choose_device(device)
+        folder = weights or packaged_weights()
+        aei, info = load_aei(folder / "aei.safetensors")
+        return cls(
+            aei,
+            load_hear(folder / "hear.safetensors", aei) if hear else None,
+            load_encoder_of(info, folder / "aei.safetensors", identity),
+            chosen,
+        )
+
+    @property
+    def has_hear(self) -> bool:
+        """Whether the second stage is there."""
+        return self._hear is not None
+
+    def without_hear(self) -> Self:
+        """Return the same networks without the second stage."""
+        other = copy.copy(self)
+        other._hear = None
+        return other
+
+    @property
+    def fingerprints(self) -> dict[str, str | None]:
+        """Digits that change with any weight, by network: aei, hear and encoder."""
+        hear = None if self._hear is None else fingerprint(self._hear)
+        return {"aei": fingerprint(self._aei), "hear": hear, "encoder": self._embedder.fingerprint}
+
+    @property
+    def device(self) -> str:
+        """Where the networks compute: cpu, cuda or cuda:N."""
+        return str(self._device)
+
+    @property
+    def on_cpu(self) -> bool:
+        """Whether the processor computes."""
+        return self._device.type == "cpu"
+
+    @property
+    def has_masks(self) -> bool:
+        """Whether AEI-Net blends by attentional masks, Eq. (5); variants of the ablation do not."""
+        return self._aei.config.integration == "aad"
+
+    @property
+    def runtime(self) -> str:
+        """What computes, and its version."""
+        return f"torch {torch.__version__} on {self._device}"
+
+    def embed(self, crops: Sequence[Crop]) -> Float[np.ndarray, "n c_id"]:
+        """Return z_id of aligned faces, of unit length."""
+        return self._embedder.embed(crops)
+
+    @torch.inference_mode()
+    def swap(
+        self,
+        crops: Sequence[Crop],
+        z_id_t: Sequence[Identity],
+        z_id_s: Sequence[Identity],
+        strength: float = 1.0,
+    ) -> list[SwappedCrop]:
+        """Give aligned faces another identity, through both stages.
+
+        Args:
+            crops: X_t.
+            z_id_t: Whose faces they are.
+            z_id_s: Who each becomes.
+            strength: How much of the source identity is used, in [0, 1].
+        """
+        swapped = []
+        for part in batches(len(crops), self.most_at_once):
+            X_t = self._tensor(crops[part])
+            own = torch.from_numpy(np.stack(z_id_t[part]))
+            other = torch.from_numpy(np.stack(z_id_s[part])).to(own)
+            other = F.normalize(torch.lerp(own, other, strength))
+            z_id = torch.stack([other, own], dim=1).to(self._device)
+            Y_hat_st, Y_hat_tt = self._aei(X_t, z_id).unbind(dim=1)
+            delta_Y_t = heuristic_error(X_t, Y_hat_tt)
+            Y_st = Y_hat_st if self._hear is None else self._hear(Y_hat_st, delta_Y_t)
+            pictures = (to_images(Y) for Y in (Y_hat_st, Y_hat_tt, delta_Y_t / 2, Y_st))
+            swapped += [SwappedCrop(*steps) for steps in zip(*pictures, strict=True)]
+        return swapped
+
+    @contextmanager
+    def recorded_masks(self) -> Iterator[list[dict[str, Float[np.ndarray, "m h w"]]]]:
+        """Record M of every AAD layer of the last swapped batch; read it behind the ``with``.
+
+        Gives one dictionary a level, by the layer's name in its block, with the m = 2 masks of each
+        face in turn, those of Y_hat_st and of Y_hat_tt; they are empty for networks without masks.
+        """
+        masks: list[dict[str, Float[np.ndarray, "m h w"]]] = []
+        with recorded_masks(self._aei) as levels:
+            yield masks
+        masks += [{name: M[:, 0].cpu().numpy() for name, M in level.items()} for level in levels]
+
+    @torch.inference_mode()
+    def attributes(self, crops: Sequence[Crop]) -> list[Float[np.ndarray, "n c h w"]]:
+        """Return z_att of aligned faces, Eq. (1), in one batch: one array a level."""
+        return [z_att.cpu().numpy() for z_att in self._aei.attributes_encoder(self._tensor(crops))]
+
+    def _tensor(self, crops: Sequence[Crop]) -> Float[Tensor, "b 3 s s"]:
+        return to_tensor(np.stack(crops)).to(self._device)
+
+    def _batches(self, count: int) -> list[slice]:
+        """Of so many faces, as many at once as the device is fast with."""
+        return [
+            slice(start, start + self.most_at_once) for start in range(0, count, self.most_at_once)
+        ]
+
+
+def batches(count: int, most: int) -> list[slice]:
+    """Return slices of at most so many of ``count`` items."""
+    return [slice(start, start + most) for start in range(0, count, most)]
 
 
 def packaged_weights() -> Path:
@@ -128,3 +343,19 @@ def choose_device(name: str) -> torch.device:
             "use --device cpu, or install a CUDA build of PyTorch and a driver"
         )
     return device
+
+
+def to_tensor(images: UInt8[np.ndarray, "b h w 3"]) -> Float[Tensor, "b 3 h w"]:
+    """RGB images as a float32 tensor in [-1, 1]."""
+    return to_range(torch.from_numpy(images).permute(0, 3, 1, 2)).contiguous()
+
+
+def to_range(images: UInt8[Tensor, "b 3 h w"]) -> Float[Tensor, "b 3 h w"]:
+    """Levels 0 ... 255 to [-1, 1], for images that are tensors already."""
+    return images.float().div(127.5).sub(1)
+
+
+def to_images(tensor: Float[Tensor, "b 3 h w"]) -> UInt8[np.ndarray, "b h w 3"]:
+    """RGB images from a tensor in [-1, 1], clamped and rounded; undoes ``to_tensor`` exactly."""
+    levels = tensor.detach().float().add(1).mul(127.5).round().clamp(0, 255)
+    return levels.to(torch.uint8).permute(0, 2, 3, 1).contiguous().cpu().numpy()

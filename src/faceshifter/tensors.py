@@ -1,36 +1,57 @@
-"""Checkpoints and weights: safetensors with JSON in their header, written whole or not at all."""
+"""Safetensors files with JSON in their header, and a network's weights in and out of them.
+
+Arrays are NumPy's here: nothing in this file imports PyTorch, and a network is whatever has a state
+dict.
+"""
 
 import hashlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
+import numpy as np
+from jaxtyping import Shaped
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
-from torch import Tensor, nn
+from safetensors.numpy import save_file
 
 from faceshifter.errors import CheckpointError, OutputError
-from faceshifter.files import flush_to_disk
+from faceshifter.files import not_written, replacing
+
+Array = Shaped[np.ndarray, "..."]
 
 
-def save_tensors(path: Path, tensors: Mapping[str, Tensor], info: Mapping[str, Any]) -> None:
-    """Write tensors and a JSON object to one safetensors file, atomically."""
-    temporary = path.with_name(f".{path.name}.partial")
-    contiguous = {name: tensor.detach().contiguous() for name, tensor in tensors.items()}
-    try:
+@runtime_checkable
+class Network(Protocol):
+    """What a network of any library has: named tensors, which can be read and set."""
+
+    def state_dict(self) -> Mapping[str, Any]:
+        """Return the tensors by name."""
+        ...
+
+    def load_state_dict(self, state_dict: Mapping[str, Any], /) -> Any:
+        """Set the tensors by name."""
+        ...
+
+
+def save_tensors(path: Path, tensors: Mapping[str, Array], info: Mapping[str, Any]) -> None:
+    """Write arrays and a JSON object to one safetensors file, atomically.
+
+    Raises:
+        OutputError: The file cannot be written.
+    """
+    contiguous = {name: np.asarray(array, order="C") for name, array in tensors.items()}
+    with replacing(path) as temporary:
         temporary.touch()
         mode = temporary.stat().st_mode
-        save_file(contiguous, temporary, {"faceshifter": json.dumps(info)})
+        try:
+            save_file(contiguous, temporary, {"faceshifter": json.dumps(info)})
+        except SafetensorError as error:
+            raise OutputError(f"{path} {not_written(error)}") from None
         temporary.chmod(mode)  # as any new file's: the library's are for the owner alone
-        flush_to_disk(temporary)
-        temporary.replace(path)
-    except (OSError, SafetensorError) as error:
-        temporary.unlink(missing_ok=True)
-        raise OutputError(f"{path} cannot be written ({error}); free disk space there") from None
 
 
-def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+def load_tensors(path: Path) -> tuple[dict[str, Array], dict[str, Any]]:
     """Read what ``save_tensors`` wrote.
 
     Raises:
@@ -39,35 +60,35 @@ def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     if not path.is_file():
         raise CheckpointError(f"{path} does not exist; give the path of a .safetensors file")
     try:
-        with safe_open(path, framework="pt") as file:
+        with safe_open(path, framework="np") as file:
             info = (file.metadata() or {}).get("faceshifter")
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    except (OSError, SafetensorError) as error:
+    except (OSError, SafetensorError, TypeError) as error:
         raise CheckpointError(f"{path} is damaged ({error}); get it again") from None
     if info is None:
         raise CheckpointError(f"{path} was not written by faceshifter; give one of its own files")
     return tensors, json.loads(info)
 
 
-def load_strictly(module: nn.Module, tensors: Mapping[str, Tensor], source: str) -> None:
-    """Load weights that must fit exactly, in the module's own precision.
+def load_strictly(network: Network, tensors: Mapping[str, Array], source: str) -> None:
+    """Load weights that must fit exactly, in the network's own precision.
 
     Args:
-        module: Receives the weights.
+        network: Receives the weights.
         tensors: The weights.
         source: Where they come from, for the message.
 
     Raises:
         CheckpointError: A key is missing, unexpected or of another shape; the message names three.
     """
-    expected = module.state_dict()
+    expected = network.state_dict()
     problems = {
         "missing": [key for key in expected if key not in tensors],
         "unexpected": [key for key in tensors if key not in expected],
         "of another shape": [
             key
-            for key, tensor in tensors.items()
-            if key in expected and tensor.shape != expected[key].shape
+            for key, array in tensors.items()
+            if key in expected and array.shape != tuple(expected[key].shape)
         ],
     }
     found = [
@@ -77,24 +98,33 @@ def load_strictly(module: nn.Module, tensors: Mapping[str, Tensor], source: str)
     ]
     if found:
         raise CheckpointError(
-            f"{source} does not fit {type(module).__name__}, of its keys {', '.join(found)}; "
+            f"{source} does not fit {type(network).__name__}, of its keys {', '.join(found)}; "
             "give weights of the same model"
         )
-    module.load_state_dict(dict(tensors))
+    network.load_state_dict({key: expected[key].new_tensor(tensors[key]) for key in expected})
 
 
-def export_weights(path: Path, module: nn.Module, info: Mapping[str, Any]) -> None:
-    """Write a network for use, in half precision, with what is needed to build it."""
+def export_weights(path: Path, network: Network, info: Mapping[str, Any]) -> None:
+    """Write a network for use, in half precision, with what is needed to build it.
+
+    Raises:
+        OutputError: The file cannot be written.
+    """
     tensors = {
-        key: tensor.half() if tensor.is_floating_point() else tensor
-        for key, tensor in module.state_dict().items()
+        key: array.astype(np.float16) if np.issubdtype(array.dtype, np.floating) else array
+        for key, array in to_arrays(network.state_dict()).items()
     }
     save_tensors(path, tensors, info)
 
 
-def fingerprint(module: nn.Module) -> str:
-    """Twelve hex digits that change with any weight, independent of file format."""
+def fingerprint(network: Network) -> str:
+    """Return twelve hex digits that change with any weight, independent of the file format."""
     digest = hashlib.sha256()
-    for key, tensor in sorted(module.state_dict().items()):
-        digest.update(key.encode() + tensor.detach().cpu().contiguous().numpy().tobytes())
+    for key, array in sorted(to_arrays(network.state_dict()).items()):
+        digest.update(key.encode() + array.tobytes())
     return digest.hexdigest()[:12]
+
+
+def to_arrays(tensors: Mapping[str, Any]) -> dict[str, Array]:
+    """Return a state dict's tensors as arrays."""
+    return {key: tensor.detach().cpu().numpy() for key, tensor in tensors.items()}

@@ -172,13 +172,13 @@ def _measure(
 
 def _training_figures(stats: Path) -> dict[str, float]:
     """Losses, which are means since the report before the last, and the median speed."""
-    lines = read_lines(stats)
+    lines = read_lines(stats, remedy="delete the run and train it again")
     if not lines:
         raise DataError(f"{stats} is empty; delete {stats.parent} and train it again")
     losses = {key: value for key, value in lines[-1].items() if key.startswith("loss/")}
     speeds = [line["time/samples_per_second"] for line in lines]
     # The first interval has what happens once in it; a resumed run has more than one such.
-    return {**losses, "samples_per_second": median(speeds[1:] or speeds)}  # type: ignore[dict-item, type-var]
+    return {**losses, "samples_per_second": median(speeds[1:] or speeds)}
 
 
 def markdown(result: Ablation) -> list[str]:

@@ -5,14 +5,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import torch
 from jaxtyping import Float, UInt8
 
 from faceshifter.errors import CheckpointError
-from faceshifter.face.align import crop_face, crop_matrix
 from faceshifter.images import Pixels, load_photo
-from faceshifter.models.aei import AEINet, recorded_masks
-from faceshifter.networks import to_images, to_tensor
+from faceshifter.networks import SwapNetworks
 from faceshifter.sheets import Cell, draw_sheet
 from faceshifter.swap.swapper import FaceSwapper
 
@@ -37,19 +34,18 @@ class PairMasks:
         return [np.mean(list(layers.values()), axis=0) for layers in self.levels]
 
 
-def check_has_masks(aei: AEINet) -> None:
+def check_has_masks(networks: SwapNetworks) -> None:
     """Refuse a network that blends without masks.
 
     Raises:
         CheckpointError: It does.
     """
-    if aei.config.integration != "aad":
+    if not networks.has_masks:
         raise CheckpointError(
             "this AEI-Net is a variant without attentional masks; give weights of one that has them"
         )
 
 
-@torch.inference_mode()
 def masks_of_pair(source: Path, target: Path, swapper: FaceSwapper) -> PairMasks:
     """Swap the largest faces of two photos by the first stage, and keep the masks.
 
@@ -58,18 +54,17 @@ def masks_of_pair(source: Path, target: Path, swapper: FaceSwapper) -> PairMasks
         ImageError: A photo cannot be read.
         NoFaceError: A photo has no face.
     """
-    check_has_masks(swapper.aei)
+    check_has_masks(swapper.networks)
     crops = []
     for path in (source, target):
         pixels = load_photo(path).pixels
         face = swapper.find_faces(pixels, "largest", str(path))[0]
-        matrix = crop_matrix(face.landmarks, swapper.geometry, swapper.image_size)
-        crops.append(crop_face(pixels, matrix, swapper.image_size))
-    X_s, X_t = to_tensor(np.stack(crops)).to(swapper.device).split(1)
-    with recorded_masks(swapper.aei) as levels:
-        Y_hat_st = swapper.aei(X_t, swapper.encoder(X_s)[:, None])[0]
-    masks = [{name: M[0, 0].cpu().numpy() for name, M in layers.items()} for layers in levels]
-    return PairMasks(source, target, crops[0], crops[1], to_images(Y_hat_st)[0], masks)
+        crops.append(swapper.align(pixels, [face])[0])
+    X_s, X_t = crops
+    with swapper.networks.recorded_masks() as levels:
+        (swapped,) = swapper.swap_faces([X_t], [X_s.z_id])
+    masks = [{name: M[0] for name, M in layers.items()} for layers in levels]
+    return PairMasks(source, target, X_s.crop, X_t.crop, swapped.steps.Y_hat_st, masks)
 
 
 def draw_masks(pairs: Sequence[PairMasks], side: int) -> Pixels:

@@ -24,7 +24,7 @@ from torch.nn import functional as F
 from tqdm import tqdm
 
 from faceshifter.config import CropGeometry
-from faceshifter.data.photos import PhotoFile, find_photos
+from faceshifter.data.photos import PREPARE_AGAIN, PhotoFile, find_photos
 from faceshifter.data.shards import Crop, read_geometry
 from faceshifter.errors import DataError, ImageError, NoFaceError, OutputError
 from faceshifter.face.align import crop_face, crop_matrix
@@ -33,7 +33,7 @@ from faceshifter.files import read_lines, write_atomically
 from faceshifter.images import Pixels
 from faceshifter.models.aei import AEINet
 from faceshifter.networks import to_tensor
-from faceshifter.tensors import fingerprint, load_tensors, save_tensors
+from faceshifter.tensors import fingerprint, load_tensors, save_tensors, to_arrays
 
 
 @dataclass(frozen=True)
@@ -68,7 +68,9 @@ class Gallery:
                     f"{path} was prepared with another crop geometry than these weights have; give "
                     "the photos themselves"
                 )
-            crops = [Crop(**line) for line in read_lines(path / "index.jsonl")]  # type: ignore[arg-type]
+            crops = [
+                Crop(**line) for line in read_lines(path / "index.jsonl", remedy=PREPARE_AGAIN)
+            ]
             stored = {file.name: file for file in files}
             lacking = {c.shard for c in crops if f"{c.shard}/{c.file}" not in stored}
             if lacking:
@@ -269,7 +271,9 @@ class Index:
         pca = self._fit(found)
         scores = torch.cat([pca.project(vectors) for vectors, _ in self._parts()])
         tensors = {"mean": pca.mean, "axes": pca.axes, "scores": scores, "indices": found}
-        save_tensors(self.folder / "pca.safetensors", tensors, {"explained": pca.explained})
+        save_tensors(
+            self.folder / "pca.safetensors", to_arrays(tensors), {"explained": pca.explained}
+        )
 
     def query(
         self, crops: Sequence[UInt8[np.ndarray, "s s 3"]], nearest: int
@@ -279,8 +283,10 @@ class Index:
         Also says how the index was made.
         """
         tensors, info = load_tensors(self.folder / "pca.safetensors")
-        pca = PCA(tensors["mean"], tensors["axes"], info["explained"])
-        scores, indices = tensors["scores"], tensors["indices"]
+        mean, axes, scores, indices = (
+            torch.from_numpy(tensors[name]) for name in ("mean", "axes", "scores", "indices")
+        )
+        pca = PCA(mean, axes, info["explained"])
         coordinates = pca.project(self.embedding(crops))
         results = []
         for row in coordinates:
@@ -303,7 +309,7 @@ class Index:
         """Vectors and numbers of their files, a part at a time."""
         for idx in range(math.ceil(len(self.gallery.files) / PART)):
             tensors, _ = load_tensors(self._part(idx))
-            yield tensors["vectors"], tensors["indices"]
+            yield torch.from_numpy(tensors["vectors"]), torch.from_numpy(tensors["indices"])
 
     def _embed_part(self, path: Path, numbers: range) -> None:
         """Write the vectors of some files; those without a face are left out."""
@@ -323,7 +329,7 @@ class Index:
             "vectors": torch.cat([torch.zeros(0, width), *vectors]),
             "indices": torch.tensor(indices, dtype=torch.int64),
         }
-        save_tensors(path, tensors, {})
+        save_tensors(path, to_arrays(tensors), {})
 
     def _fit(self, found: Tensor) -> PCA:
         """PCA of every face, or of FIT_FACES of them in a sketched gallery with more."""

@@ -12,16 +12,16 @@ from tqdm import tqdm
 
 from faceshifter import __version__
 from faceshifter.batch.manifest import Manifest, Record
-from faceshifter.batch.targets import Job, is_video
+from faceshifter.batch.targets import Job
 from faceshifter.errors import FaceShifterError, ImageError, NoFaceError, OutputError
 from faceshifter.face.detect import DlibDetector
 from faceshifter.files import make_folder, sha256
 from faceshifter.marks.xmp import read_mark
+from faceshifter.media import is_video
 from faceshifter.swap.people import PEOPLE, Cast, Casting, name_file
 from faceshifter.swap.photo import Opened, mask_path, open_target, swap_file
 from faceshifter.swap.prefetch import ahead
 from faceshifter.swap.swapper import FaceSwapper
-from faceshifter.tensors import fingerprint
 
 AHEAD = 2
 """Photos that are read and searched for faces while the networks are busy with another."""
@@ -91,9 +91,7 @@ class Many:
         self._detecting = Lock()  # detectors serve one thread at a time
         self._settings: Record = {
             "version": __version__,
-            "aei": fingerprint(swapper.aei),
-            "hear": None if swapper.hear is None else fingerprint(swapper.hear),
-            "encoder": fingerprint(swapper.encoder),
+            **swapper.networks.fingerprints,
             "detector": "dlib" if isinstance(swapper.detector, DlibDetector) else "yunet",
             "watermark": watermark,
         }

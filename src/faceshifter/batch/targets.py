@@ -6,12 +6,9 @@ from pathlib import Path
 
 from faceshifter.errors import DataError, OutputError
 from faceshifter.files import read_table
-from faceshifter.images import SUFFIXES
-from faceshifter.swap.people import is_photo
+from faceshifter.media import PHOTO_FORMATS, VIDEO_CONTAINERS, is_photo, is_video
 
 PAIR_COLUMNS = ("source", "target", "out")
-VIDEO_SUFFIXES = (".mp4", ".m4v", ".mov", ".mkv", ".webm")
-"""Of videos, read and written."""
 WILDCARDS = frozenset("*?[")
 
 
@@ -23,11 +20,6 @@ class Job:
     """Who is put in; None where every match has its own source."""
     target: Path
     out: Path
-
-
-def is_video(path: Path) -> bool:
-    """Whether a path is a video's, by its suffix."""
-    return path.suffix.lower() in VIDEO_SUFFIXES
 
 
 def are_many(target: Path) -> bool:
@@ -66,7 +58,7 @@ def _split(target: Path) -> tuple[Path, str]:
 
 
 def _writable(path: Path) -> Path:
-    known = is_video(path) or path.suffix.lower() in SUFFIXES
+    known = is_video(path) or path.suffix.lower() in PHOTO_FORMATS
     return path if known else path.with_name(f"{path.name}.png")
 
 
@@ -79,7 +71,7 @@ def read_jobs(pairs: Path) -> list[Job]:
     jobs = []
     for where, row in read_table(pairs, PAIR_COLUMNS):
         source, target, out = (pairs.parent / row[column] for column in PAIR_COLUMNS)
-        known = VIDEO_SUFFIXES if is_video(target) else tuple(SUFFIXES)
+        known = tuple(VIDEO_CONTAINERS if is_video(target) else PHOTO_FORMATS)
         if out.suffix.lower() not in known:
             raise DataError(
                 f"{where} names {row['out']}, which has none of the suffixes "

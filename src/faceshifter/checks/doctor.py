@@ -17,13 +17,10 @@ import torch
 from cryptography import x509
 from jaxtyping import Float
 from PIL import Image
-from torch import Tensor
-from torch.nn import functional as F
 
 from faceshifter import __version__
 from faceshifter.downloads import MODEL_FILES, cache_folder, cached_path, dlib_file
 from faceshifter.encoders import dlib_net as dlib_resnet
-from faceshifter.encoders.encoder import dlib_encoder
 from faceshifter.errors import DependencyError, FaceShifterError
 from faceshifter.face.detect import load_detector
 from faceshifter.files import sha256
@@ -32,6 +29,7 @@ from faceshifter.marks.c2pa import read_manifest, sign
 from faceshifter.marks.signer import SIGNER, config_folder, load_signer, signer_path
 from faceshifter.marks.xmp import SWAPPED
 from faceshifter.networks import (
+    Embedder,
     choose_device,
     load_aei,
     load_encoder_of,
@@ -168,13 +166,13 @@ def _encoder() -> Iterator[Check]:
         yield Check("encoder", f"not checked: {error}")
         return
     swapper = FaceSwapper.from_pretrained(hear=False, device="cpu")
-    encoder = dlib_encoder(swapper.geometry)
-    by_dlib = FaceSwapper(swapper.aei, None, encoder, swapper.detector, swapper.device)
+    encoder = Embedder.load("dlib", swapper.networks.geometry)
+    faces = [swapper.align(photo, swapper.detector.detect(photo)[:1])[0] for photo in photos]
     like_dlib = min(
-        float(by_dlib.identity([photo], face="largest") @ _dlib_descriptor(photo, encoder.mean))
-        for photo in photos
+        float(z_id @ _dlib_descriptor(photo, encoder.mean))
+        for photo, z_id in zip(photos, encoder.embed([face.crop for face in faces]), strict=True)
     )
-    one, other = (swapper.identity([photo], face="largest") for photo in photos)
+    one, other = (face.z_id for face in faces)
     like_other = float((one * other).sum())
     text = f"cosine to dlib's own {like_dlib:.3f}, between two people {like_other:.2f}"
     if like_dlib < MIN_LIKE_DLIB:
@@ -190,14 +188,14 @@ def _encoder() -> Iterator[Check]:
         yield Check("encoder", text)
 
 
-def _dlib_descriptor(photo: Pixels, mean: Float[Tensor, " d"]) -> Float[Tensor, " d"]:
+def _dlib_descriptor(photo: Pixels, mean: Float[np.ndarray, " d"]) -> Float[np.ndarray, " d"]:
     """Dlib's own descriptor of the largest face, less the encoder's mean, of unit length."""
     x0, y0, x1, y1 = (round(value) for value in load_detector(None).detect(photo)[0].box)
     predictor = dlib.shape_predictor(str(dlib_file(DLIB_FILES[1])))
     network = dlib.face_recognition_model_v1(str(dlib_file(DLIB_FILES[0])))
     shape = predictor(photo, dlib.rectangle(x0, y0, x1, y1))
-    descriptor = torch.tensor(np.array(network.compute_face_descriptor(photo, shape))).float()
-    return F.normalize(descriptor - mean, dim=0)
+    descriptor = np.array(network.compute_face_descriptor(photo, shape), np.float32) - mean
+    return descriptor / np.linalg.norm(descriptor)
 
 
 def _signing() -> Iterator[Check]:

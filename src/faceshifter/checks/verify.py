@@ -15,12 +15,13 @@ from faceshifter.errors import CredentialsError, ImageError
 from faceshifter.images import load_photo
 from faceshifter.marks.c2pa import Manifest, read_manifest
 from faceshifter.marks.watermark import watermark_score
-from faceshifter.marks.xmp import Mark, is_mp4, mp4_mime, read_mark
+from faceshifter.marks.xmp import Mark, read_mark
+from faceshifter.media import HEAD_BYTES, sniff
 
 NUM_FRAMES = 10
 """Of a video, evenly spaced, that are searched for the watermark together."""
-VIDEO_STARTS = (b"\x1aE\xdf\xa3", b"RIFF")
-"""Of Matroska, WebM and AVI files."""
+NO_XMP = ("video/x-matroska", "video/webm", "video/x-msvideo")
+"""Videos in which no XMP is looked for."""
 MIMES = {"image/mpo": "image/jpeg"}
 """What Pillow calls a JPEG file of a camera that holds several pictures."""
 
@@ -46,17 +47,12 @@ def inspect(path: Path) -> Findings:
     """
     try:
         with path.open("rb") as file:
-            start = file.read(12)
-            file.seek(0)
-            mp4 = is_mp4(file)
+            mime = sniff(file.read(HEAD_BYTES)) or ""
     except OSError as error:
         raise ImageError(f"{path} cannot be read ({error.strerror}); check the path") from None
-    video = mp4 or (start.startswith(VIDEO_STARTS) and start[8:] != b"WEBP")
+    video = mime.startswith("video/")
     if video:
         frames = sample_frames(path, NUM_FRAMES)
-        mime = mp4_mime(path)
-        if not mp4:
-            mime = "video/x-msvideo" if start[8:] == b"AVI " else "video/x-matroska"
     else:
         frames = [load_photo(path).pixels]
         with Image.open(path) as image:
@@ -70,7 +66,7 @@ def inspect(path: Path) -> Findings:
         manifest_error = str(error)
     return Findings(
         kind="video" if video else "image",
-        xmp=read_mark(path) if mp4 or not video else None,
+        xmp=None if mime in NO_XMP else read_mark(path),
         manifest=manifest,
         manifest_error=manifest_error,
         watermark_score=watermark_score(frames),

@@ -68,7 +68,7 @@ def evaluate(
     from faceshifter.files import sha256
     from faceshifter.networks import packaged_weights
     from faceshifter.swap.swapper import FaceSwapper
-    from faceshifter.tensors import fingerprint, load_tensors
+    from faceshifter.tensors import load_tensors
 
     cv2.setNumThreads(1)  # its pictures are small here
     cases, gallery = read_cases(swaps, pairs), read_gallery(swaps)
@@ -101,8 +101,9 @@ def evaluate(
             weights, hear=hear, identity=identity, yunet=yunet, device=device
         )
         makers.append(Stages(swapper, Occluders.load(occluders)))
-        parts = {"aei": swapper.aei, "hear": swapper.hear, "identity": swapper.encoder}
-        networks = {name: fingerprint(part) for name, part in parts.items() if part is not None}
+        prints = swapper.networks.fingerprints
+        networks = {name: digits for name, digits in prints.items() if digits is not None}
+        networks["identity"] = networks.pop("encoder")
     config = {
         "input": str(swaps),
         "pairs": [[case.source.name, case.target.name] for case in cases],
@@ -142,14 +143,13 @@ def check_identity(
         device: Where to compute.
     """
     from faceshifter.config import CropGeometry
-    from faceshifter.encoders.encoder import load_identity_encoder
     from faceshifter.evaluate.verification import labelled_crops, verify_encoder
     from faceshifter.face.detect import load_detector
-    from faceshifter.networks import choose_device
+    from faceshifter.networks import Embedder
 
     geometry = CropGeometry()
-    network = load_identity_encoder(encoder, geometry).to(choose_device(device))
-    result = verify_encoder(network, labelled_crops(faces, load_detector(yunet), geometry))
+    embedder = Embedder.load(encoder, geometry, device)
+    result = verify_encoder(embedder, labelled_crops(faces, load_detector(yunet), geometry))
     print(f"{result.num_faces} faces of {result.num_people} people")
     print(f"{result.num_same} same and {result.num_different} different pairs")
     print(f"AUC {result.auc:.5f}, true accepts at 0.1 % false accepts {result.tar_at_far:.4f}")
@@ -204,7 +204,7 @@ def masks(
         masks_of_pair(source, target, swapper)
         for source, target in zip(photos[::2], photos[1::2], strict=True)
     ]
-    save_photo(out, Photo(draw_masks(pairs, swapper.image_size)), WORKING)
+    save_photo(out, Photo(draw_masks(pairs, swapper.networks.image_size)), WORKING)
     if json is not None:
         write_atomically(json, dumps(masks_as_json(pairs)).encode())
     for k, means in enumerate(zip(*(pair.means for pair in pairs), strict=True), 1):

@@ -12,10 +12,10 @@ Device = Literal["auto", "cpu", "cuda"]
 
 def check_output(out: Path, option: str = "--out") -> None:
     """Say now, not after the work, that a result cannot be written."""
-    from faceshifter.images import SUFFIXES
+    from faceshifter.media import PHOTO_FORMATS
 
-    if out.suffix.lower() not in SUFFIXES:
-        known = ", ".join(SUFFIXES)
+    if out.suffix.lower() not in PHOTO_FORMATS:
+        known = ", ".join(PHOTO_FORMATS)
         raise OutputError(f"{option} {out} has none of the suffixes {known}; choose one")
     check_folder(out, option)
 

@@ -9,6 +9,7 @@ from tyro.conf import Positional, UseAppendAction
 
 from faceshifter.cli.options import Device, check_folder, check_output, make_folder
 from faceshifter.errors import DataError, ImageError, OutputError
+from faceshifter.media import is_video
 
 if TYPE_CHECKING:
     from faceshifter.batch.targets import Job
@@ -82,7 +83,7 @@ def swap(
         _check_exists(pairs)
     elif out is None:
         raise DataError("give --out, where the result goes")
-    from faceshifter.batch.targets import Job, are_many, check_jobs, find_jobs, is_video, read_jobs
+    from faceshifter.batch.targets import Job, are_many, check_jobs, find_jobs, read_jobs
     from faceshifter.swap.people import Casting, split_match
     from faceshifter.swap.swapper import FaceSwapper
 
@@ -249,7 +250,7 @@ def identity(
         weights, hear=False, identity=identity, yunet=yunet, device=device
     )
     person = average_photos(swapper, files, source_face)
-    save_identity(out, person.identity, swapper.encoder)
+    save_identity(out, person.identity, swapper.networks)
     for line in person.skipped:
         print(f"not used: {line}", file=sys.stderr)
     print(f"identity of {len(person.files)} of {len(files)} photos: {out}")
@@ -277,10 +278,10 @@ if TYPE_CHECKING:
 
 def check_clip(target: Path, out: Path, report: Path | None) -> None:
     """Say now, not after the work, that a video's result cannot be written."""
-    from faceshifter.batch.targets import VIDEO_SUFFIXES
+    from faceshifter.media import VIDEO_CONTAINERS
 
-    if out.suffix.lower() not in VIDEO_SUFFIXES:
-        known = ", ".join(VIDEO_SUFFIXES)
+    if out.suffix.lower() not in VIDEO_CONTAINERS:
+        known = ", ".join(VIDEO_CONTAINERS)
         raise OutputError(f"{target} is a video, and --out {out} has none of {known}; choose one")
     check_folder(out, "--out")
     if report is not None:

@@ -18,7 +18,9 @@ from faceshifter.config import (
     Runtime,
 )
 from faceshifter.errors import DataError
-from faceshifter.train.plan import Plan
+
+if TYPE_CHECKING:
+    from faceshifter.train.plan import Plan
 
 
 def prepare(
@@ -317,7 +319,7 @@ def bench(*, what: Annotated[Bench, arg(name="")]) -> None:
     what.start()
 
 
-def print_plan(plan: Plan) -> None:
+def print_plan(plan: "Plan") -> None:
     """Print every setting, then networks, arithmetic, memory, disk and what is missing."""
     print("recipe")
     width = max(map(len, plan.settings))

@@ -20,6 +20,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from faceshifter.data.occlusion import KINDS, Occluders, cover
+from faceshifter.data.photos import PREPARE_AGAIN
 from faceshifter.data.shards import Crop, decode_crop, read_geometry, read_jpegs
 from faceshifter.encoders.encoder import IdentityEncoder
 from faceshifter.errors import DataError, OutputError
@@ -161,7 +162,7 @@ def _plan(data: Path, aei: AEINet, ranked: list[int] | None) -> dict[str, Any]:
 
 def _batches(data: Path, ranked: list[int] | None) -> list[list[Crop]]:
     """The faces in the order of their ranking; a batch is of one shard."""
-    crops = [Crop(**line) for line in read_lines(data / "index.jsonl")]  # type: ignore[arg-type]
+    crops = [Crop(**line) for line in read_lines(data / "index.jsonl", remedy=PREPARE_AGAIN)]
     if not crops:
         raise DataError(f"{data} holds no faces; prepare photos with faces")
     if ranked is not None:

@@ -10,8 +10,10 @@ from pathlib import Path
 from faceshifter.errors import DataError
 from faceshifter.files import read_lines
 from faceshifter.images import Pixels, decode_photo
+from faceshifter.media import PHOTO_SUFFIXES
 
-SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff"}
+PREPARE_AGAIN = "run faceshifter prepare, to its end, again"
+"""What helps where a prepared set is not whole."""
 
 
 @dataclass(frozen=True)
@@ -48,7 +50,7 @@ def find_photos(photos: Path) -> Iterator[PhotoFile]:
     for path in paths:
         if path.suffix == ".tar" and path.is_file():
             yield from _photos_in_tar(path, root)
-        elif path.suffix.lower() in SUFFIXES and path.is_file():
+        elif path.suffix.lower() in PHOTO_SUFFIXES and path.is_file():
             name = path.relative_to(root).as_posix()
             folder = path.parent.name if path.parent != root else name
             yield PhotoFile(name, _identities(path.parent).get(path.name, folder), path)
@@ -59,7 +61,7 @@ def _photos_in_tar(path: Path, root: Path) -> Iterator[PhotoFile]:
     try:
         with tarfile.open(path, "r:") as tar:
             for member in tar:
-                if Path(member.name).suffix.lower() not in SUFFIXES:
+                if Path(member.name).suffix.lower() not in PHOTO_SUFFIXES:
                     continue
                 name = f"{path.relative_to(root).as_posix()}/{member.name}"
                 folder = Path(member.name).parent.name or name
@@ -78,5 +80,7 @@ def _identities(folder: Path) -> dict[str, str]:
     if not index.exists():
         return {}
     return {
-        str(line["file"]): str(line["identity"]) for line in read_lines(index) if "identity" in line
+        str(line["file"]): str(line["identity"])
+        for line in read_lines(index, remedy=PREPARE_AGAIN)
+        if "identity" in line
     }

@@ -14,12 +14,13 @@ from jaxtyping import UInt8
 from tqdm import tqdm
 
 from faceshifter.config import CropGeometry
-from faceshifter.data.photos import SUFFIXES, PhotoFile, find_photos
+from faceshifter.data.photos import PREPARE_AGAIN, PhotoFile, find_photos
 from faceshifter.data.shards import Crop, write_shard
 from faceshifter.errors import DataError, ImageError, NoFaceError, OutputError
 from faceshifter.face.align import crop_face, crop_matrix
 from faceshifter.face.detect import FaceDetector, load_detector
 from faceshifter.files import read_lines, write_atomically, write_lines
+from faceshifter.media import PHOTO_SUFFIXES
 
 SHARD_SIZE = 1000
 """Photos a shard; a killed run loses at most the shards it was working on."""
@@ -88,7 +89,8 @@ def prepare(
     files = list(find_photos(photos))
     if not files:
         raise DataError(
-            f"{photos} holds no photos; give a folder with {', '.join(sorted(SUFFIXES))} or .tar"
+            f"{photos} holds no photos; give a folder with "
+            f"{', '.join(sorted(PHOTO_SUFFIXES))} or .tar"
         )
     plan = {
         "size": size,
@@ -197,7 +199,7 @@ def _sharpness(image: UInt8[np.ndarray, "s s 3"]) -> float:
 
 
 def _finish(out: Path, shards: list[Job], num_photos: int) -> PrepareReport:
-    lines = [line for job in shards for line in read_lines(_lines_path(job))]
+    lines = [line for job in shards for line in read_lines(_lines_path(job), remedy=PREPARE_AGAIN)]
     skipped = [line for line in lines if "skipped" in line]
     crops = [line for line in lines if "skipped" not in line]
     write_lines(out / "skipped.jsonl", skipped)

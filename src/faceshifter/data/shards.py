@@ -23,6 +23,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from faceshifter.config import CropGeometry
+from faceshifter.data.photos import PREPARE_AGAIN
 from faceshifter.errors import DataError
 from faceshifter.files import read_lines, write_atomically
 
@@ -161,7 +162,7 @@ def read_crops(data: Path) -> list[Crop]:
     Raises:
         DataError: It is missing, damaged or of fewer than two faces.
     """
-    crops = [Crop(**line) for line in read_lines(data / "index.jsonl")]  # type: ignore[arg-type]
+    crops = [Crop(**line) for line in read_lines(data / "index.jsonl", remedy=PREPARE_AGAIN)]
     if len(crops) < 2:
         raise DataError(f"{data} holds fewer than two faces; prepare more photos to make pairs of")
     return crops

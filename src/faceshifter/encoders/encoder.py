@@ -16,17 +16,16 @@ import numpy as np
 import torch
 from jaxtyping import Float
 from safetensors import SafetensorError
-from safetensors.torch import load_file
+from safetensors.numpy import load_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from faceshifter.config import CropGeometry, Point
 from faceshifter.downloads import dlib_file
-from faceshifter.encoders import distilled, iresnet
-from faceshifter.encoders import dlib_net as dlib_resnet
+from faceshifter.encoders import distilled, dlib_net, iresnet
 from faceshifter.errors import CheckpointError
 from faceshifter.face.align import crop_matrix, transform_points
-from faceshifter.tensors import load_strictly
+from faceshifter.tensors import Array, load_strictly
 
 TORCHSCRIPT_SUFFIXES = (".pt", ".ts")
 DISTILLED_WEIGHTS = "weights/identity.safetensors"
@@ -71,7 +70,7 @@ ARCFACE_CROP = IdentityCrop(
 )
 
 DLIB_CROP = IdentityCrop(
-    size=dlib_resnet.INPUT_SIZE,
+    size=dlib_net.INPUT_SIZE,
     # dlib aligns by other points; these are where ours fall on the mean of 908 of its chips.
     points=((47.4, 45.3), (101.3, 45.3), (74.6, 77.0), (50.7, 99.7), (98.9, 99.5)),
     fill="border",
@@ -177,14 +176,14 @@ def load_identity_encoder(spec: str, geometry: CropGeometry) -> IdentityEncoder:
 
 
 def distilled_encoder(
-    state_dict: Mapping[str, Tensor],
+    weights: Mapping[str, Array],
     geometry: CropGeometry,
     source: str = "the state dict",
 ) -> IdentityEncoder:
     """Build our own encoder from trained weights.
 
     Args:
-        state_dict: Weights of a DistilledResNet.
+        weights: Of a DistilledResNet, by name.
         geometry: Where the landmarks lie in the faces to encode.
         source: Where the weights come from, for the message.
 
@@ -192,7 +191,7 @@ def distilled_encoder(
         CheckpointError: The weights are not a DistilledResNet's.
     """
     backbone = distilled.DistilledResNet()
-    load_strictly(backbone, state_dict, source)
+    load_strictly(backbone, weights, source)
     c_id = distilled.EMBEDDING_SIZE
     return IdentityEncoder(backbone, DLIB_CROP, geometry, c_id=c_id, name="distilled")
 
@@ -204,10 +203,10 @@ def dlib_encoder(geometry: CropGeometry) -> IdentityEncoder:
         CheckpointError: Its file is damaged.
         DependencyError: The package is not installed.
     """
-    backbone = dlib_resnet.load_dlib_resnet(dlib_file(dlib_resnet.FILE))
+    backbone = dlib_net.load_dlib_resnet(dlib_file(dlib_net.FILE))
     with resources.as_file(resources.files("faceshifter") / DLIB_MEAN) as path:
-        mean = DLIB_MEAN_SHARE * _load_safetensors(path)["mean"]
-    c_id = dlib_resnet.EMBEDDING_SIZE
+        mean = DLIB_MEAN_SHARE * torch.from_numpy(_load_safetensors(path)["mean"])
+    c_id = dlib_net.EMBEDDING_SIZE
     return IdentityEncoder(backbone, DLIB_CROP, geometry, c_id=c_id, name="dlib", mean=mean)
 
 
@@ -247,7 +246,7 @@ def torchscript_encoder(path: Path, geometry: CropGeometry) -> IdentityEncoder:
     return IdentityEncoder(backbone, ARCFACE_CROP, geometry, c_id=c_id, name=path.stem)
 
 
-def _load_safetensors(path: Path) -> dict[str, Tensor]:
+def _load_safetensors(path: Path) -> dict[str, Array]:
     try:
         return load_file(path)
     except (OSError, SafetensorError) as error:

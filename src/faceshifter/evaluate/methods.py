@@ -12,11 +12,11 @@ from faceshifter.data.occlusion import Occluders, occlude
 from faceshifter.errors import FaceShifterError
 from faceshifter.evaluate.cases import Case
 from faceshifter.evaluate.faces import KnownFace
-from faceshifter.face.align import Matrix, crop_face, crop_matrix
+from faceshifter.face.align import crop_face, crop_matrix
 from faceshifter.face.paste import paste_face
 from faceshifter.images import Pixels
-from faceshifter.swap.selection import Identity
-from faceshifter.swap.swapper import FaceSwapper, SwapSteps
+from faceshifter.networks import Identity, SwappedCrop
+from faceshifter.swap.swapper import FaceSwapper
 
 CROP = 256  # pixels; of paste-source, flicker and the pictures' faces
 GEOMETRY = CropGeometry()
@@ -135,24 +135,24 @@ class Stages:
 
     def __init__(self, swapper: FaceSwapper, occluders: Occluders) -> None:
         self.swapper, self.occluders = swapper, occluders
-        self.names = ("one stage", "two stages")[: 1 if swapper.hear is None else 2]
+        self.names = ("one stage", "two stages")[: 2 if swapper.networks.has_hear else 1]
 
     def __call__(self, pairs: Sequence[Pair]) -> Iterator[Made]:
         """The results; of both also the errors of a second swap with an occluder on the target."""
-        size, geometry = self.swapper.image_size, self.swapper.geometry
+        networks = self.swapper.networks
+        size, geometry = networks.image_size, networks.geometry
         matrices = [crop_matrix(p.face_t.landmarks, geometry, size) for p in pairs]
         faces = [p.crops(geometry, size) for p in pairs]
         X_s, X_t = ([face[i] for face in faces] for i in (0, 1))
-        covered = {} if self.swapper.hear is None else self._cover(X_t, pairs)
-        z_id = [face.z_id for face in self.swapper.identify(X_s, matrices)]
+        covered = self._cover(X_t, pairs) if networks.has_hear else {}
+        z_id = list(networks.embed(X_s))
         steps = self._swap(
             X_t + [crop for crop, _ in covered.values()],
-            matrices + [matrices[i] for i in covered],
             z_id + [z_id[i] for i in covered],
         )
         with_occluder = dict(zip(covered, steps[len(pairs) :], strict=True))
         for i, (pair, matrix) in enumerate(zip(pairs, matrices, strict=True)):
-            crops = steps[i].Y_hat_st, steps[i].result
+            crops = steps[i].Y_hat_st, steps[i].Y_st
             photos = dict(
                 zip(self.names, (paste_face(pair.target, c, matrix) for c in crops), strict=False)
             )
@@ -161,9 +161,9 @@ class Stages:
                 swapped, (crop, inside) = with_occluder[i], covered[i]
                 one, two = (
                     float(np.abs(picture[inside].astype(int) - crop[inside]).mean())
-                    for picture in (swapped.Y_hat_st, swapped.result)
+                    for picture in (swapped.Y_hat_st, swapped.Y_st)
                 )
-                photo = paste_face(pair.target, swapped.result, matrix)
+                photo = paste_face(pair.target, swapped.Y_st, matrix)
                 occluded = Occluded(float(inside.mean()), one, two, photo, photos[self.names[1]])
             yield Made({**photos}, occluded)
 
@@ -179,13 +179,11 @@ class Stages:
                 covered[i] = crop, inside
         return covered
 
-    def _swap(
-        self, crops: list[Pixels], matrices: list[Matrix], z_id: list[Identity]
-    ) -> list[SwapSteps]:
-        steps: list[SwapSteps] = []
-        batch = CPU_CROPS if self.swapper.device.type == "cpu" else len(crops)
+    def _swap(self, crops: list[Pixels], z_id: list[Identity]) -> list[SwappedCrop]:
+        networks = self.swapper.networks
+        steps: list[SwappedCrop] = []
+        batch = CPU_CROPS if networks.on_cpu else len(crops)
         for start in range(0, len(crops), batch):
             part = slice(start, start + batch)
-            targets = self.swapper.identify(crops[part], matrices[part])
-            steps += self.swapper.swap_targets(targets, z_id[part])
+            steps += networks.swap(crops[part], list(networks.embed(crops[part])), z_id[part])
         return steps

@@ -7,17 +7,15 @@ from itertools import islice
 from pathlib import Path
 
 import numpy as np
-import torch
 from jaxtyping import Float, UInt8
 from tqdm import tqdm
 
 from faceshifter.config import CropGeometry
 from faceshifter.data.photos import find_photos
-from faceshifter.encoders.encoder import IdentityEncoder
 from faceshifter.errors import DataError, ImageError
 from faceshifter.face.align import crop_face, crop_matrix
 from faceshifter.face.detect import FaceDetector
-from faceshifter.networks import to_tensor
+from faceshifter.networks import Embedder
 
 FALSE_ACCEPTS = 1e-3
 """Share of pairs of different people that may be taken for the same."""
@@ -86,14 +84,14 @@ def verification(z_id: Float[np.ndarray, "n d"], identity: Sequence[str]) -> Ver
 
 
 def verify_encoder(
-    encoder: IdentityEncoder,
+    encoder: Embedder,
     faces: Iterable[tuple[UInt8[np.ndarray, "s s 3"], str]],
     batch_size: int = 32,
 ) -> VerificationResult:
     """Encode labelled faces as they come and compare every pair.
 
     Args:
-        encoder: Maps faces to z_id, on any device.
+        encoder: Maps faces to z_id.
         faces: Aligned crops of one size, RGB, and whose they are.
         batch_size: Crops encoded at a time.
 
@@ -103,11 +101,9 @@ def verify_encoder(
     stream = iter(faces)
     z_id, identity = [], []
     while batch := list(islice(stream, batch_size)):
-        X = to_tensor(np.stack([crop for crop, _ in batch])).to(encoder.grid.device)
-        with torch.no_grad():
-            z_id.append(encoder(X).cpu().numpy())
+        z_id.append(encoder.embed([crop for crop, _ in batch]))
         identity += [person for _, person in batch]
-    return verification(np.concatenate([np.zeros((0, encoder.c_id)), *z_id]), identity)
+    return verification(np.concatenate([encoder.embed([]), *z_id]), identity)
 
 
 def labelled_crops(

@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, Any
 from faceshifter import __version__
 from faceshifter.errors import CredentialsError, OutputError
 from faceshifter.marks.signer import load_signer, signer_file
-from faceshifter.marks.xmp import SWAPPED, Origin, append_xmp_box, mp4_mime
+from faceshifter.marks.xmp import SWAPPED, Origin, append_xmp_box
+from faceshifter.media import mp4_mime
 
 if TYPE_CHECKING:
     import c2pa
@@ -62,7 +63,7 @@ def mark_video(path: Path, origin: Origin = SWAPPED) -> None:
     The frames are marked before they are encoded, by ``watermark.embed_watermark``.
 
     Args:
-        path: File whose name ends in one of ``VIDEO_SUFFIXES``, or a temporary file of that format.
+        path: An MP4 or QuickTime file, ``media.MP4_SUFFIXES``, or a temporary file of that format.
         origin: How it came about; ``watermark=False`` in it where the frames were left unmarked.
 
     Raises:

@@ -14,6 +14,7 @@ from PIL import Image, UnidentifiedImageError
 
 from faceshifter import __version__
 from faceshifter.errors import ImageError
+from faceshifter.media import HEAD_BYTES, sniff
 
 IPTC_TERMS = "http://cv.iptc.org/newscodes/digitalsourcetype/"
 DIGITAL_SOURCE_TYPE = f"{IPTC_TERMS}compositeWithTrainedAlgorithmicMedia"
@@ -25,8 +26,6 @@ DC = "http://purl.org/dc/elements/1.1/"
 
 XMP_BOX = bytes.fromhex("be7acfcb97a942e89c71999491e3afac")
 """Type of the box that holds XMP in an MP4 or QuickTime file (XMP specification, part 3)."""
-VIDEO_SUFFIXES = (".mp4", ".m4v", ".mov")
-"""Video files that can hold XMP and a manifest."""
 
 
 @dataclass(frozen=True)
@@ -101,7 +100,7 @@ def read_mark(path: Path) -> Mark | None:
     """
     try:
         with path.open("rb") as file:
-            if is_mp4(file):
+            if sniff(file.read(HEAD_BYTES)) in ("video/mp4", "video/quicktime"):
                 xmp = _read_xmp_box(file)
                 return parse_mark(xmp) if xmp else None
         with Image.open(path) as image:
@@ -109,19 +108,6 @@ def read_mark(path: Path) -> Mark | None:
     except (OSError, UnidentifiedImageError, SyntaxError, ValueError) as error:
         raise ImageError(f"{path} cannot be read as an image; check the file") from error
     return parse_mark(xmp) if xmp else None
-
-
-def is_mp4(file: BufferedIOBase) -> bool:
-    """Whether an open file begins like an MP4 or QuickTime file, and not like a HEIF image."""
-    start = file.read(12)
-    file.seek(0)
-    images = (b"heic", b"heix", b"mif1", b"msf1", b"avif", b"avis", b"hevc")
-    return start[4:8] in (b"ftyp", b"moov", b"mdat", b"wide", b"free") and start[8:] not in images
-
-
-def mp4_mime(path: Path) -> str:
-    """The type of such a file, which its name tells."""
-    return "video/quicktime" if path.suffix.lower() == ".mov" else "video/mp4"
 
 
 def _read_xmp_box(file: BufferedIOBase) -> bytes | None:

@@ -38,8 +38,8 @@ def write_demo(out: Path, device: str = "auto") -> None:
     source, target = portraits()
     swapper = FaceSwapper.from_pretrained(device=device)
     swapped = swapper.swap(target, swapper.identity([source]))
-    (steps,) = swapped.steps
-    one_stage = paste_face(target, steps.Y_hat_st, steps.matrix)
+    (face,) = swapped.faces
+    one_stage = paste_face(target, face.steps.Y_hat_st, face.target.matrix)
     pictures = (source, target, one_stage, swapped.pixels)
     save_photo(out, Photo(np.concatenate([_to_height(p) for p in pictures], axis=1)))
 

@@ -5,12 +5,12 @@ from dataclasses import dataclass
 from functools import lru_cache, partial
 from pathlib import Path
 
-from faceshifter.data.photos import SUFFIXES
 from faceshifter.errors import DataError, ImageError, NoFaceError
 from faceshifter.images import load_photo
+from faceshifter.media import is_photo
+from faceshifter.networks import Identity
 from faceshifter.swap.selection import (
     FaceChoice,
-    Identity,
     Match,
     Selection,
     load_identity,
@@ -50,7 +50,7 @@ def read_person(swapper: FaceSwapper, path: Path, face: FaceChoice = "only") -> 
     if path.is_dir():
         return average_photos(swapper, photos_in(path), face)
     if path.suffix.lower() == IDENTITY_SUFFIX:
-        return Person(load_identity(path, swapper.encoder), [path], [])
+        return Person(load_identity(path, swapper.networks), [path], [])
     return Person(swapper.identity([load_photo(path).pixels], face=face), [path], [])
 
 
@@ -92,11 +92,6 @@ def photos_in(path: Path) -> list[Path]:
     if not photos:
         raise ImageError(f"{path} holds no photos; give a folder with photos of one person")
     return photos
-
-
-def is_photo(path: Path) -> bool:
-    """A file with a photo's suffix; hidden ones are other programs' own."""
-    return path.suffix.lower() in SUFFIXES and not path.name.startswith(".") and path.is_file()
 
 
 def split_match(match: str) -> tuple[Path, Path | None]:

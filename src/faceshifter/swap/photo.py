@@ -11,14 +11,14 @@ import numpy as np
 from jaxtyping import UInt8
 
 from faceshifter.batch.manifest import Record
-from faceshifter.batch.targets import is_video
 from faceshifter.errors import NoFaceError
 from faceshifter.face.detect import Face
 from faceshifter.files import make_folder, write_atomically
 from faceshifter.images import Photo, Pixels, load_photo, save_photo
 from faceshifter.marks.xmp import SWAPPED
+from faceshifter.media import is_video
 from faceshifter.swap.selection import Selection, why_none
-from faceshifter.swap.swapper import FaceSwapper, Target, save_steps
+from faceshifter.swap.swapper import FaceSwapper, Target, paste_faces, save_steps
 
 MASK_SUFFIX = ".mask.png"
 
@@ -82,11 +82,11 @@ def swap_file(
         return {"video": summary}
     opened = opened or open_target(swapper, target)
     before = opened.photo.pixels
-    chosen = swapper.choose(before, opened.faces, selection)
-    if not chosen:
+    targets, sources = swapper.choose(before, opened.faces, selection)
+    if not targets:
         raise _why_nobody(opened.faces, selection)
-    swapped = swapper.swap_chosen(before, chosen, selection.strength)
-    after = swapped.pixels
+    swapped = swapper.swap_faces(targets, sources, selection.strength)
+    after = paste_faces(before, swapped)
     if steps is not None:
         make_folder(steps)
     if mask is not None:
@@ -95,7 +95,7 @@ def swap_file(
     save_photo(out, replace(opened.photo, pixels=after), replace(SWAPPED, watermark=watermark))
     if steps is not None:
         save_steps(steps, opened.photo, swapped)
-    return {"faces": [_face_record(found) for found, _ in chosen]}
+    return {"faces": [_face_record(found) for found in targets]}
 
 
 def changed_pixels(before: Pixels, after: Pixels) -> UInt8[np.ndarray, "h w"]:

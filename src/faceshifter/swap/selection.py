@@ -6,19 +6,13 @@ from pathlib import Path
 from typing import Literal
 
 import numpy as np
-import torch
-from jaxtyping import Float
-from torch import Tensor
-from torch.nn import functional as F
 
 from faceshifter import __version__
-from faceshifter.encoders.encoder import IdentityEncoder
 from faceshifter.errors import CheckpointError, NoFaceError
 from faceshifter.face.detect import Face
-from faceshifter.tensors import fingerprint, load_tensors, save_tensors
+from faceshifter.networks import Identity, SwapNetworks
+from faceshifter.tensors import load_tensors, save_tensors
 
-Identity = Float[Tensor, "1 c_id"]
-"""Who somebody is: z_id, of unit length."""
 FaceChoice = Literal["only", "largest", "all"] | int
 """Which faces of a photo: the only one there is, or a number from the left, from 0."""
 
@@ -86,31 +80,32 @@ def why_none(faces: Sequence[Face], choice: FaceChoice, where: str) -> NoFaceErr
 
 
 def mean_identity(identities: Sequence[Identity]) -> Identity:
-    """Who somebody is by several photos: the mean of their z_id, of unit length again."""
-    return F.normalize(torch.cat(list(identities)).mean(dim=0, keepdim=True))
+    """Return who several photos of one person show: the mean of their z_id, of unit length."""
+    mean = np.mean(np.stack(identities), axis=0)
+    return mean / np.maximum(np.linalg.norm(mean), np.float32(1e-12))
 
 
 def match_people(
-    z_id: Float[Tensor, "n c_id"], matches: Sequence[Match], encoder: IdentityEncoder
+    z_id: Sequence[Identity], matches: Sequence[Match], encoder: str
 ) -> list[tuple[int, Identity]]:
-    """Which face is which of the wanted people.
+    """Find the wanted people among the faces of a picture.
 
     The most alike face and person are paired first, then the next of those left, down to the least
     cosine that two photos of one person have.
 
     Args:
-        z_id: Of the faces in the picture, of unit length.
+        z_id: Identities of the faces in the picture.
         matches: The people.
-        encoder: Whose z_id they are.
+        encoder: Name of the encoder that made the identities.
 
     Returns:
         The number of each face that is swapped and who it becomes, by number.
     """
-    if not len(z_id):
+    if not z_id:
         return []
-    people = torch.cat([match.person for match in matches]).to(z_id)
-    cosine = (z_id @ people.T).cpu().numpy()  # (n, m)
-    least = SAME_PERSON.get(encoder.name, OTHER_SAME_PERSON)
+    people = np.stack([match.person for match in matches])
+    cosine = np.stack(z_id) @ people.T  # (n, m)
+    least = SAME_PERSON.get(encoder, OTHER_SAME_PERSON)
     found = []
     while cosine.size and cosine.max() >= least:
         face, person = np.unravel_index(cosine.argmax(), cosine.shape)
@@ -119,18 +114,18 @@ def match_people(
     return sorted(found, key=lambda pair: pair[0])
 
 
-def save_identity(path: Path, identity: Identity, encoder: IdentityEncoder) -> None:
+def save_identity(path: Path, identity: Identity, networks: SwapNetworks) -> None:
     """Write an identity to a small safetensors file; it holds no picture and no name.
 
     Raises:
         OutputError: The file cannot be written.
     """
-    info = {"kind": "identity", "version": __version__}
-    made_by = {"name": encoder.name, "fingerprint": fingerprint(encoder)}
-    save_tensors(path, {"z_id": identity.cpu()}, info | {"identity": made_by})
+    encoder = {"name": networks.encoder_name, "fingerprint": networks.fingerprints["encoder"]}
+    info = {"kind": "identity", "version": __version__, "identity": encoder}
+    save_tensors(path, {"z_id": identity[None]}, info)
 
 
-def load_identity(path: Path, encoder: IdentityEncoder) -> Identity:
+def load_identity(path: Path, networks: SwapNetworks) -> Identity:
     """Read what ``save_identity`` wrote.
 
     Raises:
@@ -141,9 +136,9 @@ def load_identity(path: Path, encoder: IdentityEncoder) -> Identity:
         raise CheckpointError(
             f"{path} holds no identity; give a file that faceshifter identity wrote"
         )
-    if info["identity"]["fingerprint"] != fingerprint(encoder):
+    if info["identity"]["fingerprint"] != networks.fingerprints["encoder"]:
         raise CheckpointError(
             f"{path} was made by the identity encoder {info['identity']['name']}, and the networks "
-            f"in use have another one, {encoder.name}; make it again from the photos"
+            f"in use have another one, {networks.encoder_name}; make it again from the photos"
         )
-    return tensors["z_id"]
+    return tensors["z_id"][0]

@@ -1,36 +1,19 @@
-"""Swap faces in photos: detection, alignment, both stages and paste-back."""
+"""FaceSwapper: finds faces in photos, swaps them and pastes them back."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Self
 
-import numpy as np
-import torch
-from jaxtyping import UInt8
-from torch.nn import functional as F
-
-from faceshifter.encoders.encoder import IdentityEncoder
 from faceshifter.errors import NoFaceError
 from faceshifter.face.align import Matrix, crop_face, crop_matrix
 from faceshifter.face.detect import Face, FaceDetector, load_detector
 from faceshifter.face.paste import paste_face
 from faceshifter.images import Photo, Pixels, save_photo
 from faceshifter.marks.xmp import WORKING
-from faceshifter.models.aei import AEINet
-from faceshifter.models.hear import HEARNet, heuristic_error
-from faceshifter.networks import (
-    choose_device,
-    load_aei,
-    load_encoder_of,
-    load_hear,
-    packaged_weights,
-    to_images,
-    to_tensor,
-)
+from faceshifter.networks import Crop, Identity, SwapNetworks, SwappedCrop
 from faceshifter.swap.selection import (
     FaceChoice,
-    Identity,
     Selection,
     match_people,
     mean_identity,
@@ -38,15 +21,12 @@ from faceshifter.swap.selection import (
     why_none,
 )
 
-MOST_AT_ONCE = {"cpu": 4, "cuda": 32}
-"""Faces in one batch: a crowd has hundreds, and more of them are slower on a CPU (docs/log.md)."""
-
 
 @dataclass(frozen=True)
 class Target:
     """One aligned face of a picture."""
 
-    crop: UInt8[np.ndarray, "s s 3"]
+    crop: Crop
     """X_t, RGB."""
     matrix: Matrix
     """From the picture's pixels to the crop's."""
@@ -57,18 +37,11 @@ class Target:
 
 
 @dataclass(frozen=True)
-class SwapSteps:
-    """One face on its way through both stages; aligned crops, RGB."""
+class SwappedFace:
+    """One face that was swapped, and every picture on the way."""
 
-    X_t: UInt8[np.ndarray, "s s 3"]
-    Y_hat_st: UInt8[np.ndarray, "s s 3"]
-    Y_hat_tt: UInt8[np.ndarray, "s s 3"]
-    delta_Y_t: UInt8[np.ndarray, "s s 3"]
-    """Halved, so that grey means no error."""
-    result: UInt8[np.ndarray, "s s 3"]
-    """Y_st, or Y_hat_st where there is no second stage."""
-    matrix: Matrix
-    """From photo pixels to crop pixels."""
+    target: Target
+    steps: SwappedCrop
 
 
 @dataclass(frozen=True)
@@ -76,33 +49,21 @@ class Swapped:
     """A photo with swapped faces."""
 
     pixels: Pixels
-    steps: list[SwapSteps]
-    """One for each face that was swapped."""
+    faces: list[SwappedFace]
+    """Each face that was swapped."""
 
 
 class FaceSwapper:
     """Trained networks and a face detector.
 
-    A source's identity is computed once and is a value: give it to as many ``swap`` calls as you
+    A source identity is computed once and is a value: give it to as many ``swap`` calls as you
     like. A swapper is not changed by its use.
     """
 
-    def __init__(
-        self,
-        aei: AEINet,
-        hear: HEARNet | None,
-        encoder: IdentityEncoder,
-        detector: FaceDetector,
-        device: torch.device,
-    ) -> None:
-        """Put networks together that fit each other; ``from_pretrained`` checks that they do."""
-        self.aei = aei.to(device).eval()
-        self.hear = None if hear is None else hear.to(device).eval()
-        self.encoder = encoder.to(device)
+    def __init__(self, networks: SwapNetworks, detector: FaceDetector) -> None:
+        """Put networks and a detector together; ``from_pretrained`` loads them."""
+        self.networks = networks
         self.detector = detector
-        self.device = device
-        self.geometry = aei.config.geometry
-        self.image_size = aei.config.image_size
 
     @classmethod
     def from_pretrained(
@@ -120,7 +81,7 @@ class FaceSwapper:
             weights: Folder with ``aei.safetensors`` and ``hear.safetensors``; without it, those
                 that come with the package.
             hear: Use the second stage.
-            identity: Identity encoder's file, for networks trained with one of the user's.
+            identity: The identity encoder's file, for networks trained with one of the user's.
             yunet: YuNet's model file, to detect with it instead of dlib.
             device: auto, cpu or cuda.
 
@@ -129,22 +90,15 @@ class FaceSwapper:
             DependencyError: The detector's file is missing.
             DeviceError: The device is not there.
         """
-        chosen = choose_device(device)
-        folder = weights or packaged_weights()
-        aei, info = load_aei(folder / "aei.safetensors")
-        return cls(
-            aei,
-            load_hear(folder / "hear.safetensors", aei) if hear else None,
-            load_encoder_of(info, folder / "aei.safetensors", identity),
-            load_detector(yunet),
-            chosen,
-        )
+        networks = SwapNetworks.load(weights, hear=hear, identity=identity, device=device)
+        return cls(networks, load_detector(yunet))
 
-    @torch.inference_mode()
-    def identity(
-        self, images: Sequence[UInt8[np.ndarray, "_ _ 3"]], *, face: FaceChoice = "only"
-    ) -> Identity:
-        """Who is in the photos: the mean over them of the face's z_id.
+    def without_hear(self) -> Self:
+        """Return the same swapper without the second stage."""
+        return type(self)(self.networks.without_hear(), self.detector)
+
+    def identity(self, images: Sequence[Pixels], *, face: FaceChoice = "only") -> Identity:
+        """Return who is in the photos: the mean over them of the face's z_id.
 
         Args:
             images: Upright RGB photos of one person, at least one.
@@ -173,33 +127,27 @@ class FaceSwapper:
             NoFaceError: There is no such face.
         """
         targets = self.align(image, self.find_faces(image, face, "the target photo"))
-        return self.swap_chosen(image, [(target, identity) for target in targets])
+        faces = self.swap_faces(targets, [identity] * len(targets))
+        return Swapped(paste_faces(image, faces), faces)
 
-    def swap_selected(self, image: Pixels, selection: Selection) -> Swapped:
-        """``swap`` with every way to choose faces; where none is meant nothing is changed.
+    def swap_faces(
+        self, targets: Sequence[Target], sources: Sequence[Identity], strength: float = 1.0
+    ) -> list[SwappedFace]:
+        """Swap aligned faces of any pictures, many in one batch.
 
         Args:
-            image: Upright RGB photo; it is not changed.
-            selection: Which faces, and who they become.
-
-        Raises:
-            NoFaceError: What looks like a chosen face is none.
+            targets: The faces, from ``align`` or ``choose``.
+            sources: Who each becomes.
+            strength: How much of the source identity is used, in [0, 1].
         """
-        chosen = self.choose(image, self.detector.detect(image), selection)
-        return self.swap_chosen(image, chosen, selection.strength)
-
-    def swap_chosen(
-        self, image: Pixels, chosen: Sequence[tuple[Target, Identity]], strength: float = 1.0
-    ) -> Swapped:
-        """Swap faces that ``choose`` gave, and paste them into a copy of their picture."""
-        targets, sources = [target for target, _ in chosen], [source for _, source in chosen]
-        steps = self.swap_targets(targets, sources, strength)
-        return Swapped(paste_faces(image, steps), steps)
+        crops, z_id_t = [target.crop for target in targets], [target.z_id for target in targets]
+        swapped = self.networks.swap(crops, z_id_t, sources, strength)
+        return [SwappedFace(*pair) for pair in zip(targets, swapped, strict=True)]
 
     def choose(
         self, pixels: Pixels, faces: Sequence[Face], selection: Selection
-    ) -> list[tuple[Target, Identity]]:
-        """The faces to be swapped and who each becomes; empty where none is meant.
+    ) -> tuple[list[Target], list[Identity]]:
+        """Return the faces to be swapped, and who each becomes; empty where none is meant.
 
         Args:
             pixels: The picture.
@@ -210,12 +158,13 @@ class FaceSwapper:
             NoFaceError: The landmarks of a chosen face are not those of a face.
         """
         if not selection.matches:
-            picked = pick_faces(faces, selection.face)
-            return [(target, selection.source) for target in self.align(pixels, picked)]
+            targets = self.align(pixels, pick_faces(faces, selection.face))
+            return targets, [selection.source] * len(targets)
         targets = self.align(pixels, [face for face in faces if self.is_face(face)])
-        z_id = torch.cat([target.z_id for target in targets]) if targets else torch.zeros(0, 1)
-        matched = match_people(z_id, selection.matches, self.encoder)
-        return [(targets[idx], source) for idx, source in matched]
+        matched = match_people(
+            [target.z_id for target in targets], selection.matches, self.networks.encoder_name
+        )
+        return [targets[idx] for idx, _ in matched], [source for _, source in matched]
 
     def is_face(self, face: Face) -> bool:
         """Whether a detection has the landmarks of a face; a bystander's need not."""
@@ -226,74 +175,26 @@ class FaceSwapper:
         return True
 
     def align(self, pixels: Pixels, faces: Sequence[Face]) -> list[Target]:
-        """Cut faces out of a picture, at the model's size, and tell whose they are.
+        """Cut faces out of a picture, at the model's size, and embed them.
 
         Raises:
             NoFaceError: The landmarks of one are not those of a face.
         """
         matrices = [self.crop_matrix(face) for face in faces]
-        crops = [crop_face(pixels, matrix, self.image_size) for matrix in matrices]
-        targets = self.identify(crops, matrices)
-        return [replace(t, face=face) for t, face in zip(targets, faces, strict=True)]
+        crops = [crop_face(pixels, matrix, self.networks.image_size) for matrix in matrices]
+        z_id = self.networks.embed(crops)
+        return [Target(*parts) for parts in zip(crops, matrices, z_id, faces, strict=True)]
 
     def crop_matrix(self, face: Face) -> Matrix:
-        """From the picture's pixels to the crop's, at the model's size.
+        """Return the map from the picture's pixels to the crop's, at the model's size.
 
         Raises:
             NoFaceError: The landmarks are not those of a face.
         """
-        return crop_matrix(face.landmarks, self.geometry, self.image_size)
-
-    @torch.inference_mode()
-    def identify(
-        self, crops: Sequence[UInt8[np.ndarray, "s s 3"]], matrices: Sequence[Matrix]
-    ) -> list[Target]:
-        """Tell whose aligned crops are, many in one batch."""
-        z_id: list[Identity] = []
-        for part in self._batches(len(crops)):
-            X = to_tensor(np.stack(crops[part])).to(self.device)
-            z_id += self.encoder(X).cpu().split(1)
-        return [Target(*parts) for parts in zip(crops, matrices, z_id, strict=True)]
-
-    @torch.inference_mode()
-    def swap_targets(
-        self, targets: Sequence[Target], sources: Sequence[Identity], strength: float = 1.0
-    ) -> list[SwapSteps]:
-        """Both stages on faces of any pictures, many in one batch.
-
-        Args:
-            targets: The faces, from ``align``.
-            sources: Who each becomes.
-            strength: How much of the source's identity is put in, in [0, 1].
-        """
-        steps = []
-        for part in self._batches(len(targets)):
-            steps += self._swap_batch(targets[part], sources[part], strength)
-        return steps
-
-    def _batches(self, count: int) -> list[slice]:
-        """Of so many faces, as many at once as the device is fast with."""
-        most = MOST_AT_ONCE[self.device.type]
-        return [slice(start, start + most) for start in range(0, count, most)]
-
-    def _swap_batch(
-        self, targets: Sequence[Target], sources: Sequence[Identity], strength: float
-    ) -> list[SwapSteps]:
-        X_t = to_tensor(np.stack([target.crop for target in targets])).to(self.device)
-        z_id_t = torch.cat([target.z_id for target in targets])
-        z_id_s = F.normalize(torch.lerp(z_id_t, torch.cat(list(sources)).to(z_id_t), strength))
-        z_id = torch.stack([z_id_s, z_id_t], dim=1).to(self.device)
-        Y_hat_st, Y_hat_tt = self.aei(X_t, z_id).unbind(dim=1)
-        delta_Y_t = heuristic_error(X_t, Y_hat_tt)
-        Y_st = Y_hat_st if self.hear is None else self.hear(Y_hat_st, delta_Y_t)
-        pictures = [to_images(Y) for Y in (Y_hat_st, Y_hat_tt, delta_Y_t / 2, Y_st)]
-        return [
-            SwapSteps(target.crop, a, b, c, d, target.matrix)
-            for target, a, b, c, d in zip(targets, *pictures, strict=True)
-        ]
+        return crop_matrix(face.landmarks, self.networks.geometry, self.networks.image_size)
 
     def find_faces(self, pixels: Pixels, choice: FaceChoice, where: str) -> list[Face]:
-        """The chosen faces, from left to right where there are several.
+        """Return the chosen faces, from left to right where there are several.
 
         Raises:
             NoFaceError: There is no face, none of that number, or several and not the only one.
@@ -305,23 +206,23 @@ class FaceSwapper:
         return picked
 
 
-def paste_faces(pixels: Pixels, steps: Sequence[SwapSteps]) -> Pixels:
-    """A copy of the picture with swapped faces in their places."""
+def paste_faces(pixels: Pixels, faces: Sequence[SwappedFace]) -> Pixels:
+    """Return a copy of the picture with swapped faces in their places."""
     result = pixels.copy()
-    for face in steps:
-        result = paste_face(result, face.result, face.matrix)
+    for face in faces:
+        result = paste_face(result, face.steps.Y_st, face.target.matrix)
     return result
 
 
-def save_steps(folder: Path, photo: Photo, swapped: Swapped) -> None:
+def save_steps(folder: Path, photo: Photo, faces: Sequence[SwappedFace]) -> None:
     """Write every step of every face as PNG: FACE-X_t.png, FACE-Y_hat_st.png and so on."""
-    for idx, steps in enumerate(swapped.steps):
+    for idx, face in enumerate(faces):
         pictures = {
-            "X_t": steps.X_t,
-            "Y_hat_st": steps.Y_hat_st,
-            "Y_hat_tt": steps.Y_hat_tt,
-            "delta_Y_t": steps.delta_Y_t,
-            "result": steps.result,
+            "X_t": face.target.crop,
+            "Y_hat_st": face.steps.Y_hat_st,
+            "Y_hat_tt": face.steps.Y_hat_tt,
+            "delta_Y_t": face.steps.delta_Y_t,
+            "result": face.steps.Y_st,
         }
         for name, pixels in pictures.items():
             save_photo(

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from faceshifter.tensors import load_strictly, load_tensors, save_tensors
+from faceshifter.tensors import Array, load_strictly, load_tensors, save_tensors, to_arrays
 
 Stateful = nn.Module | Optimizer
 
@@ -20,9 +20,9 @@ def save_checkpoint(
 ) -> None:
     """Write everything needed to go on, and delete our own checkpoints before the last two."""
     tensors = {
-        f"{name}/{key}": tensor
+        f"{name}/{key}": array
         for name, part in state.items()
-        for key, tensor in _tensors_of(part).items()
+        for key, array in to_arrays(_tensors_of(part)).items()
     }
     save_tensors(folder / f"step-{step:08d}.safetensors", tensors, {**info, "step": step})
     for old in find_checkpoints(folder)[:-KEPT]:
@@ -65,12 +65,13 @@ def _tensors_of(part: Stateful) -> dict[str, Tensor]:
     return dict(part.state_dict())
 
 
-def _restore_optimizer(optimizer: Optimizer, tensors: Mapping[str, Tensor]) -> None:
+def _restore_optimizer(optimizer: Optimizer, tensors: Mapping[str, Array]) -> None:
     """Moments from the checkpoint; rates and groups from the recipe."""
     parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     state: dict[int, dict[str, Tensor]] = {}
-    for key, tensor in tensors.items():
+    for key, array in tensors.items():
         idx, name = key.split("/")
+        tensor = torch.from_numpy(array)
         parameter = parameters[int(idx)]
         if tensor.shape == parameter.shape:
             # In the parameter's layout: fused Adam walks through the memory of both side by side.

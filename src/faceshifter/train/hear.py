@@ -339,12 +339,12 @@ def _targets(
     idx_of = {(crop.shard, crop.file): idx for idx, crop in enumerate(faces.crops)}
     idxs = [idx_of[face.shard, face.file] for face in hardest]
     path = run / "hardest.safetensors"
-    targets = torch.tensor(idxs)
+    targets = np.array(idxs, np.int64)
     if not path.exists():
         save_tensors(path, {"targets": targets}, {"kind": "hardest"})
-    if not torch.equal(load_tensors(path)[0]["targets"], targets):
+    if not np.array_equal(load_tensors(path)[0]["targets"], targets):
         raise TrainingError(
             f"{run} is a run with other hardest faces; give the same --errors to resume it, or "
             "another --run"
         )
-    return targets.numpy()
+    return targets

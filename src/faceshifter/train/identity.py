@@ -24,7 +24,7 @@ from faceshifter.encoders.encoder import DLIB_CROP, IdentityEncoder, load_identi
 from faceshifter.errors import TrainingError
 from faceshifter.models.losses import Scalar, identity_loss
 from faceshifter.networks import to_range
-from faceshifter.tensors import export_weights, load_tensors, save_tensors
+from faceshifter.tensors import export_weights, load_tensors, save_tensors, to_arrays
 from faceshifter.train.distributed import Ranks, distribute, join_ranks
 from faceshifter.train.loop import (
     autocast,
@@ -278,8 +278,8 @@ def _lessons(
     path = run / "lessons.safetensors"
     if not path.exists():
         tensors = teach(images, teachers, config.blends, config.seed, ranks.is_first)
-        save_tensors(path, tensors, {"kind": "lessons"})
-    return Lessons(load_tensors(path)[0])
+        save_tensors(path, to_arrays(tensors), {"kind": "lessons"})
+    return Lessons({key: torch.from_numpy(a) for key, a in load_tensors(path)[0].items()})
 
 
 @torch.no_grad()

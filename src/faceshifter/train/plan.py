@@ -18,6 +18,7 @@ from faceshifter.config import (
     IdentityTrainConfig,
     Intervals,
 )
+from faceshifter.data.photos import PREPARE_AGAIN
 from faceshifter.encoders.distilled import DistilledResNet
 from faceshifter.encoders.dlib_net import INPUT_SIZE
 from faceshifter.encoders.encoder import IdentityEncoder, load_identity_encoder
@@ -134,7 +135,7 @@ def faces_bytes(data: Path, size: int, notes: list[str]) -> dict[str, int]:
     if not (data / "index.jsonl").exists():
         notes.append(f"{data} is not a prepared set yet; its faces are not in the memory")
         return {}
-    count = len(read_lines(data / "index.jsonl"))
+    count = len(read_lines(data / "index.jsonl", remedy=PREPARE_AGAIN))
     return {f"{count} decoded faces": count * 3 * size**2}
 
 

@@ -16,7 +16,8 @@ from av.video.stream import VideoStream
 
 from faceshifter.errors import OutputError
 from faceshifter.marks.xmp import Origin
-from faceshifter.video.encoders import CONTAINERS, mark_metadata
+from faceshifter.media import VIDEO_CONTAINERS
+from faceshifter.video.encoders import mark_metadata
 from faceshifter.video.scan import Scan
 from faceshifter.video.source import UPRIGHT, Clip
 
@@ -41,7 +42,7 @@ def assemble(
     Returns:
         Streams that the container cannot hold, in words.
     """
-    name = CONTAINERS[path.suffix.lower()]
+    name = VIDEO_CONTAINERS[path.suffix.lower()]
     options = {"avoid_negative_ts": "disabled"}  # decoding times, which Matroska does not have
     if name in ("mp4", "mov"):
         options = {"movflags": "+faststart"}  # which MP4 keeps by an edit list

@@ -10,21 +10,19 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import av
-import torch
 from filelock import FileLock, Timeout
 
 from faceshifter import __version__
 from faceshifter.errors import CancelledError, OutputError
-from faceshifter.files import flush_to_disk, sha256
+from faceshifter.files import replacing, sha256
 from faceshifter.marks.xmp import Origin
 from faceshifter.swap.selection import Selection
 from faceshifter.swap.swapper import FaceSwapper
-from faceshifter.tensors import fingerprint
 from faceshifter.video.assemble import assemble
 from faceshifter.video.colour import Converter
 from faceshifter.video.encoders import CodecName, Encoder, choose_encoder, mark_file, origin_of
 from faceshifter.video.plan import Plan, write_report
-from faceshifter.video.render import BATCH, OTHER_BATCH, SEGMENT, render
+from faceshifter.video.render import SEGMENT, render
 from faceshifter.video.scan import scan
 from faceshifter.video.source import Clip, open_clip
 
@@ -149,21 +147,17 @@ class _Job:
         identities = [selection.source]
         for match in selection.matches:
             identities += [match.person, match.source]
-        networks = [swapper.aei, swapper.encoder, *([swapper.hear] if swapper.hear else [])]
         settings = {
             "video": sha256(self.clip.path),
-            "networks": [fingerprint(network) for network in networks],
+            "networks": swapper.networks.fingerprints,
             "detector": type(swapper.detector).__name__,
-            "device": swapper.device.type,
-            "identities": [
-                hashlib.sha256(z.cpu().numpy().tobytes()).hexdigest() for z in identities
-            ],
+            "identities": [hashlib.sha256(z.tobytes()).hexdigest() for z in identities],
             "face": selection.face,
             "strength": selection.strength,
             "encoder": asdict(self.encoder),
             "origin": asdict(self.origin),
-            "sizes": [SEGMENT, BATCH, OTHER_BATCH],
-            "versions": [__version__, torch.__version__, av.__version__],
+            "sizes": [SEGMENT, swapper.networks.most_at_once],
+            "versions": [__version__, swapper.networks.runtime, av.__version__],
         }
         return hashlib.sha256(json.dumps(settings).encode()).hexdigest()[:12]
 
@@ -235,8 +229,8 @@ def _swap(job: _Job, folder: Path, out: Path, report: Path | None, ticker: _Tick
     mark_file(result, job.origin)
     if report is not None:
         write_report(report, plan)
-    flush_to_disk(result)
-    result.replace(out)
+    with replacing(out) as temporary:
+        result.replace(temporary)
     return VideoSummary(
         frames=found.frames,
         swapped=swapped,

@@ -14,14 +14,13 @@ from faceshifter.errors import OutputError
 from faceshifter.images import Pixels
 from faceshifter.marks.c2pa import mark_video
 from faceshifter.marks.watermark import embed_watermark
-from faceshifter.marks.xmp import SWAPPED, VIDEO_SUFFIXES, Origin
+from faceshifter.marks.xmp import SWAPPED, Origin
+from faceshifter.media import MP4_SUFFIXES, VIDEO_CONTAINERS
 from faceshifter.video.colour import PLANAR, working_format
 from faceshifter.video.source import Clip
 
 CodecName = Literal["auto", "h264", "hevc", "av1", "vp9"]
 
-CONTAINERS = {".mp4": "mp4", ".m4v": "mp4", ".mov": "mov", ".mkv": "matroska", ".webm": "webm"}
-"""FFmpeg's name of each by its suffix."""
 ENCODERS = {"h264": "libx264", "hevc": "libx265", "av1": "libsvtav1", "vp9": "libvpx-vp9"}
 """FFmpeg's encoders."""
 QUALITY = {"h264": 18, "hevc": 20, "av1": 24, "vp9": 24}
@@ -86,7 +85,7 @@ def choose_encoder(out: Path, codec: CodecName, quality: int | None, pixel_forma
     if codec == "auto":
         deep = PLANAR.get(working_format(pixel_format, ENCODERS["hevc"]), 8) > 8
         codec = "vp9" if out.suffix.lower() == ".webm" else "hevc" if deep else "h264"
-    name, container = ENCODERS[codec], CONTAINERS[out.suffix.lower()]
+    name, container = ENCODERS[codec], VIDEO_CONTAINERS[out.suffix.lower()]
     try:
         av.codec.Codec(name, "w")
     except av.codec.codec.UnknownCodecError:
@@ -108,8 +107,8 @@ def choose_encoder(out: Path, codec: CodecName, quality: int | None, pixel_forma
 
 def check_suffix(out: Path) -> None:
     """Refuse a result whose container we do not write."""
-    if out.suffix.lower() not in CONTAINERS:
-        known = ", ".join(CONTAINERS)
+    if out.suffix.lower() not in VIDEO_CONTAINERS:
+        known = ", ".join(VIDEO_CONTAINERS)
         raise OutputError(f"--out {out} has none of the suffixes {known}; choose one for a video")
 
 
@@ -131,5 +130,5 @@ def mark_metadata(container: OutputContainer, origin: Origin) -> None:
 
 def mark_file(path: Path, origin: Origin) -> None:
     """XMP and a signed manifest in the finished file, where its format can hold them."""
-    if path.suffix.lower() in VIDEO_SUFFIXES:
+    if path.suffix.lower() in MP4_SUFFIXES:
         mark_video(path, origin)

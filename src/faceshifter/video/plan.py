@@ -8,16 +8,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from jaxtyping import Float
-from torch import Tensor
-from torch.nn import functional as F
 
-from faceshifter.errors import NoFaceError, OutputError
+from faceshifter.errors import NoFaceError
 from faceshifter.face.align import Matrix, crop_matrix
 from faceshifter.face.detect import Box, Face
-from faceshifter.files import flush_to_disk
-from faceshifter.swap.selection import Identity, Selection, match_people, pick_faces
+from faceshifter.files import replacing
+from faceshifter.networks import Identity
+from faceshifter.swap.selection import Selection, match_people, pick_faces
 from faceshifter.swap.swapper import FaceSwapper
 from faceshifter.video.scan import Scan, Seen
 from faceshifter.video.source import Clip
@@ -88,7 +86,7 @@ class Plan:
                     track.z_id = face.z_id + (0 if track.z_id is None else track.z_id)
 
     def __iter__(self) -> Iterator[PlannedFrame]:
-        to_display = self.clip.to_display
+        to_display, networks = self.clip.to_display, self.swapper.networks
         for frame in steady(follow(self.scan, self.clip.time_base), self.clip.time_base):
             chosen = self._choose(frame)
             faces = []
@@ -97,9 +95,7 @@ class Plan:
                 swap = None
                 if source is not None:
                     try:
-                        matrix = crop_matrix(
-                            face.landmarks, self.swapper.geometry, self.swapper.image_size
-                        )
+                        matrix = crop_matrix(face.landmarks, networks.geometry, networks.image_size)
                         swap = _compose(matrix, to_display), source
                     except NoFaceError:
                         why = "its landmarks do not form a face"
@@ -117,7 +113,7 @@ class Plan:
             known = [track for track in steady_ones if self.tracks[track].z_id is not None]
             chosen |= {track: (None, "somebody else") for track in steady_ones}
             for idx, source in match_people(
-                self._identities(known), self.selection.matches, self.swapper.encoder
+                self._identities(known), self.selection.matches, self.swapper.networks.encoder_name
             ):
                 chosen[known[idx]] = source, None
             return chosen
@@ -137,12 +133,10 @@ class Plan:
         x0, y0, x1, y1 = (self.tracks[track].box / self.tracks[track].frames).tolist()
         return x0, y0, x1, y1
 
-    def _identities(self, tracks: list[int]) -> Float[Tensor, "n c_id"]:
-        """The mean z_id of each track."""
-        if not tracks:
-            return torch.zeros(0, 1)
+    def _identities(self, tracks: list[int]) -> list[Identity]:
+        """Return the mean z_id of each track."""
         sums = [self.tracks[track].z_id for track in tracks]
-        return F.normalize(torch.tensor(np.stack([z for z in sums if z is not None]))).float()
+        return [(z / np.linalg.norm(z)).astype(np.float32) for z in sums if z is not None]
 
 
 def write_report(path: Path, plan: Plan) -> None:
@@ -151,18 +145,9 @@ def write_report(path: Path, plan: Plan) -> None:
     Raises:
         OutputError: It cannot be written.
     """
-    temporary = path.with_name(f".{path.name}.partial")
-    try:
-        with temporary.open("w", encoding="utf-8") as file:
-            for frame in plan:
-                file.write(json.dumps(_report(frame, plan.clip)) + "\n")
-        flush_to_disk(temporary)
-        temporary.replace(path)
-    except OSError as error:
-        temporary.unlink(missing_ok=True)
-        raise OutputError(
-            f"{path} cannot be written ({error.strerror}); free disk space or choose another"
-        ) from None
+    with replacing(path) as temporary, temporary.open("w", encoding="utf-8") as file:
+        for frame in plan:
+            file.write(json.dumps(_report(frame, plan.clip)) + "\n")
 
 
 def _report(frame: PlannedFrame, clip: Clip) -> dict[str, Any]:

@@ -13,23 +13,19 @@ from faceshifter.face.align import crop_face
 from faceshifter.images import Pixels
 from faceshifter.marks.xmp import Origin
 from faceshifter.swap.prefetch import ahead
-from faceshifter.swap.swapper import FaceSwapper, SwapSteps, paste_faces
+from faceshifter.swap.swapper import FaceSwapper, SwappedFace, Target, paste_faces
 from faceshifter.video.colour import Converter
 from faceshifter.video.encoders import Encoder, mark_picture
 from faceshifter.video.plan import Plan, PlannedFrame
 from faceshifter.video.source import read_frames
 
 SEGMENT = 96
-"""Frames of a segment: what a kill loses at most."""
+"""Frames of a segment: what a kill loses at most. A multiple of every batch of frames."""
 LEAD = 10
 """Seconds before a segment's first frame, for decoding times: its container has none below 0.
 
 The true times are put back when the segments are joined.
 """
-BATCH = {"cpu": 4}
-"""Frames whose faces go through the networks at once: on a CPU more are slower (docs/log.md)."""
-OTHER_BATCH = 16
-"""On other devices, untried. A segment is a multiple of either."""
 
 
 @dataclass
@@ -40,7 +36,7 @@ class _Frame:
     picture: VideoFrame
     pixels: Pixels | None
     """RGB, where anything is swapped."""
-    steps: list[SwapSteps] = field(default_factory=list)
+    swapped: list[SwappedFace] = field(default_factory=list)
 
 
 def render(
@@ -112,20 +108,22 @@ def _decode(plan: Plan, converter: Converter, start: int) -> Iterator[_Frame]:
 
 def _swap(swapper: FaceSwapper, frames: Iterator[_Frame], strength: float) -> Iterator[_Frame]:
     """The faces of a few frames in one batch, always of the same ones."""
-    size = BATCH.get(swapper.device.type, OTHER_BATCH)
-    while batch := list(islice(frames, size)):
+    networks = swapper.networks
+    while batch := list(islice(frames, networks.most_at_once)):
         matrices, crops, sources, owners = [], [], [], []
         for frame in batch:
             if frame.pixels is None:
                 continue
             for matrix, source in frame.plan.swaps:
                 matrices.append(matrix)
-                crops.append(crop_face(frame.pixels, matrix, swapper.image_size))
+                crops.append(crop_face(frame.pixels, matrix, networks.image_size))
                 sources.append(source)
                 owners.append(frame)
-        steps = swapper.swap_targets(swapper.identify(crops, matrices), sources, strength)
-        for frame, step in zip(owners, steps, strict=True):
-            frame.steps.append(step)
+        z_id = networks.embed(crops)
+        targets = [Target(*parts) for parts in zip(crops, matrices, z_id, strict=True)]
+        faces = swapper.swap_faces(targets, sources, strength)
+        for frame, face in zip(owners, faces, strict=True):
+            frame.swapped.append(face)
         yield from batch
 
 
@@ -136,6 +134,6 @@ def _paste(
     for frame in frames:
         picture = frame.picture
         if frame.pixels is not None:
-            after = mark_picture(paste_faces(frame.pixels, frame.steps), origin)
+            after = mark_picture(paste_faces(frame.pixels, frame.swapped), origin)
             picture = converter.change(picture, frame.pixels, after)
         yield frame.plan.seen.time, picture

@@ -112,3 +112,8 @@ def internal_error() -> RefusedError:
 def as_json(problem: Problem) -> bytes:
     """The body of an answer."""
     return json.dumps({"error": problem.error, "message": problem.message}).encode()
+
+
+def cannot_store(error: OSError) -> OutputError:
+    """What is wrong with the server's disk."""
+    return OutputError(f"the server cannot store this upload ({error.strerror}); try again later")

@@ -9,14 +9,19 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from faceshifter import __version__
-from faceshifter.apps.serve.answers import Problem, RefusedError, internal_error, refused
+from faceshifter.apps.serve.answers import (
+    Problem,
+    RefusedError,
+    cannot_store,
+    internal_error,
+    refused,
+)
 from faceshifter.apps.serve.guard import Gate, Metrics
 from faceshifter.apps.serve.jobs import Jobs
 from faceshifter.apps.serve.photos import Swappers, Worker
 from faceshifter.apps.serve.routes import Works, add_routes
-from faceshifter.errors import DependencyError, FaceShifterError, OutputError
+from faceshifter.errors import DependencyError, FaceShifterError
 from faceshifter.swap.swapper import FaceSwapper
-from faceshifter.tensors import fingerprint
 
 STATUSES = (400, 401, 403, 408, 413, 415, 422, 429, 500, 503, 507)
 """Of problems, on any route."""
@@ -77,10 +82,9 @@ def create_app(swapper: FaceSwapper, folder: Path, limits: Limits, token: str | 
     )
     metrics.watch_queue("photos", lambda: worker.depth)
     metrics.watch_queue("jobs", jobs.store.waiting)
-    networks = {"aei": swapper.aei, "hear": swapper.hear, "identity": swapper.encoder}
-    models = {
-        name: fingerprint(network) for name, network in networks.items() if network is not None
-    }
+    prints = swapper.networks.fingerprints
+    models = {name: digits for name, digits in prints.items() if digits is not None}
+    models["identity"] = models.pop("encoder")
     sizes = {"/swap": limits.max_mb * 2**20, "/jobs": limits.max_video_mb * 2**20}
 
     def full(path: str) -> RefusedError | None:
@@ -113,7 +117,7 @@ def create_app(swapper: FaceSwapper, folder: Path, limits: Limits, token: str | 
     add_handlers(app)
     add_routes(
         app,
-        Works(folder, swappers, worker, jobs, metrics, max_pixels, str(swapper.device), models),
+        Works(folder, swappers, worker, jobs, metrics, max_pixels, swapper.networks.device, models),
     )
     return Gate(app, token=token, limits=sizes, full=full, metrics=metrics)
 
@@ -161,8 +165,3 @@ def add_handlers(app: "FastAPI") -> None:
     @app.exception_handler(Exception)
     def on_fault(_: Request, error: Exception) -> Response:
         return answer(internal_error())
-
-
-def cannot_store(error: OSError) -> OutputError:
-    """What is wrong with the server's disk."""
-    return OutputError(f"the server cannot store this upload ({error.strerror}); try again later")

@@ -17,8 +17,9 @@ from faceshifter.apps.serve.answers import RefusedError
 from faceshifter.errors import NoFaceError
 from faceshifter.face.detect import LockedDetector
 from faceshifter.images import DECODE_ERRORS, Photo, decode_photo, save_photo
+from faceshifter.media import sniff
 from faceshifter.swap.selection import FaceChoice, Match, Selection, why_none
-from faceshifter.swap.swapper import FaceSwapper
+from faceshifter.swap.swapper import FaceSwapper, paste_faces
 
 T = TypeVar("T")
 
@@ -39,14 +40,8 @@ class Swappers:
     def __init__(self, swapper: FaceSwapper) -> None:
         detector = LockedDetector(swapper.detector)
         self._by_stage = {
-            hear: FaceSwapper(
-                swapper.aei,
-                swapper.hear if hear else None,
-                swapper.encoder,
-                detector,
-                swapper.device,
-            )
-            for hear in (False, True)
+            True: FaceSwapper(swapper.networks, detector),
+            False: FaceSwapper(swapper.networks.without_hear(), detector),
         }
 
     def get(self, wish: Wish) -> FaceSwapper:
@@ -140,46 +135,45 @@ def swap_photo(swapper: FaceSwapper, selection: Selection, target: Photo, out: P
         OutputError: The result cannot be written.
     """
     faces = swapper.detector.detect(target.pixels)
-    chosen = swapper.choose(target.pixels, faces, selection)
-    if not chosen:
+    targets, sources = swapper.choose(target.pixels, faces, selection)
+    if not targets:
         if selection.matches:
             raise NoFaceError("the person was not found in the target; give another photo of them")
         raise why_none(faces, selection.face, "the target")
-    swapped = swapper.swap_chosen(target.pixels, chosen, selection.strength)
-    save_photo(out, replace(target, pixels=swapped.pixels))
-    return len(swapped.steps)
+    swapped = swapper.swap_faces(targets, sources, selection.strength)
+    save_photo(out, replace(target, pixels=paste_faces(target.pixels, swapped)))
+    return len(swapped)
 
 
-HEAD_BYTES = 64
+PHOTO_TYPES = ("image/jpeg", "image/png", "image/webp")
+VIDEO_SUFFIXES = {
+    "video/mp4": ".mp4",
+    "video/quicktime": ".mov",
+    "video/webm": ".webm",
+    "video/x-matroska": ".mkv",
+}
 
 
 def check_photo(head: bytes, name: str) -> None:
-    """Refuse what is no JPEG, PNG or WebP file.
+    """Refuse what is not a JPEG, PNG or WebP file.
 
     Raises:
         RefusedError: By its first bytes it is something else.
     """
-    if not (
-        head.startswith((b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n"))
-        or (head[:4] == b"RIFF" and head[8:12] == b"WEBP")
-    ):
+    if sniff(head) not in PHOTO_TYPES:
         raise RefusedError(415, "unknown_type", f"{name} is not a JPEG, PNG or WebP file")
 
 
 def video_suffix(head: bytes) -> str:
-    """The suffix of a video by its first bytes.
-
-    Only files that hold their streams themselves are let through: playlists would have the decoder
-    open other files and addresses.
+    """Return the suffix of a video by its first bytes.
 
     Raises:
-        RefusedError: It is no such file.
+        RefusedError: It is not a container that holds its streams itself.
     """
-    if head[4:8] == b"ftyp":
-        return ".mov" if head[8:12] == b"qt  " else ".mp4"
-    if head.startswith(b"\x1aE\xdf\xa3"):
-        return ".webm" if b"webm" in head else ".mkv"
-    raise RefusedError(415, "unknown_type", "the video is not an MP4, MOV, MKV or WebM file")
+    suffix = VIDEO_SUFFIXES.get(sniff(head) or "")
+    if suffix is None:
+        raise RefusedError(415, "unknown_type", "the video is not an MP4, MOV, MKV or WebM file")
+    return suffix
 
 
 def read_photo(file: BytesIO | Path, name: str, max_pixels: int) -> Photo:

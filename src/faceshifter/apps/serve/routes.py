@@ -11,12 +11,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar, cast
 
 from faceshifter import __version__
-from faceshifter.apps.serve.answers import Health, JobState, Problem, QueueState, RefusedError
-from faceshifter.apps.serve.app import cannot_store
+from faceshifter.apps.serve.answers import (
+    Health,
+    JobState,
+    Problem,
+    QueueState,
+    RefusedError,
+    cannot_store,
+)
 from faceshifter.apps.serve.guard import Metrics
 from faceshifter.apps.serve.jobs import PERSON, Jobs
 from faceshifter.apps.serve.photos import (
-    HEAD_BYTES,
     Swappers,
     Wish,
     Worker,
@@ -26,6 +31,7 @@ from faceshifter.apps.serve.photos import (
     swap_photo,
     video_suffix,
 )
+from faceshifter.media import HEAD_BYTES
 from faceshifter.swap.selection import FaceChoice
 
 if TYPE_CHECKING:

@@ -9,18 +9,18 @@ from urllib.parse import quote
 
 import cv2
 import numpy as np
-import torch
 from jaxtyping import Float, UInt8
 from PIL import Image, ImageDraw, ImageFont
 
 from faceshifter.apps.ui.sessions import SHOWN_SIDE, Opened, Session
 from faceshifter.errors import ImageError, NoFaceError
 from faceshifter.face.detect import FaceDetector
-from faceshifter.images import SUFFIXES, Photo, Pixels, decode_photo, save_photo
+from faceshifter.images import Photo, Pixels, decode_photo, save_photo
 from faceshifter.marks.xmp import WORKING
-from faceshifter.models.aei import recorded_masks
-from faceshifter.swap.selection import Identity, mean_identity, pick_faces, why_none
-from faceshifter.swap.swapper import FaceSwapper, SwapSteps, paste_faces
+from faceshifter.media import PHOTO_FORMATS
+from faceshifter.networks import Identity
+from faceshifter.swap.selection import mean_identity, pick_faces, why_none
+from faceshifter.swap.swapper import FaceSwapper, SwappedFace, paste_faces
 
 Shown = tuple[Path, str]
 """A picture and its caption."""
@@ -228,7 +228,7 @@ def identity_of(
     z_id = [swapper.align(source.photo.pixels, [source.faces[chosen]])[0].z_id]
     for other in more:
         found = swapper.align(other.photo.pixels, other.faces)
-        z_id.append(max((face.z_id for face in found), key=lambda z: (z * z_id[0]).sum().item()))
+        z_id.append(max((face.z_id for face in found), key=lambda z: float(z @ z_id[0])))
     return mean_identity(z_id)
 
 
@@ -261,20 +261,23 @@ def swap_photo(
         raise NoFaceError("no face of the target is chosen; click on one in the picture")
     pixels = target.photo.pixels
     targets = swapper.align(pixels, [target.faces[number] for number in chosen])
-    with recorded_masks(swapper.aei) as levels:
-        faces = swapper.swap_targets(targets, [identity] * len(targets), strength)
-    if stages == 1:
-        faces = [replace(face, result=face.Y_hat_st) for face in faces]
+    networks = swapper.networks if stages == 2 else swapper.networks.without_hear()
+    with networks.recorded_masks() as levels:
+        swapped_crops = networks.swap(
+            [target.crop for target in targets],
+            [target.z_id for target in targets],
+            [identity] * len(targets),
+            strength,
+        )
+    faces = [SwappedFace(*pair) for pair in zip(targets, swapped_crops, strict=True)]
     swapped = replace(target.photo, pixels=paste_faces(pixels, faces))
     stem, suffix = Path(target.name).stem or "photo", Path(target.name).suffix.lower()
-    file = session.new_file(f"{stem}-swapped{suffix if suffix in SUFFIXES else '.png'}")
+    file = session.new_file(f"{stem}-swapped{suffix if suffix in PHOTO_FORMATS else '.png'}")
     save_photo(file, swapped)
     after = session.new_file("after.webp")
     save_photo(after, Photo(shrink(swapped.pixels)))
     means = [  # M^k, one row a face; each face has a row for the source's and its own identity
-        torch.stack(list(layers.values())).mean(dim=0)[::2, 0].cpu().numpy()
-        for layers in levels
-        if layers
+        np.mean(list(layers.values()), axis=0)[::2] for layers in levels if layers
     ]
     names = [f"Face {number}" if len(chosen) > 1 else "" for number in chosen]
     steps = [
@@ -299,15 +302,15 @@ def write_original(session: "Session", pixels: Pixels) -> Path:
     return path
 
 
-def _captions(face: SwapSteps, stages: int) -> list[tuple[UInt8[np.ndarray, "s s 3"], str]]:
-    first = [(face.X_t, "X_t: the target"), (face.Y_hat_st, "Ŷ_st: after stage one")]
+def _captions(face: SwappedFace, stages: int) -> list[tuple[UInt8[np.ndarray, "s s 3"], str]]:
+    first = [(face.target.crop, "X_t: the target"), (face.steps.Y_hat_st, "Ŷ_st: after stage one")]
     if stages == 1:
         return first
     return [
         *first,
-        (face.Y_hat_tt, "Ŷ_tt: the target by stage one"),
-        (face.delta_Y_t, "ΔY_t: what that loses"),
-        (face.result, "Y_st: after stage two"),
+        (face.steps.Y_hat_tt, "Ŷ_tt: the target by stage one"),
+        (face.steps.delta_Y_t, "ΔY_t: what that loses"),
+        (face.steps.Y_st, "Y_st: after stage two"),
     ]
 
 

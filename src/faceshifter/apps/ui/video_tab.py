@@ -28,11 +28,11 @@ from faceshifter.apps.ui.faces import (
 from faceshifter.apps.ui.sessions import Session
 from faceshifter.errors import CancelledError, FaceShifterError, NoFaceError, VideoError
 from faceshifter.images import Photo, Pixels
+from faceshifter.media import VIDEO_CONTAINERS
 from faceshifter.swap.selection import Match, Selection
 from faceshifter.swap.swapper import FaceSwapper
 from faceshifter.video.clip import VideoSummary, discard_work, swap_video
 from faceshifter.video.colour import Converter
-from faceshifter.video.encoders import CONTAINERS
 from faceshifter.video.scan import upright
 from faceshifter.video.source import open_clip
 
@@ -276,7 +276,7 @@ def run_video(
     video = session.video
     assert video is not None
     path = Path(session.video_name)
-    suffix = path.suffix.lower() if path.suffix.lower() in CONTAINERS else ".mp4"
+    suffix = path.suffix.lower() if path.suffix.lower() in VIDEO_CONTAINERS else ".mp4"
     out = session.new_file(f"{path.stem or 'video'}-swapped{suffix}")
     report = out.with_name(f"{out.stem}.jsonl")
     count, begin = [0, 0], time.monotonic()

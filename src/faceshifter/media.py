@@ -1,0 +1,69 @@
+"""Kinds of photos and videos, by their suffixes and by their first bytes."""
+
+from pathlib import Path
+
+PHOTO_FORMATS = {
+    ".jpg": "JPEG",
+    ".jpeg": "JPEG",
+    ".png": "PNG",
+    ".webp": "WEBP",
+    ".tif": "TIFF",
+    ".tiff": "TIFF",
+}
+"""Pillow's name of each format that can be written, by suffix."""
+PHOTO_SUFFIXES = (*PHOTO_FORMATS, ".bmp")
+"""Photos that are found in folders."""
+VIDEO_CONTAINERS = {
+    ".mp4": "mp4",
+    ".m4v": "mp4",
+    ".mov": "mov",
+    ".mkv": "matroska",
+    ".webm": "webm",
+}
+"""FFmpeg's name of each container that is read and written, by suffix."""
+MP4_SUFFIXES = (".mp4", ".m4v", ".mov")
+"""Videos that can hold XMP and a signed manifest."""
+HEAD_BYTES = 64
+"""First bytes of a file that ``sniff`` wants."""
+
+HEIF_BRANDS = (b"heic", b"heix", b"mif1", b"msf1", b"avif", b"avis", b"hevc")
+MP4_BOXES = (b"ftyp", b"moov", b"mdat", b"wide", b"free")
+
+
+def is_video(path: Path) -> bool:
+    """Whether a path is a video's, by its suffix."""
+    return path.suffix.lower() in VIDEO_CONTAINERS
+
+
+def is_photo(path: Path) -> bool:
+    """Whether there is a file with a photo's suffix; hidden ones are other programs' own."""
+    known = path.suffix.lower() in PHOTO_SUFFIXES
+    return known and not path.name.startswith(".") and path.is_file()
+
+
+def mp4_mime(path: Path) -> str:
+    """Return the media type of an MP4 or QuickTime file, by its suffix."""
+    return "video/quicktime" if path.suffix.lower() == ".mov" else "video/mp4"
+
+
+def sniff(head: bytes) -> str | None:
+    """Return the media type of a file by its first bytes, or None where it is not known.
+
+    Of videos, only containers that hold their streams themselves are known: playlists would have a
+    decoder open other files and addresses.
+
+    Args:
+        head: The first ``HEAD_BYTES`` bytes, or all of a shorter file.
+    """
+    if head.startswith(b"\xff\xd8\xff"):
+        return "image/jpeg"
+    if head.startswith(b"\x89PNG\r\n\x1a\n"):
+        return "image/png"
+    if head[:4] == b"RIFF":
+        return {b"WEBP": "image/webp", b"AVI ": "video/x-msvideo"}.get(head[8:12])
+    if head.startswith(b"\x1aE\xdf\xa3"):
+        return "video/webm" if b"webm" in head else "video/x-matroska"
+    if head[4:8] in MP4_BOXES and head[8:12] not in HEIF_BRANDS:
+        is_mp4 = head[4:8] == b"ftyp" and head[8:12] != b"qt  "
+        return "video/mp4" if is_mp4 else "video/quicktime"
+    return None
