@@ -12,7 +12,7 @@ from faceshifter.encoders.distilled import CONSTANT, EMBEDDING_SIZE, SPREAD, Dis
 from faceshifter.encoders.encoder import IdentityEncoder
 from faceshifter.errors import TrainingError
 from faceshifter.networks import to_range
-from faceshifter.train.identity import SHARES, Lessons, teach
+from faceshifter.train.identity import SHARES, DistillationSet, teach
 
 SIZE = 24
 
@@ -35,7 +35,7 @@ def test_lessons_are_every_face_and_blends_and_keep_the_teachers_cosines(
     images, make_teacher
 ) -> None:
     teachers = [make_teacher(400, 150), make_teacher(128, 128)]
-    lessons = Lessons(teach(images, teachers, blends=500, seed=0, show_progress=False))
+    lessons = DistillationSet(teach(images, teachers, blends=500, seed=0, show_progress=False))
     assert len(lessons) == 512
     everyone = lessons.faces(images, torch.arange(12))
     torch.testing.assert_close(everyone, to_range(images))

@@ -20,9 +20,9 @@ from faceshifter.evaluate import cases as inputs
 from faceshifter.evaluate import judges as networks
 from faceshifter.evaluate import run as swaps
 from faceshifter.evaluate.cases import fixed_pairs, read_cases, read_gallery
-from faceshifter.evaluate.faces import find_faces
+from faceshifter.evaluate.faces import embed_photos
 from faceshifter.evaluate.judges import Landmarker, Recogniser, refuse_training_recogniser
-from faceshifter.evaluate.methods import OneByOne, Pair, Stages
+from faceshifter.evaluate.methods import OneByOne, OurMethod, Pair
 from faceshifter.evaluate.metrics import (
     Moments,
     background_errors,
@@ -379,8 +379,8 @@ def test_a_folders_other_people_are_searched_too(
     everyone = [photo for photo in read_gallery(photos) if photo.identity != "wall"]
     assert {photo.identity for photo in everyone} >= {"grace", "eileen"}
     assert read_gallery(results) == []
-    one = find_faces([], everyone[:1], Everywhere(), Blocks(), None, tmp_path / "one")
-    all_ = find_faces([], everyone, Everywhere(), Blocks(), None, tmp_path / "all")
+    one = embed_photos([], everyone[:1], Everywhere(), Blocks(), None, tmp_path / "one")
+    all_ = embed_photos([], everyone, Everywhere(), Blocks(), None, tmp_path / "all")
     assert len(one.identity) == 1 < len(set(all_.identity.tolist()))
     monkeypatch.setattr(inputs, "GALLERY", 2)
     assert len(read_gallery(photos)) == 2
@@ -417,12 +417,12 @@ def test_our_stages_are_what_swap_makes_and_their_networks_are_recorded(
     ]
     swapper = FaceSwapper.from_pretrained()
     cases = read_cases(photos, 2)
-    known = find_faces(cases, [], swapper.detector, Blocks(), None, tmp_path / "faces")
+    known = embed_photos(cases, [], swapper.detector, Blocks(), None, tmp_path / "faces")
     pairs = [
         Pair(i, c, c.source.pixels(), c.target.pixels(), known.of(c.source), known.of(c.target))
         for i, c in enumerate(cases)
     ]
-    for pair, made in zip(pairs, Stages(swapper, Occluders())(pairs), strict=True):
+    for pair, made in zip(pairs, OurMethod(swapper, Occluders())(pairs), strict=True):
         swapped = swapper.swap(pair.target, swapper.identity([pair.source]))
         difference = swapped.pixels.astype(int) - made.photos["two stages"]
         assert np.abs(difference).max() <= 1  # in batches sums have another order

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from faceshifter.batch.manifest import Manifest
-from faceshifter.batch.targets import Job, are_many, check_jobs, find_jobs, read_jobs
+from faceshifter.batch.manifest import RunManifest
+from faceshifter.batch.targets import SwapTask, are_many, check_jobs, find_jobs, read_jobs
 from faceshifter.cli import main as cli
 from faceshifter.errors import DataError, OutputError
 from faceshifter.files import read_table, sha256
@@ -241,7 +241,7 @@ def test_a_run_killed_at_any_write_goes_on_to_the_same_files(
     whole, out = tmp_path / "whole", tmp_path / "out"
     (inputs / "targets" / "text.jpg").unlink()
     run(inputs / "eileen.png", inputs / "targets", "--out", whole, "--masks")
-    save_photo, add = module.save_photo, Manifest.add
+    save_photo, add = module.save_photo, RunManifest.add
     left: list[int] = []
 
     class Killed(BaseException):
@@ -258,7 +258,7 @@ def test_a_run_killed_at_any_write_goes_on_to_the_same_files(
         return wrapped
 
     monkeypatch.setattr(module, "save_photo", dying(save_photo))
-    monkeypatch.setattr(Manifest, "add", dying(add))
+    monkeypatch.setattr(RunManifest, "add", dying(add))
     words = inputs / "eileen.png", inputs / "targets", "--out", out, "--masks"
     for writes in (1, 2, 3):
         left[:] = range(writes)
@@ -292,16 +292,16 @@ def test_ctrl_c_stops_in_one_line_and_leaves_whole_files(
 def test_half_a_line_of_a_killed_run_is_dropped_and_other_damage_is_told(tmp_path: Path) -> None:
     path = tmp_path / "manifest.jsonl"
     path.write_text('{"out": "a", "x": 1}\n{"out": "b", "x": 1}\n{"out": "a", "x": 2}\n{"out": "c')
-    manifest = Manifest(path)
+    manifest = RunManifest(path)
     with manifest.writing():
         manifest.add({"out": "0", "x": 3})
     expected = [{"out": "0", "x": 3}, {"out": "a", "x": 2}, {"out": "b", "x": 1}]
     assert [json.loads(line) for line in path.read_text().splitlines()] == expected
-    assert Manifest(path).find(tmp_path / "a", {"x": 2}) == {"out": "a", "x": 2}
-    assert Manifest(path).find(tmp_path / "a", {"x": 1}) is None
+    assert RunManifest(path).find(tmp_path / "a", {"x": 2}) == {"out": "a", "x": 2}
+    assert RunManifest(path).find(tmp_path / "a", {"x": 1}) is None
     path.write_text('a photo album\n{"out": "b"}\n')
     with pytest.raises(DataError, match="line 1, is damaged; repair or remove"):
-        Manifest(path)
+        RunManifest(path)
 
 
 def test_a_table_of_pairs_names_its_sources_targets_and_outputs(
@@ -409,7 +409,7 @@ def test_an_output_that_would_replace_something_is_refused(
     jobs: list[tuple[str, str, str]], message: str
 ) -> None:
     with pytest.raises(OutputError, match=message):
-        check_jobs([Job(*map(Path, job)) for job in jobs])
+        check_jobs([SwapTask(*map(Path, job)) for job in jobs])
 
 
 def test_a_photo_that_is_no_result_is_never_replaced(

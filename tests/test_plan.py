@@ -21,7 +21,7 @@ from faceshifter.data.shards import Crop, write_shard
 from faceshifter.files import write_atomically, write_lines
 from faceshifter.recipes import AEI_RECIPES, HEAR_RECIPES, IDENTITY_RECIPES
 from faceshifter.train import aei, hear, identity
-from faceshifter.train.plan import Plan, plan_aei, plan_hear, plan_identity
+from faceshifter.train.plan import TrainingCost, plan_aei, plan_hear, plan_identity
 
 NEVER = Intervals(report=10**6, watch=10**6, checkpoint=10**6)
 ENCODER_SIZES = (320, 512)
@@ -67,7 +67,7 @@ def recogniser(path: Path, c_id: int) -> str:
 @pytest.fixture(scope="module")
 def stages(
     data: Path, tmp_path_factory: pytest.TempPathFactory
-) -> dict[str, tuple[Callable[..., None], Callable[[], Plan]]]:
+) -> dict[str, tuple[Callable[..., None], Callable[[], TrainingCost]]]:
     """Of each smoke recipe, a training of so many steps in a folder, and its plan."""
     folder = tmp_path_factory.mktemp("models")
     own, other = (recogniser(folder / f"{c_id}.pt", c_id) for c_id in ENCODER_SIZES)

@@ -26,7 +26,7 @@ from faceshifter.apps.http import listen
 from faceshifter.apps.serve import guard as gate
 from faceshifter.apps.serve import routes, server
 from faceshifter.apps.serve.app import Limits, create_app
-from faceshifter.apps.serve.photos import Wish
+from faceshifter.apps.serve.photos import SwapOptions
 from faceshifter.apps.serve.store import Store
 from faceshifter.cli import main as cli
 from faceshifter.errors import CancelledError, DependencyError, OutputError
@@ -581,8 +581,8 @@ def test_jobs_are_bounded_cancelled_and_deleted_when_their_time_is_over(
 def test_a_job_that_takes_the_server_down_is_given_up(swapper: FaceSwapper, tmp_path: Path) -> None:
     (tmp_path / "s").mkdir(mode=0o700)
     store = Store(tmp_path / "s" / "jobs.sqlite")
-    assert store.add("0" * 32, ".mp4", Wish(), 1)
-    assert not store.add("1" * 32, ".mp4", Wish(), 1)
+    assert store.add("0" * 32, ".mp4", SwapOptions(), 1)
+    assert not store.add("1" * 32, ".mp4", SwapOptions(), 1)
     for _ in range(3):  # servers that were killed meanwhile
         assert store.start().state == "running"
         assert store.start() is None

@@ -17,7 +17,7 @@ import torch
 from torch import nn
 
 from faceshifter.config import AdamConfig, AEIWeights, CropGeometry, Intervals, Runtime
-from faceshifter.data.augment import View
+from faceshifter.data.augment import RandomView
 from faceshifter.data.hardest import load_errors, rank_errors
 from faceshifter.data.pairs import Population, RawPairs, draw_pairs
 from faceshifter.data.shards import load_faces
@@ -266,8 +266,8 @@ def test_the_generators_loss_moves_all_of_aei_net_and_nothing_else(trainings, fa
     assert [fingerprint(module) for module in (encoder, judge)] == before
 
     in_training = (network, discriminator, encoder, judge, pairs, AEIWeights())
-    straight = View(1.0, torch.eye(2, 3).expand(4, 2, 3))
-    drawn = View.draw(np.random.default_rng(0), 4)
+    straight = RandomView(1.0, torch.eye(2, 3).expand(4, 2, 3))
+    drawn = RandomView.draw(np.random.default_rng(0), 4)
     same, other = (aei.generator_loss(*in_training, view)[1] for view in (straight, drawn))
     torch.testing.assert_close(same, terms)
     assert abs(other["loss/id"] - terms["loss/id"]) > 1e-4

@@ -23,8 +23,8 @@ from faceshifter.apps.ui import server as ui_server
 from faceshifter.apps.ui.faces import draw_faces, face_at, identity_of, open_photo, swap_photo
 from faceshifter.apps.ui.privacy import COOKIE
 from faceshifter.apps.ui.server import private_folder
-from faceshifter.apps.ui.sessions import SHOWN_SIDE, Opened, Session, Sessions
-from faceshifter.apps.ui.video_tab import Finished, Progress, read_frame, run_video
+from faceshifter.apps.ui.sessions import SHOWN_SIDE, Session, Sessions, ShownPhoto
+from faceshifter.apps.ui.video_tab import Finished, VideoProgress, read_frame, run_video
 from faceshifter.errors import ImageError, NoFaceError, VideoError
 from faceshifter.face.detect import DlibDetector, Face
 from faceshifter.images import Photo, load_photo
@@ -35,10 +35,10 @@ from faceshifter.swap.swapper import FaceSwapper
 FRAMES = 12
 
 
-def opened(side: int, *boxes: tuple[float, float, float, float]) -> Opened:
+def opened(side: int, *boxes: tuple[float, float, float, float]) -> ShownPhoto:
     """A grey square picture with faces in the given boxes."""
     pixels = np.full((side, side, 3), 128, np.uint8)
-    return Opened("a.png", Photo(pixels), [Face(box, np.zeros((5, 2)), 1.0) for box in boxes])
+    return ShownPhoto("a.png", Photo(pixels), [Face(box, np.zeros((5, 2)), 1.0) for box in boxes])
 
 
 @pytest.fixture(scope="module")
@@ -321,14 +321,14 @@ def test_a_cancelled_video_leaves_no_file(swapper, files, tmp_path):
     assert finished.file.name == "my clip-swapped.mp4"
     assert finished.summary.frames == FRAMES
     assert len(finished.report.read_text().splitlines()) >= FRAMES
-    assert all(isinstance(said, Progress) for said in progress)
+    assert all(isinstance(said, VideoProgress) for said in progress)
 
 
 def test_frames_a_second_and_the_time_left_count_each_frame_once() -> None:
-    assert Progress(0, 200, 0.5).sentence() == "Opening the video"
-    said = Progress(50, 200, 5.0).sentence()  # 50 of 200 in 5 s: 100 frames, found and written
+    assert VideoProgress(0, 200, 0.5).sentence() == "Opening the video"
+    said = VideoProgress(50, 200, 5.0).sentence()  # 50 of 200 in 5 s: 100 frames, found and written
     assert said == "Finding faces: 25%, 5.0 frames/s, 0:15 min left"
-    assert Progress(150, 200, 60.0).sentence() == "Swapping: 75%, 1.2 frames/s, 0:20 min left"
+    assert VideoProgress(150, 200, 60.0).sentence() == "Swapping: 75%, 1.2 frames/s, 0:20 min left"
 
 
 @pytest.fixture

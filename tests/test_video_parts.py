@@ -9,7 +9,7 @@ import av
 import numpy as np
 import pytest
 
-from faceshifter.swap.prefetch import ahead
+from faceshifter.swap.prefetch import prefetch
 from faceshifter.video.colour import Colour, Converter
 from faceshifter.video.scan import Seen, SeenFace
 from faceshifter.video.tracks import MAX_GAP, TrackedFrame, follow, steady
@@ -149,7 +149,7 @@ def test_stages_overlap_but_stay_only_a_few_items_ahead() -> None:
             made.append(number)
             yield number
 
-    items = ahead(count(), 3)
+    items = prefetch(count(), 3)
     assert next(items) == 0
     time.sleep(0.2)
     assert 3 <= len(made) <= 5
@@ -161,7 +161,7 @@ def test_a_stage_s_error_arrives_after_its_items_and_an_abandoned_stage_ends() -
         yield 1
         raise ValueError("broken")
 
-    items = ahead(fail(), 2)
+    items = prefetch(fail(), 2)
     assert next(items) == 1
     with pytest.raises(ValueError, match="broken"):
         next(items)
@@ -174,7 +174,7 @@ def test_a_stage_s_error_arrives_after_its_items_and_an_abandoned_stage_ends() -
         finally:
             closed.set()
 
-    items = ahead(endless(), 2)
+    items = prefetch(endless(), 2)
     next(items)
     items.close()  # type: ignore[attr-defined]
     assert closed.is_set()

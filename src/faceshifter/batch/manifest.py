@@ -19,7 +19,7 @@ Record = dict[str, Any]
 """One line; JSON's own types, so that it is equal to itself when read again."""
 
 
-class Manifest:
+class RunManifest:
     """The lines of one file, by output."""
 
     def __init__(self, path: Path) -> None:

@@ -11,16 +11,16 @@ from threading import Lock
 from tqdm import tqdm
 
 from faceshifter import __version__
-from faceshifter.batch.manifest import Manifest, Record
-from faceshifter.batch.targets import Job
+from faceshifter.batch.manifest import Record, RunManifest
+from faceshifter.batch.targets import SwapTask
 from faceshifter.errors import FaceShifterError, ImageError, NoFaceError, OutputError
 from faceshifter.face.detect import DlibDetector
 from faceshifter.files import make_folder, sha256
 from faceshifter.marks.xmp import read_mark
 from faceshifter.media import is_video
-from faceshifter.swap.people import PEOPLE, Cast, Casting, name_file
-from faceshifter.swap.photo import Opened, mask_path, open_target, swap_file
-from faceshifter.swap.prefetch import ahead
+from faceshifter.swap.people import PEOPLE, SourceReader, Sources, name_file
+from faceshifter.swap.photo import OpenedPhoto, mask_path, open_target, swap_file
+from faceshifter.swap.prefetch import prefetch
 from faceshifter.swap.swapper import FaceSwapper
 
 AHEAD = 2
@@ -30,14 +30,14 @@ UNMATCHED = "nobody matched"
 
 
 @dataclass
-class Todo:
+class Item:
     """One target on its way."""
 
-    job: Job
+    job: SwapTask
     record: Record
     """Its line of the manifest, as far as it is known."""
-    cast: Cast | None = None
-    opened: Opened | None = None
+    cast: Sources | None = None
+    opened: OpenedPhoto | None = None
     error: FaceShifterError | None = None
     """Why it cannot be swapped."""
     kept: bool = False
@@ -57,7 +57,7 @@ class Report:
     """A line for each of the others without a result, and why."""
 
 
-class Many:
+class BatchRun:
     """One run over many targets.
 
     A photo is one call of each network, whatever is swapped beside it: in a batch with others its
@@ -68,8 +68,8 @@ class Many:
     def __init__(
         self,
         swapper: FaceSwapper,
-        casting: Casting,
-        manifest: Manifest,
+        casting: SourceReader,
+        manifest: RunManifest,
         *,
         masks: bool = False,
         watermark: bool = True,
@@ -96,14 +96,17 @@ class Many:
             "watermark": watermark,
         }
 
-    def run(self, jobs: Sequence[Job]) -> Report:
+    def run(self, jobs: Sequence[SwapTask]) -> Report:
         """Swap all that is not finished; what cannot be swapped stops nothing else.
 
         Raises:
             OutputError: The manifest cannot be written.
         """
-        done: list[Todo] = []
-        with self._manifest.writing(), closing(ahead(map(self._prepare, jobs), AHEAD)) as prepared:
+        done: list[Item] = []
+        with (
+            self._manifest.writing(),
+            closing(prefetch(map(self._prepare, jobs), AHEAD)) as prepared,
+        ):
             for todo in tqdm(prepared, unit="file", total=len(jobs)):
                 if not todo.kept:
                     self._finish(todo)
@@ -122,11 +125,11 @@ class Many:
             ],
         )
 
-    def _prepare(self, job: Job) -> Todo:
+    def _prepare(self, job: SwapTask) -> Item:
         """What is needed before the networks: who is meant, whether it is done, the faces."""
         relative = self._manifest.relative
         record: Record = {"out": relative(job.out), "target": relative(job.target)}
-        todo = Todo(job, record)
+        todo = Item(job, record)
         try:
             with self._detecting:
                 todo.cast = self._casting.select(job.source)
@@ -136,7 +139,7 @@ class Many:
                 record |= self._encoding
             earlier = self._manifest.find(job.out, record)
             if earlier is not None and self._is_finished(job, earlier):
-                return Todo(job, earlier, kept=True)
+                return Item(job, earlier, kept=True)
             if not is_video(job.target):
                 with self._detecting:
                     todo.opened = open_target(self._swapper, job.target)
@@ -144,7 +147,7 @@ class Many:
             todo.error = error
         return todo
 
-    def _people(self, cast: Cast) -> Record:
+    def _people(self, cast: Sources) -> Record:
         """The manifest's fields of who is put in for whom."""
 
         def files(paths: Sequence[Path]) -> list[Record]:
@@ -159,13 +162,13 @@ class Many:
             "strength": cast.selection.strength,
         }
 
-    def _is_finished(self, job: Job, record: Record) -> bool:
+    def _is_finished(self, job: SwapTask, record: Record) -> bool:
         if record["status"] != "swapped":
             return record["status"] in (UNMATCHED, "no face")
         masked = not self._masks or is_video(job.target) or mask_path(job.out).exists()
         return masked and job.out.exists()
 
-    def _finish(self, todo: Todo) -> None:
+    def _finish(self, todo: Item) -> None:
         """Swap, write, and complete the manifest's line."""
         job, record = todo.job, todo.record
         try:

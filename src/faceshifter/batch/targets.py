@@ -13,7 +13,7 @@ WILDCARDS = frozenset("*?[")
 
 
 @dataclass(frozen=True)
-class Job:
+class SwapTask:
     """One target."""
 
     source: Path | None
@@ -27,7 +27,7 @@ def are_many(target: Path) -> bool:
     return target.is_dir() or bool(WILDCARDS & set(str(target)) and not target.exists())
 
 
-def find_jobs(source: Path | None, target: Path, out: Path) -> list[Job]:
+def find_jobs(source: Path | None, target: Path, out: Path) -> list[SwapTask]:
     """Every photo and video of a folder or a glob, each to the same place below ``out``.
 
     The suffix stays, but for photos that cannot be written in their own format: .png is added.
@@ -45,7 +45,7 @@ def find_jobs(source: Path | None, target: Path, out: Path) -> list[Job]:
     ]
     if not found:
         raise DataError(f"{target} holds no photos; give a folder, or a quoted pattern, of some")
-    return [Job(source, path, out / _writable(path.relative_to(root))) for path in found]
+    return [SwapTask(source, path, out / _writable(path.relative_to(root))) for path in found]
 
 
 def _split(target: Path) -> tuple[Path, str]:
@@ -62,7 +62,7 @@ def _writable(path: Path) -> Path:
     return path if known else path.with_name(f"{path.name}.png")
 
 
-def read_jobs(pairs: Path) -> list[Job]:
+def read_jobs(pairs: Path) -> list[SwapTask]:
     """The rows of a CSV file: source, target, out, relative to the file's own folder.
 
     Raises:
@@ -77,11 +77,11 @@ def read_jobs(pairs: Path) -> list[Job]:
                 f"{where} names {row['out']}, which has none of the suffixes "
                 f"{', '.join(known)}; choose one"
             )
-        jobs.append(Job(source, target, out))
+        jobs.append(SwapTask(source, target, out))
     return jobs
 
 
-def check_jobs(jobs: Sequence[Job]) -> None:
+def check_jobs(jobs: Sequence[SwapTask]) -> None:
     """Refuse outputs that would replace an input or each other.
 
     Raises:

@@ -13,7 +13,7 @@ from PIL import Image
 
 from faceshifter.errors import CredentialsError, ImageError
 from faceshifter.images import load_photo
-from faceshifter.marks.c2pa import Manifest, read_manifest
+from faceshifter.marks.c2pa import C2paManifest, read_manifest
 from faceshifter.marks.watermark import watermark_score
 from faceshifter.marks.xmp import Mark, read_mark
 from faceshifter.media import HEAD_BYTES, sniff
@@ -32,7 +32,7 @@ class Findings:
 
     kind: Literal["image", "video"]
     xmp: Mark | None
-    manifest: Manifest | None
+    manifest: C2paManifest | None
     manifest_error: str | None
     """Why a manifest that is there cannot be read."""
     watermark_score: float

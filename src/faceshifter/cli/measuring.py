@@ -59,7 +59,7 @@ def evaluate(
     from faceshifter.evaluate.cases import read_cases, read_gallery
     from faceshifter.evaluate.classical import METHOD, classical_swap
     from faceshifter.evaluate.judges import Landmarker, Recogniser, refuse_training_recogniser
-    from faceshifter.evaluate.methods import Maker, OneByOne, Stages
+    from faceshifter.evaluate.methods import Maker, OneByOne, OurMethod
     from faceshifter.evaluate.report import markdown, write_reports
     from faceshifter.evaluate.run import Tools
     from faceshifter.evaluate.run import evaluate as measure
@@ -100,7 +100,7 @@ def evaluate(
         swapper = FaceSwapper.from_pretrained(
             weights, hear=hear, identity=identity, yunet=yunet, device=device
         )
-        makers.append(Stages(swapper, Occluders.load(occluders)))
+        makers.append(OurMethod(swapper, Occluders.load(occluders)))
         prints = swapper.networks.fingerprints
         networks = {name: digits for name, digits in prints.items() if digits is not None}
         networks["identity"] = networks.pop("encoder")

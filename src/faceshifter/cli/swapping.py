@@ -12,8 +12,8 @@ from faceshifter.errors import DataError, ImageError, OutputError
 from faceshifter.media import is_video
 
 if TYPE_CHECKING:
-    from faceshifter.batch.targets import Job
-    from faceshifter.swap.people import Casting
+    from faceshifter.batch.targets import SwapTask
+    from faceshifter.swap.people import SourceReader
     from faceshifter.swap.swapper import FaceSwapper
 
 FaceArg = Literal["largest", "all"] | int
@@ -83,8 +83,8 @@ def swap(
         _check_exists(pairs)
     elif out is None:
         raise DataError("give --out, where the result goes")
-    from faceshifter.batch.targets import Job, are_many, check_jobs, find_jobs, read_jobs
-    from faceshifter.swap.people import Casting, split_match
+    from faceshifter.batch.targets import SwapTask, are_many, check_jobs, find_jobs, read_jobs
+    from faceshifter.swap.people import SourceReader, split_match
     from faceshifter.swap.swapper import FaceSwapper
 
     matches = [split_match(text) for text in match]
@@ -95,7 +95,7 @@ def swap(
         assert out is not None
         source, target = _source_and_target(source, target, [own for _, own in matches])
         many, manifest = are_many(target), out / "manifest.jsonl"
-        jobs = find_jobs(source, target, out) if many else [Job(source, target, out)]
+        jobs = find_jobs(source, target, out) if many else [SwapTask(source, target, out)]
         _check_exists(source, *(path for pair in matches for path in pair))
         if not many:
             _check_exists(target)
@@ -111,7 +111,7 @@ def swap(
     swapper = FaceSwapper.from_pretrained(
         weights, hear=hear, identity=identity, yunet=yunet, device=device
     )
-    casting = Casting(
+    casting = SourceReader(
         swapper,
         face="largest" if face is None else face,
         source_face=source_face,
@@ -161,8 +161,8 @@ def _check_exists(*paths: Path | None) -> None:
 
 def _swap_one(
     swapper: "FaceSwapper",
-    casting: "Casting",
-    job: "Job",
+    casting: "SourceReader",
+    job: "SwapTask",
     masks: bool,
     watermark: bool,
     steps: Path | None,
@@ -181,21 +181,21 @@ def _swap_one(
 
 def _swap_many(
     swapper: "FaceSwapper",
-    casting: "Casting",
-    jobs: "list[Job]",
+    casting: "SourceReader",
+    jobs: "list[SwapTask]",
     manifest: Path,
     masks: bool,
     watermark: bool,
     encoding: dict[str, Any],
 ) -> None:
-    from faceshifter.batch.manifest import Manifest
-    from faceshifter.batch.many import Many
+    from faceshifter.batch.manifest import RunManifest
+    from faceshifter.batch.many import BatchRun
 
     make_folder(manifest.parent)
-    run = Many(
+    run = BatchRun(
         swapper,
         casting,
-        Manifest(manifest),
+        RunManifest(manifest),
         masks=masks,
         watermark=watermark,
         encoding=encoding,

@@ -20,7 +20,7 @@ from faceshifter.config import (
 from faceshifter.errors import DataError
 
 if TYPE_CHECKING:
-    from faceshifter.train.plan import Plan
+    from faceshifter.train.plan import TrainingCost
 
 
 def prepare(
@@ -319,7 +319,7 @@ def bench(*, what: Annotated[Bench, arg(name="")]) -> None:
     what.start()
 
 
-def print_plan(plan: "Plan") -> None:
+def print_plan(plan: "TrainingCost") -> None:
     """Print every setting, then networks, arithmetic, memory, disk and what is missing."""
     print("recipe")
     width = max(map(len, plan.settings))

@@ -79,14 +79,14 @@ COARSEST = 0.5
 
 
 @dataclass(frozen=True)
-class View:
+class RandomView:
     """How a batch of pictures is looked at: reduced to a share of its size, turned and moved."""
 
     share: float
     moves: Float[Tensor, "b 2 3"]
 
     @classmethod
-    def draw(cls, rng: np.random.Generator, count: int) -> "View":
+    def draw(cls, rng: np.random.Generator, count: int) -> "RandomView":
         """Draw a view of so many pictures."""
         return cls(rng.uniform(COARSEST, 1), draw_moves(rng, count))
 

@@ -209,7 +209,7 @@ def _machine_memory() -> int:
     return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
 
 
-def find_faces(
+def load_set(
     data: Path, size: int, device: torch.device, runtime: Runtime, processes: int = 1
 ) -> Faces | StoredFaces:
     """A prepared set on the device where it fits, else on disk.

@@ -31,7 +31,7 @@ SHARPNESS_SIZE = 128
 
 
 @dataclass(frozen=True)
-class Job:
+class ShardTask:
     """What a worker process needs for one shard."""
 
     shard: str
@@ -100,7 +100,9 @@ def prepare(
     }
     _claim(out, plan)
     shards = [
-        Job(f"shard-{idx:05d}.tar", files[start : start + SHARD_SIZE], out, size, geometry, yunet)
+        ShardTask(
+            f"shard-{idx:05d}.tar", files[start : start + SHARD_SIZE], out, size, geometry, yunet
+        )
         for idx, start in enumerate(range(0, len(files), SHARD_SIZE))
     ]
     todo = [job for job in shards if not (_lines_path(job).exists() and (out / job.shard).exists())]
@@ -133,11 +135,11 @@ def _claim(out: Path, plan: dict[str, object]) -> None:
         raise OutputError(f"{out} cannot be written ({error.strerror}); choose another") from None
 
 
-def _lines_path(job: Job) -> Path:
+def _lines_path(job: ShardTask) -> Path:
     return job.out / Path(job.shard).with_suffix(".jsonl")
 
 
-def _map(jobs: list[Job], workers: int) -> Iterator[int]:
+def _map(jobs: list[ShardTask], workers: int) -> Iterator[int]:
     if workers <= 1:
         yield from map(_prepare_shard, jobs)
         return
@@ -145,7 +147,7 @@ def _map(jobs: list[Job], workers: int) -> Iterator[int]:
         yield from pool.imap_unordered(_prepare_shard, jobs)
 
 
-def _prepare_shard(job: Job) -> int:
+def _prepare_shard(job: ShardTask) -> int:
     """Write one shard and then its lines; the lines' presence means that both are whole."""
     cv2.setNumThreads(1)
     detector = load_detector(job.yunet)
@@ -177,7 +179,7 @@ def _prepare_shard(job: Job) -> int:
 
 
 def _align(
-    photo: PhotoFile, detector: FaceDetector, job: Job
+    photo: PhotoFile, detector: FaceDetector, job: ShardTask
 ) -> tuple[UInt8[np.ndarray, "s s 3"], float]:
     """Crop of the largest face, and the distance of its eyes in the photo."""
     pixels = photo.pixels()
@@ -198,7 +200,7 @@ def _sharpness(image: UInt8[np.ndarray, "s s 3"]) -> float:
     return float(cv2.Laplacian(grey, cv2.CV_64F).var())
 
 
-def _finish(out: Path, shards: list[Job], num_photos: int) -> PrepareReport:
+def _finish(out: Path, shards: list[ShardTask], num_photos: int) -> PrepareReport:
     lines = [line for job in shards for line in read_lines(_lines_path(job), remedy=PREPARE_AGAIN)]
     skipped = [line for line in lines if "skipped" in line]
     crops = [line for line in lines if "skipped" not in line]

@@ -73,7 +73,7 @@ class KnownFaces:
         return len(set(self.identity[nearer].tolist()))
 
 
-def find_faces(
+def embed_photos(
     cases: Sequence[Case],
     gallery: Sequence[Picture],
     detector: FaceDetector,

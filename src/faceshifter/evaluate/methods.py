@@ -130,7 +130,7 @@ class Files:
             yield Made(photos)
 
 
-class Stages:
+class OurMethod:
     """Both stages of a FaceShifter, which share their work, or the first alone."""
 
     def __init__(self, swapper: FaceSwapper, occluders: Occluders) -> None:

@@ -13,7 +13,7 @@ from tqdm import tqdm
 
 from faceshifter.errors import DataError, FaceShifterError, ImageError, NoFaceError, OutputError
 from faceshifter.evaluate.cases import Case, Frame, Picture
-from faceshifter.evaluate.faces import KnownFaces, find_faces
+from faceshifter.evaluate.faces import KnownFaces, embed_photos
 from faceshifter.evaluate.judges import HeadState, Landmarker, Recogniser
 from faceshifter.evaluate.methods import CROP, GEOMETRY, Anchors, Files, Made, Maker, Pair
 from faceshifter.evaluate.metrics import background_errors, outside_face
@@ -278,7 +278,7 @@ def evaluate(
     columns = {"methods": names, "features": tools.features.dim if tools.features else 0}
     write_atomically(out / "columns.json", json.dumps(columns).encode())
     done = _whole_batches(out / "records.jsonl", len(cases))
-    known = find_faces(
+    known = embed_photos(
         cases, gallery, tools.detector, tools.recogniser, tools.landmarker, out / "faces"
     )
     with (

@@ -28,7 +28,7 @@ WATERMARKED = "c2pa.watermarked.unbound"
 
 
 @dataclass(frozen=True)
-class Manifest:
+class C2paManifest:
     """What a file's newest manifest says, and whether that can be believed."""
 
     state: str
@@ -120,7 +120,7 @@ def _sign(source: BufferedIOBase, target: BufferedIOBase, mime: str, origin: Ori
         ) from error
 
 
-def read_manifest(file: BufferedIOBase, mime: str) -> Manifest | None:
+def read_manifest(file: BufferedIOBase, mime: str) -> C2paManifest | None:
     """The newest manifest of an open file; None where it has none, or its format can have none.
 
     Raises:
@@ -147,7 +147,7 @@ def read_manifest(file: BufferedIOBase, mime: str) -> Manifest | None:
     tools = manifest.get("claim_generator_info") or [{"name": manifest.get("claim_generator")}]
     tool = " ".join(filter(None, (tools[0].get("name"), tools[0].get("version"))))
     marked = any(a.get("action", "").startswith("c2pa.watermarked") for a in actions)
-    return Manifest(
+    return C2paManifest(
         state=found.get("validation_state", "Invalid"),
         problems=[problem["code"] for problem in found.get("validation_status", [])],
         signer=", ".join(names) or None,

@@ -107,7 +107,7 @@ def split_match(match: str) -> tuple[Path, Path | None]:
 
 
 @dataclass(frozen=True)
-class Cast:
+class Sources:
     """What to swap, and the files that say who everybody is."""
 
     selection: Selection
@@ -117,7 +117,7 @@ class Cast:
     """Of who is looked for, and of who replaces them, where that is not the source."""
 
 
-class Casting:
+class SourceReader:
     """Who is put in for whom: puts selections together and reads everybody once."""
 
     def __init__(
@@ -154,7 +154,7 @@ class Casting:
                 ) from None
             self._people.append((person, None if source is None else self._read(source)))
 
-    def select(self, source: Path | None) -> Cast:
+    def select(self, source: Path | None) -> Sources:
         """What to swap for a source.
 
         Args:
@@ -170,7 +170,7 @@ class Casting:
             assert put_in is not None, "a match without a source"
             matches.append(Match(person.identity, put_in.identity))
         first = matches[0].source if default is None else default.identity
-        return Cast(
+        return Sources(
             Selection(first, self._face, tuple(matches), self._strength),
             [] if default is None else default.files,
             [(person.files, [] if own is None else own.files) for person, own in self._people],

@@ -24,21 +24,21 @@ MASK_SUFFIX = ".mask.png"
 
 
 @dataclass(frozen=True)
-class Opened:
+class OpenedPhoto:
     """A photo that has been read, and its faces."""
 
     photo: Photo
     faces: list[Face]
 
 
-def open_target(swapper: FaceSwapper, target: Path) -> Opened:
+def open_target(swapper: FaceSwapper, target: Path) -> OpenedPhoto:
     """Read a photo and find its faces.
 
     Raises:
         ImageError: It cannot be read.
     """
     photo = load_photo(target)
-    return Opened(photo, swapper.detector.detect(photo.pixels))
+    return OpenedPhoto(photo, swapper.detector.detect(photo.pixels))
 
 
 def swap_file(
@@ -49,7 +49,7 @@ def swap_file(
     *,
     mask: Path | None = None,
     steps: Path | None = None,
-    opened: Opened | None = None,
+    opened: OpenedPhoto | None = None,
     watermark: bool = True,
     encoding: Mapping[str, Any] = MappingProxyType({}),
 ) -> Record:

@@ -11,7 +11,7 @@ WAIT = 0.1
 DONE = object()
 
 
-def ahead(items: Iterable[T], count: int) -> Generator[T]:
+def prefetch(items: Iterable[T], count: int) -> Generator[T]:
     """The same items, made in a thread that stays at most ``count`` items ahead.
 
     What the thread raises is raised here. Where the items are not taken to the end, the thread ends

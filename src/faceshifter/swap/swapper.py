@@ -5,6 +5,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Self
 
+import numpy as np
+from jaxtyping import UInt8
+
 from faceshifter.errors import NoFaceError
 from faceshifter.face.align import Matrix, crop_face, crop_matrix
 from faceshifter.face.detect import Face, FaceDetector, load_detector
@@ -97,7 +100,9 @@ class FaceSwapper:
         """Return the same swapper without the second stage."""
         return type(self)(self.networks.without_hear(), self.detector)
 
-    def identity(self, images: Sequence[Pixels], *, face: FaceChoice = "only") -> Identity:
+    def identity(
+        self, images: Sequence[UInt8[np.ndarray, "_ _ 3"]], *, face: FaceChoice = "only"
+    ) -> Identity:
         """Return who is in the photos: the mean over them of the face's z_id.
 
         Args:

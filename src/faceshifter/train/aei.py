@@ -12,8 +12,8 @@ from torch.nn import functional as F
 
 from faceshifter import __version__
 from faceshifter.config import AEITrainConfig, AEIWeights, Intervals, Runtime
-from faceshifter.data.augment import View
-from faceshifter.data.batches import Fetch, batches, find_faces, find_sharpest
+from faceshifter.data.augment import RandomView
+from faceshifter.data.batches import Fetch, batches, find_sharpest, load_set
 from faceshifter.data.occlusion import Occluders
 from faceshifter.data.pairs import Pairs, Population
 from faceshifter.data.shards import Faces, StoredFaces, read_geometry
@@ -65,7 +65,7 @@ def generator_loss(
     judge: IdentityEncoder,
     pairs: Pairs,
     weights: AEIWeights,
-    view: View | None = None,
+    view: RandomView | None = None,
 ) -> tuple[Scalar, dict[str, Tensor], Float[Tensor, "b 3 s s"]]:
     """Eq. (9), its terms and the swaps.
 
@@ -133,7 +133,7 @@ class GeneratorLoss(nn.Module):
         judge: IdentityEncoder,
         pairs: Pairs,
         weights: AEIWeights,
-        view: View | None,
+        view: RandomView | None,
     ) -> tuple[Scalar, dict[str, Tensor], Float[Tensor, "b 3 s s"]]:
         """Eq. (9), its terms and the swaps."""
         return generator_loss(self.aei, discriminator, encoder, judge, pairs, weights, view)
@@ -217,7 +217,7 @@ class AEITraining:
         sums: dict[str, Tensor] = {}
         swaps = []
         for idx, pairs in enumerate(parts):
-            view = View.draw(rng, len(pairs.X_t)) if self.config.glance else None
+            view = RandomView.draw(rng, len(pairs.X_t)) if self.config.glance else None
             with without_exchange(self.generator_loss, idx + 1 < len(parts)):
                 with autocast(self.device, self.runtime):
                     loss, terms, Y = self.generator_loss(
@@ -293,7 +293,7 @@ def train(
         size = config.model.image_size
         # Pictures are occluded on the CPU.
         place = torch.device("cpu") if config.occluded else ranks.device
-        faces = find_faces(data, size, place, runtime, ranks.world)
+        faces = load_set(data, size, place, runtime, ranks.world)
         population, held_out = Population.split([c.identity for c in faces.crops], config.seed)
         here = faces if config.occluded or isinstance(faces, StoredFaces) else None
         occluders = Occluders.load(occluder_paths) if config.occluded else None

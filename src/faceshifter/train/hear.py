@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 from faceshifter import __version__
 from faceshifter.config import HEARTrainConfig, Intervals, Runtime
-from faceshifter.data.batches import OccludedFetch, batches, find_faces
+from faceshifter.data.batches import OccludedFetch, batches, load_set
 from faceshifter.data.hardest import RankedFace, load_errors, rank_errors, select_hardest
 from faceshifter.data.occlusion import Occluders
 from faceshifter.data.pairs import Pairs, Population
@@ -230,7 +230,7 @@ def train(
         training = HEARTraining(config, aei, [encoder, *teachers], ranks, runtime, init)
         # On the CPU, where pictures are occluded.
         size, cpu = aei.config.image_size, torch.device("cpu")
-        faces = find_faces(data, size, cpu, runtime, ranks.world)
+        faces = load_set(data, size, cpu, runtime, ranks.world)
         if errors is not None:
             ranked = load_errors(errors, data, aei)
         else:

@@ -41,7 +41,7 @@ from faceshifter.train.run import name_teachers, open_run, start_from
 NUM_WATCHED = 64
 """Faces held out, undegraded, that the watchdog measures."""
 NUM_FITTED, NUM_SPREAD = 8192, 1024
-"""Lessons that the student's last layer is first fitted to, and, in what is exported, spread by."""
+"""Samples that the student's last layer is first fitted to, and, in what is exported, spread by."""
 TEACHING_BATCH = 64
 SHARES = (0.3, 0.7)
 """Share of the second face in a blend."""
@@ -54,7 +54,7 @@ SCALE = 4.0
 """Length of the student's first descriptors; those of unit length would turn too fast."""
 
 
-class Lessons(nn.Module):
+class DistillationSet(nn.Module):
     """The faces that are learned: all of a set and blends of two, with what the teachers say.
 
     A blend of two aligned faces is a person nobody has seen, and the teachers know who it is.
@@ -107,7 +107,9 @@ def blend(
     return torch.lerp(to_range(images[first]), to_range(images[second]), share[:, None, None, None])
 
 
-def ask(teachers: Sequence[IdentityEncoder], X: Float[Tensor, "b 3 s s"]) -> Float[Tensor, "b d"]:
+def embed_teachers(
+    teachers: Sequence[IdentityEncoder], X: Float[Tensor, "b 3 s s"]
+) -> Float[Tensor, "b d"]:
     """The teachers' descriptors, side by side."""
     return torch.cat([teacher(X) for teacher in teachers], dim=1)
 
@@ -148,7 +150,7 @@ def teach(
     for start in tqdm(starts, "asking the teachers", disable=not show_progress):
         part = slice(start, start + TEACHING_BATCH)
         X = blend(images, *(t[part].to(images.device) for t in (first, second, share)))
-        joined.append(ask(teachers, X))
+        joined.append(embed_teachers(teachers, X))
     Z = torch.cat(joined)
     axes = torch.linalg.eigh(Z.T @ Z).eigenvectors[:, -EMBEDDING_SIZE:]
     z_id = F.normalize(Z @ axes)
@@ -235,7 +237,7 @@ def train(
         @torch.no_grad()
         def watch(_: int) -> dict[str, float]:
             X = to_range(watched)
-            said = lessons.project(ask(teachers, X))
+            said = lessons.project(embed_teachers(teachers, X))
             return {"watch/cos_teachers": 1 - identity_loss(average(X), said).item()}
 
         def snapshot(position: int) -> None:
@@ -273,18 +275,18 @@ def _lessons(
     teachers: Sequence[IdentityEncoder],
     config: IdentityTrainConfig,
     ranks: Ranks,
-) -> Lessons:
-    """What the run keeps, as it takes minutes to ask for."""
+) -> DistillationSet:
+    """What the run keeps, as it takes minutes to embed_teachers for."""
     path = run / "lessons.safetensors"
     if not path.exists():
         tensors = teach(images, teachers, config.blends, config.seed, ranks.is_first)
         save_tensors(path, to_arrays(tensors), {"kind": "lessons"})
-    return Lessons({key: torch.from_numpy(a) for key, a in load_tensors(path)[0].items()})
+    return DistillationSet({key: torch.from_numpy(a) for key, a in load_tensors(path)[0].items()})
 
 
 @torch.no_grad()
 def _features(
-    encoder: IdentityEncoder, lessons: Lessons, images: UInt8[Tensor, "m 3 s s"], count: int
+    encoder: IdentityEncoder, lessons: DistillationSet, images: UInt8[Tensor, "m 3 s s"], count: int
 ) -> tuple[Float[Tensor, "n c"], Int[Tensor, " n"]]:
     """The network's features of so many lessons, faces and blends alike, and which they are."""
     network = encoder.backbone

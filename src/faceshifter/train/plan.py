@@ -166,7 +166,7 @@ BATCH_NORM_BATCH = 2  # the least that batch norm can normalize in training
 
 
 @dataclass(frozen=True)
-class Plan:
+class TrainingCost:
     """What a training takes; all sizes in bytes."""
 
     settings: dict[str, Any]
@@ -188,7 +188,7 @@ class Plan:
         return sum(network.step_gmac for network in self.networks)
 
 
-def plan_aei(config: AEITrainConfig, data: Path) -> Plan:
+def plan_aei(config: AEITrainConfig, data: Path) -> TrainingCost:
     """What ``faceshifter.train.aei.train`` of this recipe takes."""
     size, c_id = config.model.image_size, config.model.c_id
     with torch.device("meta"):
@@ -230,7 +230,7 @@ def plan_aei(config: AEITrainConfig, data: Path) -> Plan:
         ),
     ]
     networks += _encoder_costs(specs, encoders, size, 1)
-    return Plan(
+    return TrainingCost(
         dict(settings_of(config)),
         config.steps,
         config.batch,
@@ -246,7 +246,7 @@ def plan_aei(config: AEITrainConfig, data: Path) -> Plan:
 
 def plan_hear(
     config: HEARTrainConfig, data: Path, aei_weights: Path, identity: Path | None = None
-) -> Plan:
+) -> TrainingCost:
     """What ``faceshifter.train.hear.train`` of this recipe takes.
 
     Without the first stage's weights it is taken to be the preset of the same size.
@@ -266,7 +266,7 @@ def plan_hear(
     ]
     activations += max((encoder_bytes(encoder, size) for encoder in encoders if encoder), default=0)
     networks += _encoder_costs(specs, encoders, size, 2)
-    return Plan(
+    return TrainingCost(
         dict(settings_of(config)),
         config.steps,
         config.batch,
@@ -280,7 +280,9 @@ def plan_hear(
     )
 
 
-def plan_identity(config: IdentityTrainConfig, data: Path, teacher_specs: Sequence[str]) -> Plan:
+def plan_identity(
+    config: IdentityTrainConfig, data: Path, teacher_specs: Sequence[str]
+) -> TrainingCost:
     """What ``faceshifter.train.identity.train`` of this recipe takes."""
     notes: list[str] = []
     teachers = [_find_encoder(spec, CropGeometry(), notes) for spec in teacher_specs]
@@ -293,7 +295,7 @@ def plan_identity(config: IdentityTrainConfig, data: Path, teacher_specs: Sequen
     for spec, teacher in zip(teacher_specs, teachers, strict=True):
         if teacher is not None:
             networks.append(encoder_cost(spec, teacher, config.image_size, 0, 0))
-    return Plan(
+    return TrainingCost(
         dict(settings_of(config)),
         config.steps,
         config.batch,

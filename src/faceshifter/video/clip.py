@@ -21,7 +21,7 @@ from faceshifter.swap.swapper import FaceSwapper
 from faceshifter.video.assemble import assemble
 from faceshifter.video.colour import Converter
 from faceshifter.video.encoders import CodecName, Encoder, choose_encoder, mark_file, origin_of
-from faceshifter.video.plan import Plan, write_report
+from faceshifter.video.plan import SwapPlan, write_report
 from faceshifter.video.render import SEGMENT, render
 from faceshifter.video.scan import scan
 from faceshifter.video.source import Clip, open_clip
@@ -103,7 +103,7 @@ def swap_video(
     started = time.monotonic()
     clip = open_clip(video)
     encoder = choose_encoder(out, options.codec, options.quality, clip.pixel_format)
-    job = _Job(swapper, selection, clip, encoder, origin_of(options.watermark))
+    job = _Inputs(swapper, selection, clip, encoder, origin_of(options.watermark))
     folder = out.parent / f".{out.name}.{job.digest()}.partial"
     ticker = _Ticker(out, clip.count, progress, cancelled)
     try:
@@ -132,7 +132,7 @@ def discard_work(out: Path) -> None:
 
 
 @dataclass(frozen=True)
-class _Job:
+class _Inputs:
     """All that the result depends on."""
 
     swapper: FaceSwapper
@@ -194,7 +194,9 @@ class _Ticker:
             self.progress(done, total)
 
 
-def _swap(job: _Job, folder: Path, out: Path, report: Path | None, ticker: _Ticker) -> VideoSummary:
+def _swap(
+    job: _Inputs, folder: Path, out: Path, report: Path | None, ticker: _Ticker
+) -> VideoSummary:
     """Both passes, and the result in its place."""
     clip, encoder = job.clip, job.encoder
     converter = Converter(clip.colour, clip.height, encoder.pixel_format)
@@ -209,7 +211,7 @@ def _swap(job: _Job, folder: Path, out: Path, report: Path | None, ticker: _Tick
         tick=ticker.found,
     )
     ticker.count = found.frames
-    plan = Plan(found, clip, job.selection, job.swapper)
+    plan = SwapPlan(found, clip, job.selection, job.swapper)
     segments = render(
         job.swapper,
         plan,

@@ -61,7 +61,7 @@ class _Track:
     """Sum of its identities."""
 
 
-class Plan:
+class SwapPlan:
     """Decides by whole tracks, not by frames, so that nothing flips from frame to frame.
 
     Iterating over it goes once through the first pass's lines.
@@ -139,7 +139,7 @@ class Plan:
         return [(z / np.linalg.norm(z)).astype(np.float32) for z in sums if z is not None]
 
 
-def write_report(path: Path, plan: Plan) -> None:
+def write_report(path: Path, plan: SwapPlan) -> None:
     """One line of JSON a frame: what was found, swapped and skipped, and why.
 
     Raises:

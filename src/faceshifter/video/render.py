@@ -12,11 +12,11 @@ from faceshifter.errors import VideoError
 from faceshifter.face.align import crop_face
 from faceshifter.images import Pixels
 from faceshifter.marks.xmp import Origin
-from faceshifter.swap.prefetch import ahead
+from faceshifter.swap.prefetch import prefetch
 from faceshifter.swap.swapper import FaceSwapper, SwappedFace, Target, paste_faces
 from faceshifter.video.colour import Converter
 from faceshifter.video.encoders import Encoder, mark_picture
-from faceshifter.video.plan import Plan, PlannedFrame
+from faceshifter.video.plan import PlannedFrame, SwapPlan
 from faceshifter.video.source import read_frames
 
 SEGMENT = 96
@@ -41,7 +41,7 @@ class _Frame:
 
 def render(
     swapper: FaceSwapper,
-    plan: Plan,
+    plan: SwapPlan,
     converter: Converter,
     encoder: Encoder,
     folder: Path,
@@ -72,9 +72,9 @@ def render(
     tick(min(first * SEGMENT, frames))
     if first == count:
         return segments
-    decoded = ahead(_decode(plan, converter, first * SEGMENT), depth)
-    swapped = ahead(_swap(swapper, decoded, plan.selection.strength), depth)
-    finished = ahead(_paste(converter, swapped, origin), depth)
+    decoded = prefetch(_decode(plan, converter, first * SEGMENT), depth)
+    swapped = prefetch(_swap(swapper, decoded, plan.selection.strength), depth)
+    finished = prefetch(_paste(converter, swapped, origin), depth)
     done = first * SEGMENT
     lead = round(LEAD / clip.time_base)
     for number, path in enumerate(segments[first:], first):
@@ -96,7 +96,7 @@ def render(
     return segments
 
 
-def _decode(plan: Plan, converter: Converter, start: int) -> Iterator[_Frame]:
+def _decode(plan: SwapPlan, converter: Converter, start: int) -> Iterator[_Frame]:
     clip = plan.clip
     planned = islice(plan, start, None)
     for frame, faces in zip(read_frames(clip, start), planned, strict=False):

@@ -14,7 +14,7 @@ from faceshifter.errors import NoFaceError
 from faceshifter.face.align import warp
 from faceshifter.face.detect import Box, Face
 from faceshifter.images import Pixels
-from faceshifter.swap.prefetch import ahead
+from faceshifter.swap.prefetch import prefetch
 from faceshifter.swap.swapper import FaceSwapper
 from faceshifter.video.colour import Converter
 from faceshifter.video.source import Clip, SourceFrame, read_frames
@@ -112,7 +112,7 @@ def scan(
 
     number = start
     with path.open("a", encoding="utf-8") as file:
-        for frame, pixels, change in ahead(thumbnails(), depth):
+        for frame, pixels, change in prefetch(thumbnails(), depth):
             faces = swapper.detector.detect(pixels, thorough=False)
             known = before is not None and len(before.faces) == len(faces)
             asked = identify and (frame.number % IDENTIFY_EVERY == 0 or not known)
@@ -131,7 +131,7 @@ def _see(swapper: FaceSwapper, pixels: Pixels, face: Face, asked: bool) -> SeenF
     z_id = None
     if asked:
         try:
-            z_id = swapper.align(pixels, [face])[0].z_id[0].numpy()
+            z_id = swapper.align(pixels, [face])[0].z_id
         except NoFaceError:
             z_id = None  # the second pass will say so
     return SeenFace(face.box, face.landmarks, face.score, z_id)

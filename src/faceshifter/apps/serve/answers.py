@@ -40,7 +40,7 @@ class Health:
 
 
 @dataclass(frozen=True)
-class Progress:
+class JobProgress:
     """How far a job is."""
 
     done: int
@@ -54,7 +54,7 @@ class JobState:
 
     id: str
     state: State
-    progress: Progress | None
+    progress: JobProgress | None
     """While it is running."""
     report: dict[str, object] | None
     """What was done, by number of frames, once it is done."""

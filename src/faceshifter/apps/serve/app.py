@@ -16,10 +16,10 @@ from faceshifter.apps.serve.answers import (
     internal_error,
     refused,
 )
-from faceshifter.apps.serve.guard import Gate, Metrics
+from faceshifter.apps.serve.guard import Metrics, RequestGuard
 from faceshifter.apps.serve.jobs import Jobs
-from faceshifter.apps.serve.photos import Swappers, Worker
-from faceshifter.apps.serve.routes import Works, add_routes
+from faceshifter.apps.serve.photos import PhotoQueue, Swappers
+from faceshifter.apps.serve.routes import AppState, add_routes
 from faceshifter.errors import DependencyError, FaceShifterError
 from faceshifter.swap.swapper import FaceSwapper
 
@@ -45,7 +45,9 @@ class Limits:
     """How long the result of a job is kept."""
 
 
-def create_app(swapper: FaceSwapper, folder: Path, limits: Limits, token: str | None) -> Gate:
+def create_app(
+    swapper: FaceSwapper, folder: Path, limits: Limits, token: str | None
+) -> RequestGuard:
     """The server as an ASGI application.
 
     Args:
@@ -71,7 +73,7 @@ def create_app(swapper: FaceSwapper, folder: Path, limits: Limits, token: str | 
     metrics = Metrics()
     max_pixels = limits.max_megapixels * 10**6
     swappers = Swappers(swapper)
-    worker = Worker(limits.queue, metrics.swap_seconds.observe)
+    worker = PhotoQueue(limits.queue, metrics.swap_seconds.observe)
     jobs = Jobs(
         folder,
         swappers,
@@ -117,9 +119,11 @@ def create_app(swapper: FaceSwapper, folder: Path, limits: Limits, token: str | 
     add_handlers(app)
     add_routes(
         app,
-        Works(folder, swappers, worker, jobs, metrics, max_pixels, swapper.networks.device, models),
+        AppState(
+            folder, swappers, worker, jobs, metrics, max_pixels, swapper.networks.device, models
+        ),
     )
-    return Gate(app, token=token, limits=sizes, full=full, metrics=metrics)
+    return RequestGuard(app, token=token, limits=sizes, full=full, metrics=metrics)
 
 
 if TYPE_CHECKING:

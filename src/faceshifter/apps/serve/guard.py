@@ -98,7 +98,7 @@ SMALL_BODY = 64 * 1024
 HEADERS = [(b"cache-control", b"no-store"), (b"x-content-type-options", b"nosniff")]
 
 
-class Gate:
+class RequestGuard:
     """The application behind it, as an ASGI application."""
 
     def __init__(
@@ -131,7 +131,7 @@ class Gate:
         began = time.perf_counter()
         headers = dict(scope["headers"])
         limit = self.limits.get(scope["path"], SMALL_BODY)
-        exchange = Exchange(receive, send, headers, limit)
+        exchange = GuardedExchange(receive, send, headers, limit)
         self.open += 1
         try:
             refusal = self._refusal(scope, headers, limit)
@@ -175,7 +175,7 @@ class Gate:
         return self.full(scope["path"]) if scope["method"] == "POST" else None
 
 
-class Exchange:
+class GuardedExchange:
     """One request and its answer."""
 
     def __init__(

@@ -12,10 +12,16 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from faceshifter.apps.serve.answers import JobState, Problem, Progress, RefusedError, internal_error
+from faceshifter.apps.serve.answers import (
+    JobProgress,
+    JobState,
+    Problem,
+    RefusedError,
+    internal_error,
+)
 from faceshifter.apps.serve.answers import refused as refused_with
-from faceshifter.apps.serve.photos import Swappers, Wish, check_pixels, read_photo, select
-from faceshifter.apps.serve.store import Job, Store
+from faceshifter.apps.serve.photos import SwapOptions, Swappers, check_pixels, read_photo, select
+from faceshifter.apps.serve.store import Store, VideoJob
 from faceshifter.errors import CancelledError, FaceShifterError
 from faceshifter.images import Photo
 
@@ -66,7 +72,7 @@ class Jobs:
         self._lock = threading.Lock()
         self._wake, self._stopping = threading.Event(), threading.Event()
         self._current: str | None = None
-        self._progress = Progress(0, 0)
+        self._progress = JobProgress(0, 0)
         self._threads = [
             threading.Thread(target=self._work_on_all, name="videos"),
             threading.Thread(target=self._tidy, name="janitor", daemon=True),
@@ -103,7 +109,7 @@ class Jobs:
         folder.mkdir(mode=0o700)
         return folder
 
-    def add(self, folder: Path, suffix: str, wish: Wish) -> JobState:
+    def add(self, folder: Path, suffix: str, wish: SwapOptions) -> JobState:
         """Queue a job whose uploads are in a new folder.
 
         Raises:
@@ -160,13 +166,13 @@ class Jobs:
             with suppress(RefusedError):  # a client was faster
                 self.delete(job_id)
 
-    def _get(self, job_id: str) -> Job:
+    def _get(self, job_id: str) -> VideoJob:
         job = self.store.get(job_id)
         if job is None or (job.ended or time.time()) + self._keep_seconds < time.time():
             raise no_such_job()
         return job
 
-    def _result(self, job: Job) -> Path:
+    def _result(self, job: VideoJob) -> Path:
         return self._folder / job.id / f"result{job.suffix}"
 
     def _tidy(self) -> None:
@@ -179,14 +185,14 @@ class Jobs:
             with self._lock:
                 job = self.store.start()
                 self._current = None if job is None else job.id
-                self._progress = Progress(0, 0)
+                self._progress = JobProgress(0, 0)
             if job is None:
                 self._wake.wait()
                 self._wake.clear()
             else:
                 self._work_on(job)
 
-    def _work_on(self, job: Job) -> None:
+    def _work_on(self, job: VideoJob) -> None:
         """Do a job and store how it ended, unless it was cancelled or is to go on later."""
         report: dict[str, object] | None = None
         error: Problem | None = None
@@ -215,7 +221,7 @@ class Jobs:
                 self._delete_uploads(job)
                 self._ended("done" if error is None else "failed")
 
-    def _swap(self, job: Job) -> dict[str, Any]:
+    def _swap(self, job: VideoJob) -> dict[str, Any]:
         from faceshifter.video import clip
         from faceshifter.video.source import open_clip
 
@@ -248,9 +254,9 @@ class Jobs:
 
     def _set_progress(self, done: int, total: int) -> None:
         with self._lock:
-            self._progress = Progress(done, total)
+            self._progress = JobProgress(done, total)
 
-    def _delete_uploads(self, job: Job) -> None:
+    def _delete_uploads(self, job: VideoJob) -> None:
         """All but what has come out."""
         for path in (self._folder / job.id).glob("*"):
             if path.name not in (FRAMES, self._result(job).name):

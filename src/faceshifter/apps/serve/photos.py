@@ -25,7 +25,7 @@ T = TypeVar("T")
 
 
 @dataclass(frozen=True)
-class Wish:
+class SwapOptions:
     """How to swap."""
 
     face: FaceChoice = "largest"
@@ -44,12 +44,12 @@ class Swappers:
             False: FaceSwapper(swapper.networks.without_hear(), detector),
         }
 
-    def get(self, wish: Wish) -> FaceSwapper:
+    def get(self, wish: SwapOptions) -> FaceSwapper:
         """The one that a wish needs."""
         return self._by_stage[wish.hear]
 
 
-class Worker:
+class PhotoQueue:
     """One thread, and a bounded queue before it."""
 
     def __init__(self, limit: int, observe: Callable[[float], None]) -> None:
@@ -103,7 +103,7 @@ class Worker:
 
 
 def select(
-    swapper: FaceSwapper, wish: Wish, sources: Sequence[Photo], person: Photo | None
+    swapper: FaceSwapper, wish: SwapOptions, sources: Sequence[Photo], person: Photo | None
 ) -> Selection:
     """Which faces are swapped, and who they become.
 

@@ -22,9 +22,9 @@ from faceshifter.apps.serve.answers import (
 from faceshifter.apps.serve.guard import Metrics
 from faceshifter.apps.serve.jobs import PERSON, Jobs
 from faceshifter.apps.serve.photos import (
+    PhotoQueue,
+    SwapOptions,
     Swappers,
-    Wish,
-    Worker,
     check_photo,
     read_photo,
     select,
@@ -56,13 +56,13 @@ LINES: dict[int | str, dict[str, Any]] = {200: {"content": {JSON_LINES: {}}}}
 
 
 @dataclass(frozen=True)
-class Works:
+class AppState:
     """What the routes use."""
 
     folder: Path
     """For files that pass."""
     swappers: Swappers
-    worker: Worker
+    worker: PhotoQueue
     jobs: Jobs
     metrics: Metrics
     max_pixels: int
@@ -71,7 +71,7 @@ class Works:
     """Fingerprint of each network's weights."""
 
 
-def add_routes(app: "FastAPI", works: Works) -> None:
+def add_routes(app: "FastAPI", works: AppState) -> None:
     """All of them."""
     from fastapi import Depends, File, Form, Request, UploadFile
     from fastapi.responses import FileResponse, JSONResponse, Response
@@ -97,8 +97,8 @@ def add_routes(app: "FastAPI", works: Works) -> None:
         hear: Annotated[
             bool, Form(description="Run the second stage, which gives back what covers the face")
         ] = True,
-    ) -> Wish:
-        return Wish(face_choice(face), face_choice(source_face), strength, hear)
+    ) -> SwapOptions:
+        return SwapOptions(face_choice(face), face_choice(source_face), strength, hear)
 
     def passing_folder() -> Iterator[Path]:
         with tempfile.TemporaryDirectory(
@@ -111,7 +111,7 @@ def add_routes(app: "FastAPI", works: Works) -> None:
         request: Request,
         source: sources_file,
         target: Annotated[UploadFile, File(description="Photo whose face is replaced")],
-        wish: Annotated[Wish, Depends(read_wish)],
+        wish: Annotated[SwapOptions, Depends(read_wish)],
         passing: Annotated[Path, Depends(passing_folder)],
         person: person_file = None,
         format: Annotated[Literal["png", "jpeg", "webp"], Form()] = "png",
@@ -148,7 +148,7 @@ def add_routes(app: "FastAPI", works: Works) -> None:
     async def new_job(
         source: sources_file,
         video: Annotated[UploadFile, File(description="MP4, MOV, MKV or WebM")],
-        wish: Annotated[Wish, Depends(read_wish)],
+        wish: Annotated[SwapOptions, Depends(read_wish)],
         person: person_file = None,
     ) -> JobState:
         """Queue a video; ask for its state by the id that is answered."""

@@ -13,7 +13,7 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from faceshifter.apps.serve.answers import RefusedError
-from faceshifter.apps.serve.guard import IDLE_SECONDS, Gate
+from faceshifter.apps.serve.guard import IDLE_SECONDS, RequestGuard
 from faceshifter.errors import OutputError
 
 CONNECTIONS = 512
@@ -48,12 +48,12 @@ def private_folder(folder: Path) -> Iterator[Path]:
         lock.release()
 
 
-def serve(app: Gate, where: socket.socket) -> None:
+def serve(app: RequestGuard, where: socket.socket) -> None:
     """Serve until interrupted."""
     import uvicorn
     from uvicorn.protocols.http.h11_impl import H11Protocol
 
-    class Patience(H11Protocol):
+    class IdleTimeoutProtocol(H11Protocol):
         """uvicorn's HTTP, with an end to connections that send no request, and JSON alone."""
 
         _timer: asyncio.TimerHandle | None = None
@@ -90,7 +90,7 @@ def serve(app: Gate, where: socket.socket) -> None:
             self.transport.write(head.encode() + body)
             self.transport.close()
 
-    protocol: Any = Patience
+    protocol: Any = IdleTimeoutProtocol
     config = uvicorn.Config(
         app,
         http=protocol,

@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from faceshifter.apps.serve.answers import Problem, State
-from faceshifter.apps.serve.photos import Wish
+from faceshifter.apps.serve.photos import SwapOptions
 from faceshifter.errors import DataError
 
 WAIT_SECONDS = 30
@@ -19,14 +19,14 @@ SCHEMA = """CREATE TABLE IF NOT EXISTS jobs (
 
 
 @dataclass(frozen=True)
-class Job:
+class VideoJob:
     """A video to be swapped, or that was."""
 
     id: str
     state: State
     suffix: str
     """Of the result."""
-    wish: Wish
+    wish: SwapOptions
     starts: int
     """How often it was begun."""
     ended: float | None
@@ -52,7 +52,7 @@ class Store:
         except sqlite3.Error as error:
             raise DataError(f"{path} holds no jobs ({error}); choose another folder") from None
 
-    def add(self, job_id: str, suffix: str, wish: Wish, limit: int) -> bool:
+    def add(self, job_id: str, suffix: str, wish: SwapOptions, limit: int) -> bool:
         """Queue a job; False where ``limit`` jobs wait or run already."""
         with self._transaction() as db:
             if self._waiting(db) >= limit:
@@ -68,7 +68,7 @@ class Store:
         with self._open() as db:
             return self._waiting(db)
 
-    def get(self, job_id: str) -> Job | None:
+    def get(self, job_id: str) -> VideoJob | None:
         """A job; None where there is none."""
         with self._open() as db:
             row = db.execute("SELECT * FROM jobs WHERE id = ?", (job_id,)).fetchone()
@@ -79,7 +79,7 @@ class Store:
         with self._open() as db:
             return {row[0] for row in db.execute("SELECT id FROM jobs")}
 
-    def start(self) -> Job | None:
+    def start(self) -> VideoJob | None:
         """Begin the job that has waited longest; None where none waits."""
         with self._transaction() as db:
             row = db.execute(
@@ -141,12 +141,12 @@ class Store:
             db.execute("COMMIT")
 
 
-def _job(row: sqlite3.Row) -> Job:
-    return Job(
+def _job(row: sqlite3.Row) -> VideoJob:
+    return VideoJob(
         id=row["id"],
         state=row["state"],
         suffix=row["suffix"],
-        wish=Wish(**json.loads(row["wish"])),
+        wish=SwapOptions(**json.loads(row["wish"])),
         starts=row["starts"],
         ended=row["ended"],
         report=row["report"] and json.loads(row["report"]),

@@ -12,7 +12,7 @@ import numpy as np
 from jaxtyping import Float, UInt8
 from PIL import Image, ImageDraw, ImageFont
 
-from faceshifter.apps.ui.sessions import SHOWN_SIDE, Opened, Session
+from faceshifter.apps.ui.sessions import SHOWN_SIDE, Session, ShownPhoto
 from faceshifter.errors import ImageError, NoFaceError
 from faceshifter.face.detect import FaceDetector
 from faceshifter.images import Photo, Pixels, decode_photo, save_photo
@@ -74,18 +74,18 @@ def sent(upload: dict[str, Any]) -> tuple[Path, str]:
     return path, name[-100:]  # file systems take 255 bytes
 
 
-def largest(opened: Opened) -> int:
+def largest(opened: ShownPhoto) -> int:
     """The number of the largest face."""
     areas = [(x1 - x0) * (y1 - y0) for x0, y0, x1, y1 in (face.box for face in opened.faces)]
     return areas.index(max(areas))
 
 
-def drawn(session: Session, opened: Opened, chosen: list[int]) -> str:
+def drawn(session: Session, opened: ShownPhoto, chosen: list[int]) -> str:
     """The file of a picture with its faces framed."""
     return str(write_original(session, draw_faces(opened, chosen)))
 
 
-def show(session: Session, opened: Opened, chosen: int | list[int]) -> tuple[Update, Update]:
+def show(session: Session, opened: ShownPhoto, chosen: int | list[int]) -> tuple[Update, Update]:
     """A picture, and the numbers of its faces to choose from where there are several."""
     import gradio as gr
 
@@ -105,7 +105,7 @@ def hide(many: bool) -> tuple[Update, Update]:
 
 
 def toggle(
-    session: Session, opened: Opened | None, at: list[float], chosen: list[int]
+    session: Session, opened: ShownPhoto | None, at: list[float], chosen: list[int]
 ) -> tuple[Update, Update]:
     """Choose the face that was clicked on, or no longer."""
     import gradio as gr
@@ -150,7 +150,7 @@ class Result:
     """M^k in the same way; none for networks without."""
 
 
-def open_photo(path: Path, name: str, detector: FaceDetector) -> Opened:
+def open_photo(path: Path, name: str, detector: FaceDetector) -> ShownPhoto:
     """Read a photo that was sent and find its faces.
 
     Raises:
@@ -160,7 +160,7 @@ def open_photo(path: Path, name: str, detector: FaceDetector) -> Opened:
     return find_faces(decode_photo(path, name), name, detector)
 
 
-def find_faces(photo: Photo, name: str, detector: FaceDetector) -> Opened:
+def find_faces(photo: Photo, name: str, detector: FaceDetector) -> ShownPhoto:
     """A picture that was read, with its faces.
 
     Raises:
@@ -169,10 +169,10 @@ def find_faces(photo: Photo, name: str, detector: FaceDetector) -> Opened:
     faces = pick_faces(detector.detect(photo.pixels), "all")
     if not faces:
         raise why_none(faces, "all", name)
-    return Opened(name, photo, faces)
+    return ShownPhoto(name, photo, faces)
 
 
-def draw_faces(opened: Opened, chosen: Collection[int]) -> Pixels:
+def draw_faces(opened: ShownPhoto, chosen: Collection[int]) -> Pixels:
     """The picture as it is shown, with its faces framed and numbered from the left, from 0."""
     image = Image.fromarray(shrink(opened.photo.pixels))
     draw, side = ImageDraw.Draw(image), max(image.size)
@@ -191,7 +191,7 @@ def draw_faces(opened: Opened, chosen: Collection[int]) -> Pixels:
     return np.array(image)
 
 
-def face_at(opened: Opened, x: float, y: float) -> int | None:
+def face_at(opened: ShownPhoto, x: float, y: float) -> int | None:
     """The number of the face at a point of the shown picture; of several, the one centred nearest.
 
     A box is taken a quarter larger on each side, as fingers are wide.
@@ -215,7 +215,7 @@ def shrink(pixels: Pixels) -> UInt8[np.ndarray, "a b 3"]:
 
 
 def identity_of(
-    source: Opened, chosen: int, more: Sequence[Opened], swapper: FaceSwapper
+    source: ShownPhoto, chosen: int, more: Sequence[ShownPhoto], swapper: FaceSwapper
 ) -> Identity:
     """Who is chosen, averaged over all photos of them.
 
@@ -235,7 +235,7 @@ def identity_of(
 def swap_photo(
     swapper: FaceSwapper,
     identity: Identity,
-    target: Opened,
+    target: ShownPhoto,
     chosen: Sequence[int],
     *,
     strength: float,

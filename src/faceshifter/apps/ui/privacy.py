@@ -42,7 +42,7 @@ HEADERS = {
 }
 
 
-class Door:
+class PrivacyGuard:
     """ASGI middleware before Gradio's own application."""
 
     def __init__(self, app: "ASGIApp", sessions: Sessions, max_upload: int) -> None:

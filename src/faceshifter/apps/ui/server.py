@@ -12,7 +12,7 @@ from filelock import FileLock, Timeout
 
 from faceshifter.apps.ui.page import CSS, build_page
 from faceshifter.apps.ui.photo_tab import PhotoActions
-from faceshifter.apps.ui.privacy import Door
+from faceshifter.apps.ui.privacy import PrivacyGuard
 from faceshifter.apps.ui.sessions import Sessions
 from faceshifter.apps.ui.video_tab import VideoActions
 from faceshifter.face.detect import LockedDetector
@@ -85,4 +85,4 @@ def create_app(swapper: FaceSwapper, folder: Path) -> "ASGIApp":
         theme=theme,
         css=CSS,
     )
-    return Door(app, sessions, MAX_UPLOAD + 2**20)
+    return PrivacyGuard(app, sessions, MAX_UPLOAD + 2**20)

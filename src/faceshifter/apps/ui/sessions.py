@@ -15,7 +15,7 @@ SHOWN_SIDE = 1280
 
 
 @dataclass(frozen=True)
-class Opened:
+class ShownPhoto:
     """A photo with its faces."""
 
     name: str
@@ -38,15 +38,15 @@ class Session:
     """Secret of the browser that opened it."""
     folder: Path
     """For its results; within the root, so that Gradio serves from it without a copy."""
-    source: Opened | None = None
-    more: list[Opened] = field(default_factory=list)
+    source: ShownPhoto | None = None
+    more: list[ShownPhoto] = field(default_factory=list)
     """Further photos of the source's person."""
-    target: Opened | None = None
+    target: ShownPhoto | None = None
     swapped: bool = False
     """Whether the page shows a result."""
     video: Path | None = None
     video_name: str = ""
-    frame: Opened | None = None
+    frame: ShownPhoto | None = None
     """The frame of the video in which people are chosen."""
     wished: bool = False
     """Whether a video is to be swapped as soon as those of other pages are done."""

@@ -130,7 +130,7 @@ class VideoActions:
             selection = self._selection(session, source_face, whom, chosen, strength)
             session.running = True
             for told in run_video(self.swapper, selection, session):
-                if isinstance(told, Progress):
+                if isinstance(told, VideoProgress):
                     shown = bar(told.done, told.total, told.sentence())
                     yield shown, *unchanged
                 elif isinstance(told, Finished):
@@ -195,7 +195,7 @@ POLL = 0.3
 
 
 @dataclass(frozen=True)
-class Progress:
+class VideoProgress:
     """How far a video is."""
 
     done: int
@@ -265,7 +265,7 @@ def read_frame(video: Path, name: str, second: float) -> tuple[Pixels, float]:
 
 def run_video(
     swapper: FaceSwapper, selection: Selection, session: Session
-) -> Iterator[Progress | Finished | None]:
+) -> Iterator[VideoProgress | Finished | None]:
     """Swap the session's video in a thread of its own; the last thing given is how it ended.
 
     None says that it was cancelled: by the session's event, or since the page was closed.
@@ -307,7 +307,7 @@ def run_video(
         future = pool.submit(work)
         try:
             while not future.done():
-                yield Progress(count[0], count[1], time.monotonic() - begin)
+                yield VideoProgress(count[0], count[1], time.monotonic() - begin)
                 wait_for([future], POLL)
         finally:
             if not future.done():
