@@ -19,10 +19,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import uvicorn
 from PIL import Image
 
-from faceshifter.apps.http import listen
+from faceshifter.apps import http
 from faceshifter.apps.study.server import create_app
 from faceshifter.apps.study.study import read_study
 from faceshifter.apps.study.votes import QUESTIONS, Votes, share_of, shares, table, wilson
@@ -63,11 +62,10 @@ def votes(results: Path, tmp_path: Path) -> Votes:
 @pytest.fixture
 def address(votes: Votes) -> Iterator[str]:
     """A server in a thread."""
-    where = listen("127.0.0.1", 0)
-    server = uvicorn.Server(uvicorn.Config(create_app(votes, 20), log_level="warning"))
-    thread = threading.Thread(target=server.run, kwargs={"sockets": [where]})
+    server, listening = http.make_server(create_app(votes, 20)), http.listen("127.0.0.1", 0)
+    thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]})
     thread.start()
-    yield f"http://127.0.0.1:{where.getsockname()[1]}"
+    yield http.address(listening)
     server.should_exit = True
     thread.join()
 
@@ -247,6 +245,20 @@ def test_a_known_rater_goes_on_and_an_unknown_one_begins_anew(address: str) -> N
         refused.value.close()
 
 
+def test_pictures_may_be_kept_and_nothing_else_and_a_vote_is_small(address: str) -> None:
+    with urllib.request.urlopen(urllib.request.Request(f"{address}/start", b"")) as response:
+        rater = response.url.rpartition("/")[2]
+    text, headers = ask(f"{address}/api/{rater}/0")
+    assert headers["cache-control"] == "no-store"
+    assert headers["referrer-policy"] == "no-referrer"
+    _, headers = ask(f"{address}/picture/{json.loads(text)['source']}")
+    assert headers["cache-control"] == "private, max-age=86400"
+    assert ask(f"{address}/api/{rater}/0", {"choice": 0})
+    with pytest.raises(urllib.error.HTTPError, match="413") as refused:
+        ask(f"{address}/api/{rater}/0", {"choice": "0" * 2**17})
+    refused.value.close()
+
+
 def test_the_page_takes_nothing_from_elsewhere() -> None:
     page = resources.files("faceshifter.apps.study").joinpath("page.html").read_text("utf-8")
     assert not re.findall(r"https?:|(?:src|href)=\"(?!data:,)|@import|url\(", page)
@@ -284,7 +296,7 @@ def test_shares_of_one_question_add_up() -> None:
     result = shares(counts, ["a", "b"])
     assert [result[method]["identity"].share for method in "ab"] == [3 / 8, 5 / 8]
     assert [result[method]["attributes"].share for method in "ab"] == [1, 0]
-    header, _, a, b = table(result)
+    header, _, a, b = table(result).splitlines()
     assert header == "| method | identity | attributes | realism |"
     assert a.startswith("| a | 37.5 (")
     assert b.endswith("| no votes |")

@@ -359,4 +359,4 @@ def _write_table(votes: "Votes", path: Path) -> None:
     about = {"raters": raters, "finished": finished, "methods": methods}
     write_atomically(path, dumps(about, indent=1).encode())
     print(f"{raters} raters, {finished} of them with all questions answered; percent of votes\n")
-    print("\n".join(table(result)))
+    print(table(result))

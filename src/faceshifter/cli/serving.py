@@ -43,19 +43,17 @@ def serve(
         yunet: YuNet's model file, to detect faces with it instead of dlib; yunet downloads it.
         device: Where to compute.
     """
-    from faceshifter.apps.http import address, check_host, listen
-    from faceshifter.apps.serve import server
+    from faceshifter.apps import http
+    from faceshifter.files import user_folder
 
     token = os.environ.get("FACESHIFTER_TOKEN") or None
-    check_host(host, token)
+    http.check_host(host, token)
     if min(max_mb, max_video_mb, max_megapixels, queue, jobs) < 1 or keep_hours <= 0:
         raise OutputError("limits of zero leave nothing to serve; give numbers above it")
-    if folder is None:
-        from platformdirs import user_state_path
+    from faceshifter.apps.serve.app import Limits, create_app, server_folder
 
-        folder = user_state_path("faceshifter") / "serve"
-    with server.private_folder(folder), listen(host, port) as where:
-        from faceshifter.apps.serve.app import Limits, create_app
+    folder = folder or user_folder("state") / "serve"
+    with server_folder(folder), http.listen(host, port) as listening:
         from faceshifter.swap.swapper import FaceSwapper
 
         swapper = FaceSwapper.from_pretrained(
@@ -63,8 +61,8 @@ def serve(
         )
         limits = Limits(max_mb, max_video_mb, max_megapixels, queue, jobs, keep_hours)
         app = create_app(swapper, folder, limits, token)
-        print(f"serving at {address(where)}; stop with Ctrl+C", flush=True)
-        server.serve(app, where)
+        print(f"serving at {http.address(listening)}; stop with Ctrl+C", flush=True)
+        http.serve(app, listening)
 
 
 def ui(

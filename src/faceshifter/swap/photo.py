@@ -1,6 +1,6 @@
 """One target from file to file: read, swapped, written, with a mask of what was changed."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from types import MappingProxyType
@@ -11,7 +11,6 @@ import numpy as np
 from jaxtyping import UInt8
 
 from faceshifter.batch.manifest import Record
-from faceshifter.errors import NoFaceError
 from faceshifter.face.detect import Face
 from faceshifter.files import make_folder, write_atomically
 from faceshifter.images import Photo, Pixels, load_photo, save_photo
@@ -84,7 +83,7 @@ def swap_file(
     before = opened.photo.pixels
     targets, sources = swapper.choose(before, opened.faces, selection)
     if not targets:
-        raise _why_nobody(opened.faces, selection)
+        raise why_none(opened.faces, selection.face, "the target photo", selection.matches)
     swapped = swapper.swap_faces(targets, sources, selection.strength)
     after = paste_faces(before, swapped)
     if steps is not None:
@@ -106,15 +105,6 @@ def changed_pixels(before: Pixels, after: Pixels) -> UInt8[np.ndarray, "h w"]:
 def mask_path(out: Path) -> Path:
     """Where the mask of a result goes: beside it."""
     return out.with_name(out.name + MASK_SUFFIX)
-
-
-def _why_nobody(faces: Sequence[Face], selection: Selection) -> NoFaceError:
-    if not (faces and selection.matches):
-        return why_none(faces, selection.face, "the target photo")
-    return NoFaceError(
-        "nobody of --match was found in the target photo; give another reference, or a folder "
-        "with several photos of the person"
-    )
 
 
 def _face_record(target: Target) -> Record:

@@ -62,11 +62,25 @@ def pick_faces(faces: Sequence[Face], choice: FaceChoice) -> list[Face]:
     return from_left[choice : choice + 1] if choice >= 0 else []
 
 
-def why_none(faces: Sequence[Face], choice: FaceChoice, where: str) -> NoFaceError:
-    """Why ``pick_faces`` gave nothing, and what to do."""
+def why_none(
+    faces: Sequence[Face], choice: FaceChoice, where: str, matches: Sequence[Match] = ()
+) -> NoFaceError:
+    """Return why no face of a picture is swapped, and what to do.
+
+    Args:
+        faces: Faces that were detected in it.
+        choice: Which of them were meant, where there are no matches.
+        where: Name of the picture, for the message.
+        matches: People who were searched for.
+    """
     if not faces:
         return NoFaceError(
             f"no face was found in {where}; give one with a larger or less turned face"
+        )
+    if matches:
+        return NoFaceError(
+            f"nobody who is to be replaced was found in {where}; give another reference photo, or "
+            "several photos of the person"
         )
     if choice == "only":
         return NoFaceError(
