@@ -325,6 +325,7 @@ def browser(chromium: Callable[..., object]) -> object:
     return chromium(mobileEmulation={"deviceMetrics": phone})
 
 
+@pytest.mark.browser
 def test_raters_in_a_browser_lose_no_vote_when_the_server_is_killed(
     browser,
     results: Path,
@@ -332,31 +333,41 @@ def test_raters_in_a_browser_lose_no_vote_when_the_server_is_killed(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
+    from selenium.common.exceptions import StaleElementReferenceException
+    from selenium.webdriver.common.action_chains import ActionChains
     from selenium.webdriver.common.by import By
     from selenium.webdriver.common.keys import Keys
     from selenium.webdriver.support.ui import WebDriverWait
+
+    def wait(condition: Callable[[], object]) -> None:
+        """Wait for something; an element of a page that is left meanwhile is found again."""
+        wait = WebDriverWait(browser, 60, 0.1, [StaleElementReferenceException])
+        wait.until(lambda _: condition())
+
+    def shown(name: str):
+        return browser.find_element(By.ID, name)
 
     def buttons() -> list:
         return browser.find_elements(By.CSS_SELECTOR, "#results button:enabled")
 
     def wait_for(count: str) -> None:
-        WebDriverWait(browser, 20).until(
-            lambda _: browser.find_element(By.ID, "count").text == count and len(buttons()) == 3
-        )
+        wait(lambda: shown("count").text == count and len(buttons()) == 3)
 
     def picture_of(button) -> str:
         token = button.find_element(By.TAG_NAME, "img").get_attribute("src").rpartition("/")[2]
         return level(ask(f"{address}/picture/{token}")[0])
 
     def press(key: str) -> None:
-        browser.switch_to.active_element.send_keys(key)
+        """Press keys wherever the focus is, on elements that may be replaced meanwhile."""
+        ActionChains(browser).send_keys(key).perform()
 
     port = free_port()
     address = f"http://127.0.0.1:{port}"
     server = start_study(results, port)
     try:
         browser.get(address)
-        press(Keys.ENTER)  # the button that begins has the focus
+        wait(lambda: browser.switch_to.active_element.text == "Begin")  # it gets the focus
+        press(Keys.ENTER)
         wait_for("1 of 9")
         link = browser.current_url
         expected: dict[str, Counter[str]] = {question: Counter() for question in QUESTIONS}
@@ -374,7 +385,7 @@ def test_raters_in_a_browser_lose_no_vote_when_the_server_is_killed(
         # Whoever is fast is asked what is shown.
         press(Keys.BACKSPACE + Keys.BACKSPACE + "3")
         wait_for("1 of 9")
-        question = browser.find_element(By.ID, "question").text
+        question = shown("question").text
         assert question == "Which picture shows the person most like the one in the source photo?"
         assert [b.get_attribute("aria-pressed") for b in buttons()] == ["false", "true", "false"]
         press("2")
@@ -396,8 +407,7 @@ def test_raters_in_a_browser_lose_no_vote_when_the_server_is_killed(
         server.send_signal(signal.SIGKILL)
         server.wait()
         press("2")
-        failed = browser.find_element(By.ID, "failed")
-        WebDriverWait(browser, 20).until(lambda _: failed.is_displayed())
+        wait(lambda: shown("failed").is_displayed())
         server.stdout.close()
         server = start_study(results, port)
         press(Keys.ENTER)  # try again: this vote is stored now
@@ -414,8 +424,7 @@ def test_raters_in_a_browser_lose_no_vote_when_the_server_is_killed(
             button = buttons()[index % 3]
             expected[QUESTIONS[index % 3]][picture_of(button)] += 1
             button.send_keys(Keys.SPACE)
-        thanks = browser.find_element(By.ID, "thanks")
-        WebDriverWait(browser, 20).until(lambda _: thanks.is_displayed())
+        wait(lambda: shown("thanks").is_displayed())
 
         requested = {
             json.loads(entry["message"])["message"]["params"].get("request", {}).get("url", "")
@@ -429,8 +438,8 @@ def test_raters_in_a_browser_lose_no_vote_when_the_server_is_killed(
         assert server.wait() == 0
         server.stdout.close()
 
-    shown, out = tmp_path / "v.sqlite", tmp_path / "table.json"
-    words = ["study", str(results), "--votes", str(shown), "--table", str(out)]
+    out = tmp_path / "table.json"
+    words = ["study", str(results), "--votes", str(tmp_path / "v.sqlite"), "--table", str(out)]
     monkeypatch.setattr(sys, "argv", ["faceshifter", *words])
     cli.main()
     printed = capsys.readouterr().out
