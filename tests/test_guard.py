@@ -12,6 +12,7 @@ from faceshifter.apps import http
 from faceshifter.apps.guard import Guard, RefusedError, Rules
 
 PIECE = {"type": "http.request", "body": b"x" * 100, "more_body": True}
+LARGE = PIECE | {"body": bytes(10**5)}
 END = {"type": "http.request", "body": b"", "more_body": False}
 
 
@@ -76,13 +77,13 @@ def test_an_upload_that_stalls_is_refused_whatever_the_application_answers() -> 
     ended = []
     guard = Guard(
         read_and_answer,
-        Rules(idle_seconds=0.01, text=True),
+        Rules(idle_seconds=0.01),
         ended=lambda _, status, seconds: ended.append((status, seconds)),
         clock=lambda: 0.0,
     )
     client = Client(PIECE, expect="100-continue").ask(guard)
     assert client.status == 408
-    assert client.body == b"this upload arrives too slowly; try again"
+    assert json.loads(client.body)["error"] == "too_slow"
     assert ended == [(408, 0.0)]
 
 
@@ -99,14 +100,14 @@ def test_an_upload_that_drips_is_refused(seconds: float, status: int) -> None:
 
 
 def test_a_body_is_counted_as_it_comes_and_the_rest_of_a_refused_one_is_read() -> None:
-    client = Client(*[PIECE] * 20, END, transfer_encoding="chunked")
-    client.ask(Guard(read_and_answer, Rules(small_body=1024)))
+    client = Client(*[LARGE] * 20, END, transfer_encoding="chunked")
+    client.ask(Guard(read_and_answer, Rules()))
     assert client.status == 413
-    assert json.loads(client.body)["message"] == "this upload has more than 1 KiB; send less"
+    assert json.loads(client.body)["message"] == "this upload has more than 1 MiB; send less"
     assert client.pieces == []
     assert (b"connection", b"close") in client.sent[0]["headers"]
-    declared = Client(PIECE, content_length="2000", expect="100-continue")
-    declared.ask(Guard(read_and_answer, Rules(small_body=1024)))
+    declared = Client(PIECE, content_length="2000000", expect="100-continue")
+    declared.ask(Guard(read_and_answer, Rules()))
     assert declared.status == 413
     assert declared.pieces == [PIECE]
 

@@ -568,8 +568,7 @@ def test_jobs_are_bounded_cancelled_and_deleted_when_their_time_is_over(
 def test_a_job_that_takes_the_server_down_is_given_up(swapper: FaceSwapper, tmp_path: Path) -> None:
     (tmp_path / "s").mkdir(mode=0o700)
     store = Store(tmp_path / "s" / "jobs.sqlite")
-    assert store.add("0" * 32, ".mp4", SwapOptions(), 1)
-    assert not store.add("1" * 32, ".mp4", SwapOptions(), 1)
+    store.add("0" * 32, ".mp4", SwapOptions())
     for _ in range(3):  # servers that were killed meanwhile
         assert store.start().state == "running"
         assert store.start() is None

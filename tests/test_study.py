@@ -255,7 +255,7 @@ def test_pictures_may_be_kept_and_nothing_else_and_a_vote_is_small(address: str)
     assert headers["cache-control"] == "private, max-age=86400"
     assert ask(f"{address}/api/{rater}/0", {"choice": 0})
     with pytest.raises(urllib.error.HTTPError, match="413") as refused:
-        ask(f"{address}/api/{rater}/0", {"choice": "0" * 2**17})
+        ask(f"{address}/api/{rater}/0", {"choice": "0" * 2**20})
     refused.value.close()
 
 

@@ -27,7 +27,7 @@ DRAIN_SECONDS = 10
 """How long the rest of a refused upload is read and dropped: closed at once, a connection is reset,
 and the client would see that in place of the answer."""
 OPEN_REQUESTS = 256
-SMALL_BODY = 64 * 1024
+SMALL_BODY = 2**20
 PAGE_HEADERS = {
     "Referrer-Policy": "no-referrer",
     "X-Content-Type-Options": "nosniff",
@@ -55,14 +55,12 @@ class RefusedError(FaceShifterError):
         """``retry_after``: seconds after which the same request may be accepted."""
         super().__init__(message)
         self.status, self.problem = status, Problem(code, message)
-        self.headers = {} if retry_after is None else {"Retry-After": str(retry_after)}
+        self.body = json.dumps(asdict(self.problem)).encode()
+        self.headers = {"Content-Type": "application/json"}
+        if retry_after is not None:
+            self.headers["Retry-After"] = str(retry_after)
         if status == 401:
             self.headers["WWW-Authenticate"] = "Bearer"
-
-    @property
-    def body(self) -> bytes:
-        """The problem as JSON."""
-        return json.dumps(asdict(self.problem)).encode()
 
 
 @dataclass(frozen=True)
@@ -76,13 +74,9 @@ class Rules:
     local: bool = False
     """Refuse requests to other names than this machine's, and from pages of other sites."""
     limits: Mapping[str, int] = field(default_factory=dict)
-    """Bytes of a body by path."""
-    small_body: int = SMALL_BODY
-    """Bytes of a body on other paths."""
+    """Bytes of a body by path; on others it is at most ``SMALL_BODY``."""
     headers: Mapping[str, str] = field(default_factory=dict)
     """Added to every answer; but the application's own Cache-Control replaces this one."""
-    text: bool = False
-    """Answer a refusal with its sentence alone instead of JSON."""
     idle_seconds: float = IDLE_SECONDS
     """Longest wait for the next bytes of an upload."""
     send_seconds: float | None = IDLE_SECONDS
@@ -121,7 +115,7 @@ class Guard:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
-        exchange = GuardedExchange(self.rules, scope, receive, send, self.clock)
+        exchange = GuardedExchange(self, scope, receive, send)
         self.open += 1
         try:
             with suppress(SlowClientError):  # uvicorn closes after an incomplete answer
@@ -160,18 +154,12 @@ class Guard:
 class GuardedExchange:
     """One request and its answer."""
 
-    def __init__(
-        self,
-        rules: Rules,
-        scope: "Scope",
-        receive: "Receive",
-        send: "Send",
-        clock: Callable[[], float],
-    ) -> None:
-        self._rules, self._receive, self._send, self._clock = rules, receive, send, clock
+    def __init__(self, guard: Guard, scope: "Scope", receive: "Receive", send: "Send") -> None:
+        self._rules, self._clock = guard.rules, guard.clock
+        self._receive, self._send = receive, send
         self.headers: dict[bytes, bytes] = dict(scope["headers"])
-        self.limit = rules.limits.get(scope["path"], rules.small_body)
-        self.began = clock()
+        self.limit = self._rules.limits.get(scope["path"], SMALL_BODY)
+        self.began = self._clock()
         self.status = 0
         """Status of the answer, 0 before it."""
         self._received = 0
@@ -213,12 +201,10 @@ class GuardedExchange:
         """Answer with a problem, unless an answer has begun."""
         if self.status:
             return
-        body = str(refusal).encode() if self._rules.text else refusal.body
-        kind = "text/plain; charset=utf-8" if self._rules.text else "application/json"
-        headers = {"Content-Type": kind, "Content-Length": str(len(body)), **refusal.headers}
-        start = {"status": refusal.status, "headers": encoded(headers)}
-        await self._answer({"type": "http.response.start", **start})
-        await self._answer({"type": "http.response.body", "body": body})
+        headers = encoded({**refusal.headers, "Content-Length": str(len(refusal.body))})
+        start = {"type": "http.response.start", "status": refusal.status, "headers": headers}
+        await self._answer(start)
+        await self._answer({"type": "http.response.body", "body": refusal.body})
 
     def _remember(self, refusal: RefusedError) -> RefusedError:
         self._refusal = refusal
@@ -232,8 +218,8 @@ class GuardedExchange:
         if message["type"] == "http.response.start":
             self.status = message["status"]
             headers = list(message.get("headers", []))
-            names = {name for name, _ in headers} & {b"cache-control"}
-            headers += [pair for pair in encoded(self._rules.headers) if pair[0] not in names]
+            replaced = {name for name, _ in headers if name == b"cache-control"}
+            headers += [pair for pair in encoded(self._rules.headers) if pair[0] not in replaced]
             headers += [(b"connection", b"close")] if unread else []
             message = {**message, "headers": headers}
         elif unread and not message.get("more_body", False):
@@ -270,8 +256,8 @@ def encoded(headers: Mapping[str, str]) -> list[tuple[bytes, bytes]]:
 
 def too_large(limit: int) -> RefusedError:
     """Return the refusal of a body of more bytes than its path accepts."""
-    size = f"{limit // 2**20} MiB" if limit >= 2**20 else f"{limit // 2**10} KiB"
-    return RefusedError(413, "too_large", f"this upload has more than {size}; send less")
+    sentence = f"this upload has more than {limit // 2**20} MiB; send less"
+    return RefusedError(413, "too_large", sentence)
 
 
 def too_slow() -> RefusedError:

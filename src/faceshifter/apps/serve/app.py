@@ -176,9 +176,7 @@ def add_handlers(app: "FastAPI") -> None:
     from starlette.exceptions import HTTPException
 
     def answer(error: RefusedError) -> Response:
-        return Response(
-            error.body, error.status, {**error.headers, "Content-Type": "application/json"}
-        )
+        return Response(error.body, error.status, error.headers)
 
     @app.exception_handler(FaceShifterError)
     def on_error(_: Request, error: FaceShifterError) -> Response:

@@ -79,7 +79,7 @@ class Jobs:
         self._progress = JobProgress(0, 0)
         self._threads = [
             threading.Thread(target=self._work_on_all, name="videos"),
-            threading.Thread(target=self._tidy, name="janitor", daemon=True),
+            threading.Thread(target=self._delete_expired, name="janitor", daemon=True),
         ]
 
     def begin(self) -> None:
@@ -106,7 +106,8 @@ class Jobs:
             RefusedError: The queue is full.
         """
         if self.store.waiting() >= self._limit:
-            raise self._queue_full()
+            sentence = f"{self._limit} jobs wait already; try again"
+            raise RefusedError(429, "queue_full", sentence, retry_after=60)
 
     def new_folder(self) -> Path:
         """Make a private folder for a job's uploads; its name, the job's id, is a secret."""
@@ -120,8 +121,9 @@ class Jobs:
         Raises:
             RefusedError: The queue is full.
         """
-        if not self.store.add(folder.name, suffix, options, self._limit):
-            raise self._queue_full()
+        with self._lock:
+            self.check_room()
+            self.store.add(folder.name, suffix, options)
         self._wake.set()
         return self.state(folder.name)
 
@@ -165,28 +167,20 @@ class Jobs:
             if self._current != job_id:  # a running job's thread does it before its next frame
                 shutil.rmtree(self._folder / job_id, ignore_errors=True)
 
-    def delete_expired(self) -> None:
-        """Delete the jobs whose results have been kept long enough."""
-        for job_id in self.store.ended_before(self._now() - self._keep_seconds):
-            with suppress(RefusedError):  # a client has deleted it just now
-                self.delete(job_id)
-
     def _get(self, job_id: str) -> VideoJob:
         job = self.store.get(job_id)
         if job is None or (job.ended or self._now()) + self._keep_seconds < self._now():
             raise no_such_job()
         return job
 
-    def _queue_full(self) -> RefusedError:
-        sentence = f"{self._limit} jobs wait already; try again"
-        return RefusedError(429, "queue_full", sentence, retry_after=60)
-
     def _result(self, job: VideoJob) -> Path:
         return self._folder / job.id / f"result{job.suffix}"
 
-    def _tidy(self) -> None:
+    def _delete_expired(self) -> None:
         while not self._stopping.is_set():
-            self.delete_expired()
+            for job_id in self.store.ended_before(self._now() - self._keep_seconds):
+                with suppress(RefusedError):  # a client has deleted it just now
+                    self.delete(job_id)
             self._stopping.wait(JANITOR_SECONDS)
 
     def _work_on_all(self) -> None:

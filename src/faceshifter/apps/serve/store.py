@@ -14,7 +14,6 @@ from faceshifter.errors import DataError
 SCHEMA = """CREATE TABLE IF NOT EXISTS jobs (
   number INTEGER PRIMARY KEY, id TEXT NOT NULL UNIQUE, state TEXT NOT NULL, suffix TEXT NOT NULL,
   wish TEXT NOT NULL, starts INTEGER NOT NULL DEFAULT 0, ended REAL, report TEXT, error TEXT)"""
-WAITING = "SELECT count(*) FROM jobs WHERE ended IS NULL"
 
 
 @dataclass(frozen=True)
@@ -51,21 +50,18 @@ class Store:
         except sqlite3.Error as error:
             raise DataError(f"{path} holds no jobs ({error}); choose another folder") from None
 
-    def add(self, job_id: str, suffix: str, options: SwapOptions, limit: int) -> bool:
-        """Queue a job, unless ``limit`` jobs wait or run already; whether it was queued."""
+    def add(self, job_id: str, suffix: str, options: SwapOptions) -> None:
+        """Queue a job."""
         with transaction(self.path) as db:
-            if db.execute(WAITING).fetchone()[0] >= limit:
-                return False
             db.execute(
                 "INSERT INTO jobs (id, state, suffix, wish) VALUES (?, 'queued', ?, ?)",
                 (job_id, suffix, json.dumps(asdict(options))),
             )
-        return True
 
     def waiting(self) -> int:
         """Return how many jobs wait or run."""
         with connect(self.path) as db:
-            return int(db.execute(WAITING).fetchone()[0])
+            return int(db.execute("SELECT count(*) FROM jobs WHERE ended IS NULL").fetchone()[0])
 
     def get(self, job_id: str) -> VideoJob | None:
         """Return a job, or None where no job has this id."""

@@ -17,16 +17,7 @@ API = "/gradio_api/"
 UPLOAD = f"{API}upload"
 OPEN = ("/assets/", "/static/", "/svelte/", "/theme.css", "/favicon.ico", "/manifest.json")
 """Paths with the same content for everybody; what is in none of these lists does not exist."""
-OWN = (
-    "upload",
-    "upload_progress",
-    "queue/join",
-    "queue/data",
-    "cancel",
-    "reset",
-    "heartbeat/",
-    "file=",
-)
+OWN = ("upload", "queue/join", "queue/data", "cancel", "reset", "heartbeat/", "file=")
 """Paths below ``API`` for a browser that has opened the page."""
 SHARED = ("app_id", "startup-events", "theme.css")
 """Paths below ``API`` for everybody."""
@@ -135,16 +126,19 @@ def _files(question: Any) -> Iterator[str]:
 
 async def _read_json(request: "Request") -> "tuple[Any, Receive]":
     """Read a body, and return it with a ``receive`` that gives it again to the application."""
-    body = await request.body()
+    from starlette.requests import ClientDisconnect
+
+    try:
+        body = await request.body()
+        question = json.loads(body)
+    except (ClientDisconnect, ValueError):
+        raise RefusedError(400, "bad_request", "this is not JSON") from None
     waiting: list[Message] = [{"type": "http.request", "body": body, "more_body": False}]
 
     async def replay() -> "Message":
         return waiting.pop() if waiting else await request.receive()
 
-    try:
-        return json.loads(body), replay
-    except ValueError:
-        raise RefusedError(400, "bad_request", "this is not JSON") from None
+    return question, replay
 
 
 def _with_cookie(send: "Send", browser: str) -> "Send":

@@ -21,8 +21,6 @@ from faceshifter.swap.swapper import FaceSwapper
 PREFIX = "faceshifter-ui-"
 MAX_UPLOAD = 2**30
 """Bytes of one file."""
-MAX_QUESTION = 2**20
-"""Bytes of any other request."""
 FONT = ["system-ui", "-apple-system", "Segoe UI", "Roboto", "Helvetica Neue", "Arial", "sans-serif"]
 CODE_FONT = ["ui-monospace", "Consolas", "monospace"]
 
@@ -36,12 +34,11 @@ def private_folder() -> Iterator[Path]:
     for left in Path(tempfile.gettempdir()).glob(f"{PREFIX}*"):
         with suppress(Timeout, OSError), FileLock(left / ".lock", timeout=0):
             shutil.rmtree(left)
-    folder = Path(tempfile.mkdtemp(prefix=PREFIX))
-    try:
-        with FileLock(folder / ".lock"):
-            yield folder
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
+    with (
+        tempfile.TemporaryDirectory(prefix=PREFIX, ignore_cleanup_errors=True) as name,
+        FileLock(Path(name) / ".lock"),
+    ):
+        yield Path(name)
 
 
 def create_app(swapper: FaceSwapper, folder: Path) -> Guard:
@@ -86,9 +83,7 @@ def create_app(swapper: FaceSwapper, folder: Path) -> Guard:
     )
     rules = Rules(
         limits={UPLOAD: MAX_UPLOAD + 2**20},
-        small_body=MAX_QUESTION,
         headers=HEADERS,
-        text=True,  # which the page shows
         send_seconds=None,  # a player may pause within a video
     )
     return Guard(PrivacyGuard(app, sessions), rules)
