@@ -605,13 +605,12 @@ def process(folder: Path, *words: str) -> Iterator[tuple[subprocess.Popen[str], 
 
 
 def test_a_server_that_is_killed_loses_no_job(
-    tmp_path: Path, faces: tuple[bytes, bytes], clip: bytes, smoke_weights: Path
+    swapper: FaceSwapper, tmp_path: Path, faces: tuple[bytes, bytes], clip: bytes
 ) -> None:
-    words = ("--weights", str(smoke_weights))
-    with process(tmp_path / "s", *words) as (started, port):
+    with process(tmp_path / "s") as (started, port):
         job = job_of(port, {"source": faces[0], "video": clip})
         started.kill()
-    with process(tmp_path / "s", *words) as (_, port):
+    with serving(swapper, tmp_path / "s") as port:
         assert until(port, job, "done", "failed")["report"]["swapped"] == 3
         assert len(ask(port, f"/jobs/{job}/result").body) > 1000
 

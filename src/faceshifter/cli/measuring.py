@@ -347,7 +347,7 @@ def _write_table(votes: "Votes", path: Path) -> None:
     from dataclasses import asdict
     from json import dumps
 
-    from faceshifter.apps.study.votes import shares, table
+    from faceshifter.apps.study.votes import share_table, shares
     from faceshifter.files import write_atomically
 
     counts, (raters, finished) = votes.counts(), votes.raters()
@@ -359,4 +359,4 @@ def _write_table(votes: "Votes", path: Path) -> None:
     about = {"raters": raters, "finished": finished, "methods": methods}
     write_atomically(path, dumps(about, indent=1).encode())
     print(f"{raters} raters, {finished} of them with all questions answered; percent of votes\n")
-    print(table(result))
+    print(share_table(result))

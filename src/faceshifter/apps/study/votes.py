@@ -251,7 +251,7 @@ def shares(
     }
 
 
-def table(result: dict[str, dict[str, Share | None]]) -> str:
+def share_table(result: dict[str, dict[str, Share | None]]) -> str:
     """Return a Markdown table of the shares in percent (Table 2)."""
     rows = [
         [method, *("no votes" if s is None else percent(s) for s in by_question.values())]
