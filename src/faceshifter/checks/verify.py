@@ -2,21 +2,20 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from fractions import Fraction
 from pathlib import Path
 from typing import Literal
 
-import av
 import numpy as np
 from jaxtyping import UInt8
 from PIL import Image
 
-from faceshifter.errors import CredentialsError, ImageError
+from faceshifter.errors import CredentialsError, ImageError, VideoError
 from faceshifter.images import load_photo
 from faceshifter.marks.c2pa import C2paManifest, read_manifest
 from faceshifter.marks.watermark import watermark_score
 from faceshifter.marks.xmp import Mark, read_mark
 from faceshifter.media import HEAD_BYTES, sniff
+from faceshifter.video.source import frames_at, open_clip
 
 NUM_FRAMES = 10
 """Of a video, evenly spaced, that are searched for the watermark together."""
@@ -79,27 +78,12 @@ def sample_frames(path: Path, count: int) -> Sequence[UInt8[np.ndarray, "h w 3"]
     Raises:
         ImageError: It has no pictures, or is damaged.
     """
-    frames = []
     try:
-        with av.open(str(path)) as container:
-            if not container.streams.video:
-                raise ImageError(f"{path} has no pictures; give an image or a video")
-            stream = container.streams.video[0]
-            stream.thread_type = "AUTO"
-            unit = stream.time_base or Fraction(1, av.time_base)
-            length = float((stream.duration or 0) * unit)
-            length = length or (container.duration or 0) / av.time_base
-            begin = float((stream.start_time or 0) * unit)
-            for idx in range(count):
-                wanted = begin + length * (idx + 0.5) / count
-                container.seek(int(wanted / unit), stream=stream)
-                # The seek ends at a keyframe before; go on from there.
-                for frame in container.decode(stream):
-                    if frame.time is None or frame.time >= wanted - 1e-3:
-                        frames.append(frame.to_ndarray(format="rgb24"))
-                        break
-    except (av.error.FFmpegError, OSError, ValueError) as error:
-        raise ImageError(f"{path} is damaged or cut off ({error}); get a whole copy") from None
+        clip = open_clip(path)
+        moments = [clip.seconds * (idx + 0.5) / count for idx in range(count)]
+        frames = [frame.to_ndarray(format="rgb24") for frame in frames_at(clip, moments)]
+    except VideoError as error:
+        raise ImageError(str(error)) from None
     if not frames:
         raise ImageError(f"{path} has no picture that can be decoded; get a whole copy")
     return frames
