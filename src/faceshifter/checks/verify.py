@@ -1,4 +1,4 @@
-"""What marks a picture or video carries, ours or those of others."""
+"""Marks of synthetic pictures in a file, from this project or other tools."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -18,11 +18,9 @@ from faceshifter.media import HEAD_BYTES, sniff
 from faceshifter.video.source import frames_at, open_clip
 
 NUM_FRAMES = 10
-"""Of a video, evenly spaced, that are searched for the watermark together."""
+"""Evenly spaced frames of a video that are searched for the watermark together."""
 NO_XMP = ("video/x-matroska", "video/webm", "video/x-msvideo")
-"""Videos in which no XMP is looked for."""
-MIMES = {"image/mpo": "image/jpeg"}
-"""What Pillow calls a JPEG file of a camera that holds several pictures."""
+"""Kinds of videos that hold no XMP."""
 
 
 @dataclass(frozen=True)
@@ -33,16 +31,16 @@ class Findings:
     xmp: Mark | None
     manifest: C2paManifest | None
     manifest_error: str | None
-    """Why a manifest that is there cannot be read."""
+    """Why the manifest cannot be read."""
     watermark_score: float
-    """From ``watermark.THRESHOLD`` on it is there."""
+    """The watermark is there from ``watermark.THRESHOLD`` on."""
 
 
 def inspect(path: Path) -> Findings:
-    """Look for every mark in a file.
+    """Read every mark in a file.
 
     Raises:
-        ImageError: It is neither an image nor a video, or damaged.
+        ImageError: The file is neither an image nor a video, or damaged.
     """
     try:
         with path.open("rb") as file:
@@ -54,9 +52,9 @@ def inspect(path: Path) -> Findings:
         frames = sample_frames(path, NUM_FRAMES)
     else:
         frames = [load_photo(path).pixels]
-        with Image.open(path) as image:
-            mime = image.get_format_mimetype() or ""
-        mime = MIMES.get(mime, mime)
+        if not mime:
+            with Image.open(path) as image:
+                mime = image.get_format_mimetype() or ""
     manifest, manifest_error = None, None
     try:
         with path.open("rb") as file:
@@ -73,10 +71,10 @@ def inspect(path: Path) -> Findings:
 
 
 def sample_frames(path: Path, count: int) -> Sequence[UInt8[np.ndarray, "h w 3"]]:
-    """Evenly spaced frames of a video, RGB as they are stored.
+    """Return evenly spaced frames of a video, RGB as they are stored.
 
     Raises:
-        ImageError: It has no pictures, or is damaged.
+        ImageError: The file has no pictures, or is damaged.
     """
     try:
         clip = open_clip(path)
