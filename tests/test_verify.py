@@ -178,13 +178,13 @@ def problems(**checks):
 def test_the_doctor_finds_this_installation_well(monkeypatch, tmp_path, portraits):
     monkeypatch.setenv("FACESHIFTER_CACHE", str(tmp_path))
     photos = [np.asarray(portrait) for portrait in portraits]
-    checks = doctor.CHECKS | {
+    checks = doctor.INSTALLATION_CHECKS | {
         "encoder": partial(doctor.check_encoder, photos),
         "disk": partial(doctor.check_disk, min_free=0),
     }
     found = list(doctor.examine(checks))
     assert [check for check in found if check.remedy] == []
-    assert {check.name for check in found} == set(doctor.CHECKS)
+    assert {check.name for check in found} == set(doctor.INSTALLATION_CHECKS)
     assert "not checked" not in str(found)
 
 

@@ -10,23 +10,23 @@ import pytest
 
 from faceshifter.swap.prefetch import prefetch
 from faceshifter.video.colour import Colour, Converter
-from faceshifter.video.tracks import MAX_GAP, Frame, TrackedFace, follow, steady
+from faceshifter.video.tracks import MAX_GAP, TrackedFace, TrackedFrame, follow, steady
 
 FACE = np.array([[-20, -20], [20, -20], [0, 0], [-15, 20], [15, 20]], float)
 TICK = Fraction(1, 25)
 RNG = np.random.default_rng(0)
 
 
-def frame_of(number: int, *centres: tuple[float, float], change: float = 0.0) -> Frame:
+def frame_of(number: int, *centres: tuple[float, float], change: float = 0.0) -> TrackedFrame:
     faces = []
     for centre in centres:
         landmarks = FACE + centre
         (x0, y0), (x1, y1) = landmarks.min(axis=0).tolist(), landmarks.max(axis=0).tolist()
         faces.append(TrackedFace((x0, y0, x1, y1), landmarks))
-    return Frame(number, number, 1, change, faces)
+    return TrackedFrame(number, number, 1, change, faces)
 
 
-def centres(frames: list[Frame], track: int = 0) -> dict[int, np.ndarray]:
+def centres(frames: list[TrackedFrame], track: int = 0) -> dict[int, np.ndarray]:
     return {
         frame.number: face.landmarks.mean(axis=0) - FACE.mean(axis=0)
         for frame in frames

@@ -39,7 +39,7 @@ OPENCVS = (
     "opencv-contrib-python",
 )
 PREDICTOR = "shape_predictor_5_face_landmarks.dat"
-ENCODERS = {"H.264": ("libx264", "h264"), "HEVC": ("libx265", "hevc"), "AAC": ("aac",)}
+STREAM_ENCODERS = {"H.264": ("libx264", "h264"), "HEVC": ("libx265", "hevc"), "AAC": ("aac",)}
 """FFmpeg's encoders that write videos, any one of each kind."""
 MIN_FREE = 2e9
 """Bytes of free disk space."""
@@ -183,7 +183,7 @@ def check_model_files() -> Iterator[Check]:
         yield Check("model files", f"not downloaded yet: {', '.join(absent)}")
 
 
-def check_codecs(encoders: Mapping[str, Sequence[str]] = ENCODERS) -> Iterator[Check]:
+def check_codecs(encoders: Mapping[str, Sequence[str]] = STREAM_ENCODERS) -> Iterator[Check]:
     """Check that PyAV can write each kind of stream, by any of its encoders."""
     chosen = {
         kind: next((name for name in names if name in av.codecs_available), "none")
@@ -206,7 +206,7 @@ def check_disk(min_free: float = MIN_FREE) -> Iterator[Check]:
         yield Check("disk", text, None if free > min_free else "Free some space there.")
 
 
-CHECKS = {
+INSTALLATION_CHECKS = {
     "versions": check_versions,
     "opencv": check_opencv,
     "device": check_device,
@@ -220,7 +220,9 @@ CHECKS = {
 }
 
 
-def examine(checks: Mapping[str, Callable[[], Iterator[Check]]] = CHECKS) -> Iterator[Check]:
+def examine(
+    checks: Mapping[str, Callable[[], Iterator[Check]]] = INSTALLATION_CHECKS,
+) -> Iterator[Check]:
     """Run one check after the other; nothing is downloaded or installed.
 
     Args:

@@ -36,6 +36,12 @@ def assemble(
     Raises:
         OutputError: The segments do not hold all frames.
     """
+    order = [number for _, number in _packets(segments)]
+    if len(order) != len(times):
+        raise OutputError(
+            f"the segments in {segments[0].parent} hold {len(order)} frames and not {len(times)}; "
+            "delete that folder and give the command again"
+        )
     name = VIDEO_CONTAINERS[path.suffix.lower()]
     options = {"avoid_negative_ts": "disabled"}  # decoding times, which Matroska does not have
     if name in ("mp4", "mov"):
@@ -63,73 +69,46 @@ def assemble(
                 codec = stream.codec_context.name if stream.codec_context else "unknown"
                 dropped.append(f"{stream.type} {stream.index} ({codec})")
         result.set_chapters(source.chapters())
-        written = 0
-        video_packets = ((*item, video) for item in _video_packets(segments, times, clip))
+        video_packets = ((*item, video) for item in _video_packets(segments, order, times, clip))
         for _, packet, stream in heapq.merge(
             video_packets, _other_packets(source, copies), key=lambda item: item[0]
         ):
             packet.stream = stream
-            written += stream is video
             result.mux(packet)
-    if written != len(times):
-        raise OutputError(
-            f"the segments in {segments[0].parent} hold {written} frames and not {len(times)}; "
-            "delete that folder and give the command again"
-        )
     return dropped
 
 
+def _packets(segments: list[Path]) -> Iterator[tuple[AnyPacket, int]]:
+    """Give the packets of all segments in the order of decoding, with their frames' numbers."""
+    count = 0
+    for path in segments:
+        with av.open(str(path)) as container:
+            packets = {p.pts: p for p in container.demux(video=0) if p.pts is not None and p.size}
+        numbers = {shown: count + idx for idx, shown in enumerate(sorted(packets))}
+        for shown, packet in packets.items():
+            yield packet, numbers[shown]
+        count += len(packets)
+
+
 def _video_packets(
-    segments: list[Path], times: list[tuple[int, int]], clip: Clip
+    segments: list[Path], order: list[int], times: list[tuple[int, int]], clip: Clip
 ) -> Iterator[tuple[Fraction, AnyPacket]]:
-    """Give the packets of all segments in order, with decoding times that never go back.
+    """Give the packets of all segments with the times of their frames, and decoding times.
 
     The packet at place j is decoded when the frame at place j - delay is shown, where delay is how
-    far a packet at most precedes its place; the first ones, as much before.
+    far a packet at most precedes its frame's place in ``order``; the first ones, as much before.
     """
-    delay = max(_delay(path) for path in segments)
+    delay = max(place - number for place, number in enumerate(order))
     shown = [time for time, _ in times]
     step = max(shown[1] - shown[0], 1) if len(shown) > 1 else 1
     decoded = [shown[0] - step * (delay - idx) for idx in range(delay)] + shown
-    last: AnyPacket | None = None
-    for now, (packet, time, duration) in zip(decoded, _timed(segments, times), strict=False):
+    for place, (packet, number) in enumerate(_packets(segments)):
+        begin = decoded[place]
         packet.time_base = clip.time_base
-        packet.pts, packet.dts, packet.duration = time, now, duration
-        if last is not None:
-            assert last.dts is not None
-            last.duration = now - last.dts
-            yield last.dts * clip.time_base, last
-        last = packet
-    if last is not None:
-        assert last.dts is not None
-        yield last.dts * clip.time_base, last
-
-
-def _timed(
-    segments: list[Path], times: list[tuple[int, int]]
-) -> Iterator[tuple[AnyPacket, int, int]]:
-    """Give each packet with its frame's time and duration: a segment's container has its own."""
-    remaining = iter(times)
-    for path in segments:
-        packets = _packets(path)
-        own = dict(zip(sorted(packets), remaining, strict=False))
-        if len(own) < len(packets):
-            return  # which the count of packets shows
-        for shown, packet in packets.items():
-            yield packet, *own[shown]
-
-
-def _packets(path: Path) -> dict[int, AnyPacket]:
-    """Return the packets of one segment in the order of decoding, by when they are shown."""
-    with av.open(str(path)) as container:
-        return {p.pts: p for p in container.demux(video=0) if p.pts is not None and p.size}
-
-
-def _delay(path: Path) -> int:
-    """Return how many places a packet of a segment at most precedes that of its frame."""
-    times = list(_packets(path))
-    place = {time: idx for idx, time in enumerate(sorted(times))}
-    return max((idx - place[time] for idx, time in enumerate(times)), default=0)
+        packet.pts, packet.dts = shown[number], begin
+        is_last = place + 1 == len(order)
+        packet.duration = times[number][1] if is_last else decoded[place + 1] - begin
+        yield begin * clip.time_base, packet
 
 
 def _other_packets(

@@ -24,7 +24,7 @@ from faceshifter.swap.swapper import FaceSwapper
 from faceshifter.video.assemble import assemble
 from faceshifter.video.colour import Converter
 from faceshifter.video.encoders import CodecName, Encoder, choose_encoder
-from faceshifter.video.plan import Report, SwapPlan
+from faceshifter.video.plan import FrameReport, SwapPlan
 from faceshifter.video.render import SEGMENT, render
 from faceshifter.video.scan import scan
 from faceshifter.video.source import Clip, open_clip
@@ -180,17 +180,19 @@ def _swap(
     clip, encoder, origin = inputs.clip, inputs.encoder, inputs.origin
     converter = Converter(clip.colour, clip.width, clip.height, encoder.pixel_format)
     depth = max(2, min(QUEUE_FRAMES, QUEUE_BYTES // (5 * clip.width * clip.height)))
-    found = scan(
+    faces = folder / "faces.jsonl"
+    damaged = scan(
         inputs.swapper,
         clip,
         converter,
-        folder / "faces.jsonl",
+        faces,
         identify=bool(inputs.selection.matches),
         depth=depth,
         tick=lambda done: tick(done, 2 * max(clip.count, done)),
     )
-    plan = SwapPlan(found, clip, inputs.selection, inputs.swapper)
-    lines = Report(folder / "report.jsonl", clip)
+    plan = SwapPlan(faces, clip, inputs.selection, inputs.swapper)
+    count = len(plan.times)
+    lines = FrameReport(folder / "report.jsonl", clip)
     with closing(lines.record(plan)) as frames:
         segments = render(
             plan,
@@ -201,7 +203,7 @@ def _swap(
             watermark=origin.watermark,
             segment=inputs.segment,
             depth=depth,
-            tick=lambda done: tick(found.frames + done, 2 * found.frames),
+            tick=lambda done: tick(count + done, 2 * count),
         )
     result = folder / f"result{out.suffix.lower()}"
     dropped = assemble(clip, segments, plan.times, result, origin)
@@ -213,10 +215,10 @@ def _swap(
     with replacing(out) as temporary:
         result.replace(temporary)
     return VideoSummary(
-        frames=found.frames,
+        frames=count,
         swapped=lines.swapped,
         faceless=lines.faceless,
-        lost=max(clip.promised - found.frames, found.damaged, 0),
+        lost=max(clip.promised - count, damaged),
         dropped=tuple(dropped),
         seconds=0.0,
     )

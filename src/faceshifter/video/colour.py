@@ -95,28 +95,28 @@ class Converter:
         A frame of another size than the video's is resampled.
         """
         if frame.format.name != self.pixel_format or (frame.width, frame.height) != self._size:
-            frame = self._reformatter.reformat(
-                frame,
-                *self._size,
-                self.pixel_format,
-                src_colorspace=self._matrix,
-                dst_colorspace=self._matrix,
-                src_color_range="JPEG" if frame.format.is_rgb else self._levels,
-                dst_color_range=self._levels,
-            )
+            levels = "JPEG" if frame.format.is_rgb else self._levels
+            frame = self._reformat(frame, *self._size, self.pixel_format, levels, self._levels)
         return _with_even_sides(frame)
 
     def to_rgb(self, frame: VideoFrame) -> Pixels:
         """Return the RGB pixels of a frame in the working layout."""
-        rgb = self._reformatter.reformat(
+        size = frame.width, frame.height
+        return self._reformat(frame, *size, "rgb24", self._levels, "JPEG").to_ndarray()
+
+    def _reformat(
+        self, frame: VideoFrame, width: int, height: int, layout: str, before: str, after: str
+    ) -> VideoFrame:
+        return self._reformatter.reformat(
             frame,
-            format="rgb24",
+            width,
+            height,
+            layout,
             src_colorspace=self._matrix,
             dst_colorspace=self._matrix,
-            src_color_range=self._levels,
-            dst_color_range="JPEG",
+            src_color_range=before,
+            dst_color_range=after,
         )
-        return rgb.to_ndarray()
 
     def change(
         self,

@@ -16,9 +16,9 @@ from faceshifter.face.detect import Box, Face
 from faceshifter.networks import Identity
 from faceshifter.swap.selection import Selection, match_people, pick_faces
 from faceshifter.swap.swapper import FaceSwapper
-from faceshifter.video.scan import Scan
+from faceshifter.video.scan import read_scan
 from faceshifter.video.source import Clip
-from faceshifter.video.tracks import Frame, TrackedFace, follow, steady
+from faceshifter.video.tracks import TrackedFace, TrackedFrame, follow, steady
 
 BRIEF = 3
 """Frames below which a track in a longer scene is a false alarm: swapped, it would flash."""
@@ -37,24 +37,28 @@ class _Track:
         x0, y0, x1, y1 = (self.box / self.frames).tolist()
         return x0, y0, x1, y1
 
+    def mean_identity(self) -> Identity | None:
+        z = self.z_id
+        return None if z is None else (z / np.linalg.norm(z)).astype(np.float32)
+
 
 class SwapPlan:
     """Decides by whole tracks, not by frames, so that nothing flips from frame to frame.
 
-    Iterating gives all frames, their faces with ``swap`` or ``why``, from the first pass's lines.
+    Iterating gives all frames, with ``swap`` or ``why`` in each of their faces.
     """
 
-    def __init__(self, scan: Scan, clip: Clip, selection: Selection, swapper: FaceSwapper) -> None:
-        """Follow all faces once, to know each track as a whole."""
-        self.scan = scan
+    def __init__(self, path: Path, clip: Clip, selection: Selection, swapper: FaceSwapper) -> None:
+        """Follow all faces of a file by ``scan`` once, to know each track as a whole."""
         self.clip = clip
         self.selection = selection
         self.swapper = swapper
         self.times: list[tuple[int, int]] = []
         """Time and duration of each frame, in ticks of the clip's time base."""
+        self._path = path
         self._tracks: dict[int, _Track] = {}
         self._scenes: Counter[int] = Counter()
-        for frame in follow(scan, clip.time_base):
+        for frame in self._follow():
             self.times.append((frame.time, frame.duration))
             self._scenes[frame.scene] += 1
             for face in frame.faces:
@@ -64,10 +68,13 @@ class SwapPlan:
                 if face.z_id is not None:
                     track.z_id = face.z_id + (0 if track.z_id is None else track.z_id)
 
-    def __iter__(self) -> Iterator[Frame]:
-        for frame in steady(follow(self.scan, self.clip.time_base), self.clip.time_base):
+    def __iter__(self) -> Iterator[TrackedFrame]:
+        for frame in steady(self._follow(), self.clip.time_base):
             chosen = self._choose(frame)
             yield replace(frame, faces=[self._decide(f, *chosen[f.track]) for f in frame.faces])
+
+    def _follow(self) -> Iterator[TrackedFrame]:
+        return follow(read_scan(self._path), self.clip.time_base)
 
     def _decide(self, face: TrackedFace, source: Identity | None, why: str | None) -> TrackedFace:
         if source is None:
@@ -79,7 +86,7 @@ class SwapPlan:
             return replace(face, why="its landmarks do not form a face")
         return replace(face, swap=(_compose(matrix, self.clip.to_display), source))
 
-    def _choose(self, frame: Frame) -> dict[int, tuple[Identity | None, str | None]]:
+    def _choose(self, frame: TrackedFrame) -> dict[int, tuple[Identity | None, str | None]]:
         """Return who each track in a frame becomes, or why it is left alone."""
         present = sorted({face.track for face in frame.faces})
         lasting = [track for track in present if not self._is_brief(track)]
@@ -87,12 +94,13 @@ class SwapPlan:
             track: (None, "seen too briefly") for track in present
         }
         if self.selection.matches:
-            known = [track for track in lasting if self._tracks[track].z_id is not None]
             chosen |= {track: (None, "somebody else") for track in lasting}
+            means = {track: self._tracks[track].mean_identity() for track in lasting}
+            known = {track: z_id for track, z_id in means.items() if z_id is not None}
             for idx, source in match_people(
-                self._identities(known), self.selection.matches, self.swapper.networks.encoder_name
+                list(known.values()), self.selection.matches, self.swapper.networks.encoder_name
             ):
-                chosen[known[idx]] = source, None
+                chosen[list(known)[idx]] = source, None
             return chosen
         chosen |= {track: (None, "not chosen") for track in lasting}
         boxes = {self._tracks[track].mean_box(): track for track in lasting}
@@ -106,14 +114,9 @@ class SwapPlan:
         track = self._tracks[number]
         return track.frames < min(BRIEF, self._scenes[track.scene])
 
-    def _identities(self, tracks: list[int]) -> list[Identity]:
-        """Return the mean z_id of each track."""
-        sums = [self._tracks[track].z_id for track in tracks]
-        return [(z / np.linalg.norm(z)).astype(np.float32) for z in sums if z is not None]
-
 
 @dataclass
-class Report:
+class FrameReport:
     """Counts the frames of a plan while they are swapped, and writes one line of JSON for each."""
 
     path: Path
@@ -123,7 +126,7 @@ class Report:
     faceless: int = 0
     """Frames without a face."""
 
-    def record(self, frames: Iterable[Frame]) -> Generator[Frame]:
+    def record(self, frames: Iterable[TrackedFrame]) -> Generator[TrackedFrame]:
         """Pass the frames of a plan on; a resumed run records them again from the first one."""
         with self.path.open("w", encoding="utf-8") as file:
             for frame in frames:
@@ -132,29 +135,27 @@ class Report:
                 file.write(json.dumps(self._line(frame)) + "\n")
                 yield frame
 
-    def _line(self, frame: Frame) -> dict[str, Any]:
+    def _line(self, frame: TrackedFrame) -> dict[str, Any]:
         faces = [
             {
                 "track": face.track,
                 "box": np.round(face.box, 1).tolist(),
                 "found": not face.bridged,
                 "swapped": face.swap is not None,
+                **({"why": face.why} if face.why else {}),
             }
-            | ({"why": face.why} if face.why else {})
             for face in frame.faces
         ]
-        record: dict[str, Any] = {
+        skipped = "" if frame.swaps else "no chosen face" if frame.faces else "no face"
+        return {
             "frame": frame.number,
             "pts": frame.time,
             "time": round(float(frame.time * self.clip.time_base), 6),
             "detected": sum(not face.bridged for face in frame.faces),
             "swapped": len(frame.swaps),
+            **({"skipped": skipped} if skipped else {}),
+            "faces": faces,
         }
-        if not frame.faces:
-            record["skipped"] = "no face"
-        elif not frame.swaps:
-            record["skipped"] = "no chosen face"
-        return record | {"faces": faces}
 
 
 def _compose(outer: Matrix, inner: Matrix) -> Matrix:

@@ -20,7 +20,7 @@ from faceshifter.video.colour import Converter
 from faceshifter.video.encoders import Encoder
 from faceshifter.video.plan import SwapPlan
 from faceshifter.video.source import Clip, read_frames
-from faceshifter.video.tracks import Frame
+from faceshifter.video.tracks import TrackedFrame
 
 SEGMENT = 96
 """Frames of a segment: what a kill loses at most. A multiple of every batch of frames."""
@@ -35,7 +35,7 @@ The true times are put back when the segments are joined.
 class _Picture:
     """One frame's picture on its way through the stages."""
 
-    frame: Frame
+    frame: TrackedFrame
     stored: VideoFrame
     """In the working layout."""
     rgb: Pixels | None
@@ -45,7 +45,7 @@ class _Picture:
 
 def render(
     plan: SwapPlan,
-    frames: Iterator[Frame],
+    frames: Iterator[TrackedFrame],
     converter: Converter,
     encoder: Encoder,
     folder: Path,
@@ -75,7 +75,7 @@ def render(
         VideoError: The video has changed since the first pass.
         OutputError: A segment cannot be written.
     """
-    clip, total = plan.clip, plan.scan.frames
+    clip, total = plan.clip, len(plan.times)
     count = -(-total // segment)
     segments = [folder / f"segment-{number:06d}.nut" for number in range(count)]
     first = next((idx for idx, path in enumerate(segments) if not path.is_file()), count)
@@ -112,7 +112,7 @@ def render(
 
 
 def _decode(
-    clip: Clip, converter: Converter, frames: Iterator[Frame], start: int
+    clip: Clip, converter: Converter, frames: Iterator[TrackedFrame], start: int
 ) -> Iterator[_Picture]:
     for source, frame in zip(read_frames(clip, start, []), frames, strict=False):
         stored = converter.to_working(source)

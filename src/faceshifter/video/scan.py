@@ -4,7 +4,6 @@ import json
 from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import closing, suppress
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +19,7 @@ from faceshifter.swap.prefetch import prefetch
 from faceshifter.swap.swapper import FaceSwapper
 from faceshifter.video.colour import Converter
 from faceshifter.video.source import Clip, read_frames, upright_rgb
-from faceshifter.video.tracks import Frame, TrackedFace
+from faceshifter.video.tracks import TrackedFace, TrackedFrame
 
 IDENTIFY_EVERY = 5
 """Frames after which faces are identified again, where certain people are swapped."""
@@ -32,24 +31,6 @@ CLEAR_CHANGE = 32
 """Mean difference of two thumbnails, in levels, that counts as 1."""
 
 
-@dataclass(frozen=True)
-class Scan:
-    """The faces of all frames, on disk; iterating reads them."""
-
-    path: Path
-    frames: int
-    """Frames that could be decoded."""
-    damaged: int
-    """Packets that could not be decoded."""
-
-    def __iter__(self) -> Iterator[Frame]:
-        with self.path.open(encoding="utf-8") as file:
-            for line in file:
-                record = json.loads(line)
-                if "number" in record:
-                    yield _parse(record)
-
-
 def scan(
     swapper: FaceSwapper,
     clip: Clip,
@@ -59,21 +40,24 @@ def scan(
     identify: bool,
     depth: int,
     tick: Callable[[int], None],
-) -> Scan:
+) -> int:
     """Find the faces of every frame, resuming after the last whole line of ``path``.
 
     Args:
         swapper: Its detector and identity encoder are used.
         clip: The video.
         converter: Its colours.
-        path: A line for each frame, and at the end one with their number.
+        path: A line for each frame, and at the end one with the number of damaged packets.
         identify: Also compute, now and then, the identity of each face.
         depth: Frames that are decoded ahead.
         tick: Called with the number of frames done.
+
+    Returns:
+        Packets that could not be decoded.
     """
     last = _last_record(path)
-    if last is not None and "frames" in last:
-        return Scan(path, **last)
+    if last is not None and "damaged" in last:
+        return last["damaged"]
     done, num_faces = (0, -1) if last is None else (last["number"] + 1, len(last["faces"]))
     damaged: list[str] = []
     pictures = prefetch(_pictures(clip, converter, done, damaged), depth)
@@ -86,13 +70,21 @@ def scan(
                 TrackedFace(f.box, f.landmarks, _identity(swapper, pixels, f) if due else None)
                 for f in found
             ]
-            file.write(_line(Frame(done, time, duration, change, faces)))
+            file.write(_line(TrackedFrame(done, time, duration, change, faces)))
             file.flush()
             done += 1
             tick(done)
-        end = {"frames": done, "damaged": len(damaged)}
-        file.write(json.dumps(end) + "\n")
-    return Scan(path, **end)
+        file.write(json.dumps({"frames": done, "damaged": len(damaged)}) + "\n")
+    return len(damaged)
+
+
+def read_scan(path: Path) -> Iterator[TrackedFrame]:
+    """Read the frames that ``scan`` has written; their faces have no tracks yet."""
+    with path.open(encoding="utf-8") as file:
+        for line in file:
+            record = json.loads(line)
+            if "number" in record:
+                yield _parse(record)
 
 
 def _pictures(
@@ -128,7 +120,7 @@ def _change(before: Pixels, after: Pixels) -> float:
     return float(min(histogram, levels, 1))
 
 
-def _line(frame: Frame) -> str:
+def _line(frame: TrackedFrame) -> str:
     faces = []
     for face in frame.faces:
         record: dict[str, Any] = {
@@ -142,7 +134,7 @@ def _line(frame: Frame) -> str:
     return json.dumps(record | {"change": round(frame.change, 3), "faces": faces}) + "\n"
 
 
-def _parse(record: dict[str, Any]) -> Frame:
+def _parse(record: dict[str, Any]) -> TrackedFrame:
     faces = [
         TrackedFace(
             box=tuple(face["box"]),
@@ -151,7 +143,7 @@ def _parse(record: dict[str, Any]) -> Frame:
         )
         for face in record["faces"]
     ]
-    return Frame(**record | {"faces": faces})
+    return TrackedFrame(**record | {"faces": faces})
 
 
 def _last_record(path: Path) -> dict[str, Any] | None:

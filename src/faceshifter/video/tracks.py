@@ -56,7 +56,7 @@ class TrackedFace:
 
 
 @dataclass(frozen=True)
-class Frame:
+class TrackedFrame:
     """A frame of a video and its faces, without its picture."""
 
     number: int
@@ -77,20 +77,20 @@ class Frame:
         return [face.swap for face in self.faces if face.swap is not None]
 
 
-def follow(frames: Iterable[Frame], time_base: Fraction) -> Iterator[Frame]:
+def follow(frames: Iterable[TrackedFrame], time_base: Fraction) -> Iterator[TrackedFrame]:
     """Number the faces of a video by their tracks, and fill short gaps."""
     return _bridge(_link(frames, time_base))
 
 
-def steady(frames: Iterable[Frame], time_base: Fraction) -> Iterator[Frame]:
+def steady(frames: Iterable[TrackedFrame], time_base: Fraction) -> Iterator[TrackedFrame]:
     """Smooth each track's landmarks in time.
 
     A straight line is fitted to those of the frames around, weighted by how near they are in time
     and in place. It looks ahead as far as back, and follows a constant movement exactly, so nothing
     lags; in fast and uneven movement the neighbours are far and the face keeps its own landmarks.
     """
-    padding: list[Frame | None] = [None] * REACH
-    window: deque[Frame | None] = deque(maxlen=2 * REACH + 1)
+    padding: list[TrackedFrame | None] = [None] * REACH
+    window: deque[TrackedFrame | None] = deque(maxlen=2 * REACH + 1)
     for last in chain(frames, padding):
         window.append(last)
         centre = window[-1 - REACH] if len(window) > REACH else None
@@ -102,7 +102,7 @@ def steady(frames: Iterable[Frame], time_base: Fraction) -> Iterator[Frame]:
 
 
 def _steady_face(
-    face: TrackedFace, centre: Frame, around: list[Frame], time_base: Fraction
+    face: TrackedFace, centre: TrackedFrame, around: list[TrackedFrame], time_base: Fraction
 ) -> TrackedFace:
     times, points = [], []
     for frame in around:
@@ -122,9 +122,9 @@ def _steady_face(
     return replace(face, landmarks=mean_p)
 
 
-def _link(frames: Iterable[Frame], time_base: Fraction) -> Iterator[Frame]:
+def _link(frames: Iterable[TrackedFrame], time_base: Fraction) -> Iterator[TrackedFrame]:
     """Give each face the track that ended nearest to it; a cut ends all tracks."""
-    ends: dict[int, tuple[TrackedFace, Frame]] = {}
+    ends: dict[int, tuple[TrackedFace, TrackedFrame]] = {}
     scene, count = 0, 0
     for frame in frames:
         if frame.change > CUT:
@@ -157,10 +157,10 @@ def _link(frames: Iterable[Frame], time_base: Fraction) -> Iterator[Frame]:
         yield replace(frame, scene=scene, faces=faces)
 
 
-def _bridge(frames: Iterable[Frame]) -> Iterator[Frame]:
+def _bridge(frames: Iterable[TrackedFrame]) -> Iterator[TrackedFrame]:
     """Fill the frames between two of a track by straight lines."""
-    waiting: deque[Frame] = deque()
-    ends: dict[int, tuple[TrackedFace, Frame]] = {}
+    waiting: deque[TrackedFrame] = deque()
+    ends: dict[int, tuple[TrackedFace, TrackedFrame]] = {}
     for frame in frames:
         for face in frame.faces:
             end, last = ends.get(face.track, (face, frame))
