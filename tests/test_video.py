@@ -440,7 +440,7 @@ def test_bad_videos_are_refused_in_one_sentence(
         cut: "cut off before its index",
         sound: "holds no video stream",
         tmp_path / "none.mp4": "does not exist",
-        tmp_path: "is no file",
+        tmp_path: "is not a file",
     }.items():
         with pytest.raises(VideoError, match=words) as caught:
             swap_video(swapper, selection, path, tmp_path / "out.mp4")

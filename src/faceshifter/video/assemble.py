@@ -21,14 +21,10 @@ from faceshifter.video.source import UPRIGHT, AnyPacket, Clip, open_stream, read
 def assemble(
     clip: Clip, segments: list[Path], times: list[tuple[int, int]], path: Path, origin: Origin
 ) -> list[str]:
-    """Write the result.
+    """Write the result, in the container of the path's suffix.
 
-    Args:
-        clip: The source; its other streams, chapters and metadata are copied.
-        segments: The encoded video, in order.
-        times: Time and duration of each frame, in ticks of the clip's time base.
-        path: The result; its suffix decides on the container.
-        origin: What its metadata say.
+    The encoded video is in ``segments``; ``times`` are the time and duration of each frame, in
+    ticks of the clip's time base. Other streams, chapters and metadata come from the clip.
 
     Returns:
         Streams that the container cannot hold, in words.

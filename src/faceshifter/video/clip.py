@@ -32,13 +32,14 @@ from faceshifter.video.source import Clip, open_clip
 QUEUE_BYTES = 48 * 1024 * 1024
 """Most memory for the frames between two stages."""
 QUEUE_FRAMES = 8
+"""Most frames between two stages."""
 WORK_FILES = ("faces.jsonl", "report.jsonl", "lock", "result.*", "segment-*", ".faceshifter-*.tmp")
 """Everything that a work folder holds."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class VideoOptions:
-    """How the result is encoded."""
+    """Encoding of the result."""
 
     codec: CodecName = "auto"
     """With auto it is h264, hevc for more than eight bits, and vp9 in a .webm file."""
@@ -170,27 +171,24 @@ class _Inputs:
 
 
 def _swap(
-    inputs: _Inputs,
-    folder: Path,
-    out: Path,
-    report: Path | None,
-    tick: Callable[[int, int], None],
+    inputs: _Inputs, folder: Path, out: Path, report: Path | None, tick: Callable[[int, int], None]
 ) -> VideoSummary:
     """Run both passes, and put the result in its place."""
-    clip, encoder, origin = inputs.clip, inputs.encoder, inputs.origin
+    swapper, selection, clip = inputs.swapper, inputs.selection, inputs.clip
+    encoder, origin = inputs.encoder, inputs.origin
     converter = Converter(clip.colour, clip.width, clip.height, encoder.pixel_format)
     depth = max(2, min(QUEUE_FRAMES, QUEUE_BYTES // (5 * clip.width * clip.height)))
     faces = folder / "faces.jsonl"
     damaged = scan(
-        inputs.swapper,
+        swapper,
         clip,
         converter,
         faces,
-        identify=bool(inputs.selection.matches),
+        identify=bool(selection.matches),
         depth=depth,
         tick=lambda done: tick(done, 2 * max(clip.count, done)),
     )
-    plan = SwapPlan(faces, clip, inputs.selection, inputs.swapper)
+    plan = SwapPlan(faces, clip, selection, swapper)
     count = len(plan.times)
     lines = FrameReport(folder / "report.jsonl", clip)
     with closing(lines.record(plan)) as frames:

@@ -36,7 +36,9 @@ class Encoder:
 
     codec: str
     quality: int
+    """Constant rate factor."""
     pixel_format: str
+    """FFmpeg's name of the layout."""
 
     def add_stream(self, container: OutputContainer, clip: Clip) -> VideoStream:
         """Add a stream with the clip's size, times, colours and pixel shape."""
@@ -61,13 +63,9 @@ class Encoder:
 
 
 def choose_encoder(out: Path, codec: CodecName, quality: int | None, pixel_format: str) -> Encoder:
-    """Return the encoder for a result.
+    """Return the encoder for a result, for source frames in FFmpeg's layout ``pixel_format``.
 
-    Args:
-        out: The result; its suffix decides on the container.
-        codec: As in ``VideoOptions``.
-        quality: Constant rate factor, or None for our default.
-        pixel_format: FFmpeg's name of the source frames' layout.
+    Codec and quality are those of ``VideoOptions``; the path's suffix decides on the container.
 
     Raises:
         OutputError: The container or codec is not available, or they do not fit each other.

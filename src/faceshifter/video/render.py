@@ -55,21 +55,21 @@ def render(
     depth: int,
     tick: Callable[[int], None],
 ) -> list[Path]:
-    """Write every missing segment; each is a function of its position alone.
+    """Write every missing segment of a plan; each is a function of its position alone.
 
     Args:
-        plan: The plan, with the clip and the networks.
-        frames: All of the plan's frames; every one is taken, also those of segments that exist.
+        plan: The plan.
+        frames: All of its frames; each is taken, also those of finished segments.
         converter: The video's colours.
         encoder: The encoder of the result.
-        folder: Where the segments are written; each has its name once it is whole.
+        folder: Folder of the segments; each gets its name once it is whole.
         watermark: Mark the pixels of swapped frames.
         segment: Frames in a segment.
-        depth: Frames between two stages.
+        depth: Most frames between two stages.
         tick: Called with the number of frames done.
 
     Returns:
-        The segments, in order.
+        All segments, in order.
 
     Raises:
         VideoError: The video has changed since the first pass.

@@ -43,17 +43,11 @@ def scan(
 ) -> int:
     """Find the faces of every frame, resuming after the last whole line of ``path``.
 
-    Args:
-        swapper: Its detector and identity encoder are used.
-        clip: The video.
-        converter: Its colours.
-        path: A line for each frame, and at the end one with the number of damaged packets.
-        identify: Also compute, now and then, the identity of each face.
-        depth: Frames that are decoded ahead.
-        tick: Called with the number of frames done.
+    With ``identify`` the identity of each face is computed too, now and then. ``depth`` frames are
+    decoded ahead; ``tick`` is called with the number of frames done.
 
     Returns:
-        Packets that could not be decoded.
+        Number of packets that could not be decoded.
     """
     last = _last_record(path)
     if last is not None and "damaged" in last:

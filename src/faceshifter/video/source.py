@@ -16,7 +16,7 @@ from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 
 from faceshifter.errors import VideoError
-from faceshifter.face.align import Matrix, transform_points, warp
+from faceshifter.face.align import Matrix, warp
 from faceshifter.images import Pixels
 from faceshifter.video.colour import Colour, Converter, colour_of
 
@@ -28,29 +28,30 @@ else:
 UPRIGHT = (65536, 0, 0, 0, 65536, 0, 0, 0, 1 << 30)
 """The display matrix that changes nothing, in FFmpeg's form: rows of fixed-point numbers."""
 MAX_SIDE = 16384
-"""In pixels; a header that claims more is damaged."""
+"""Most pixels of a side; a header that claims more is damaged."""
 
 
 @dataclass(frozen=True)
 class Clip:
-    """A video and what stays the same in all its frames."""
+    """A video file, and what is the same in all its frames."""
 
     path: Path
     width: int
-    """Of a frame as it is stored, in pixels."""
+    """Width of a frame as it is stored, in pixels."""
     height: int
+    """Height of a frame as it is stored, in pixels."""
     time_base: Fraction
     """Seconds of one tick of the frames' times."""
     rate: Fraction
-    """Frames a second; a mean where it varies."""
+    """Frames a second, a mean where it varies."""
     seconds: float
     """Length of the video stream, or of the file where the stream does not say it."""
     promised: int
     """Frames that the file promises; 0 where it says nothing."""
     aspect: Fraction | None
-    """Width of a stored pixel by its height, where the file says it."""
+    """Width of a stored pixel divided by its height, where the file says it."""
     display_matrix: tuple[int, ...]
-    """How players turn the picture, in FFmpeg's form."""
+    """Rotation and mirroring by players, in FFmpeg's form."""
     pixel_format: str
     """FFmpeg's name of the stored frames' layout."""
     colour: Colour
@@ -74,14 +75,13 @@ class Clip:
     @property
     def display_size(self) -> tuple[int, int]:
         """Width and height of the upright picture with square pixels."""
-        ends = np.array([[-0.5, -0.5], [self.width - 0.5, self.height - 0.5]])
-        ends = transform_points(self.to_display, ends)
-        width, height = np.round(abs(ends[1] - ends[0])).astype(int).tolist()
+        sides = self.to_display[:, :2] @ [self.width, self.height]
+        width, height = np.round(abs(sides)).astype(int).tolist()
         return width, height
 
 
 def open_clip(path: Path) -> Clip:
-    """Return what has to be known of a video before it is swapped; decodes its first frame.
+    """Return the properties of a video, some of them from its first frame.
 
     Raises:
         VideoError: The file is not a video, or nothing of it can be decoded.
@@ -184,7 +184,7 @@ def open_stream(path: Path) -> Iterator[tuple[InputContainer, VideoStream]]:
         VideoError: The file is not a video, or its codec is not known.
     """
     if not path.is_file():
-        raise VideoError(f"{path} does not exist or is no file; check the path")
+        raise VideoError(f"{path} does not exist or is not a file; check the path")
     try:
         container = av.open(str(path), metadata_errors="replace")
     except (av.FFmpegError, OSError, ValueError) as error:
