@@ -18,6 +18,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from faceshifter.apps.ui.video_tab import read_frame
 from faceshifter.checks.verify import inspect
 from faceshifter.cli.swapping import swap
 from faceshifter.errors import CancelledError, OutputError, VideoError
@@ -27,7 +28,7 @@ from faceshifter.swap.swapper import FaceSwapper
 from faceshifter.video import clip as clips
 from faceshifter.video.clip import VideoOptions, discard_work, swap_video
 from faceshifter.video.encoders import choose_encoder
-from faceshifter.video.source import open_clip
+from faceshifter.video.source import frames_at, open_clip, read_frames
 
 SIDE = 176
 FRAMES = 15
@@ -420,6 +421,35 @@ def test_a_video_that_is_cut_off_is_swapped_as_far_as_it_goes(
     assert 4 < summary.frames < FRAMES
     assert summary.lost >= FRAMES - summary.frames
     assert len(decoded(tmp_path / "out.mp4")[1]) == summary.frames
+
+
+def test_damage_is_counted_or_an_error(talking: Any, tmp_path: Path) -> None:
+    source, broken = talking[0], tmp_path / "broken.mp4"
+    content = source.read_bytes()
+    packet = packets(source, "video")[FRAMES // 2][1]
+    broken.write_bytes(content.replace(packet, b"\xff" * len(packet)))
+    damaged: list[str] = []
+    assert len(list(read_frames(open_clip(broken), damaged=damaged))) == FRAMES - 1
+    assert len(damaged) == 1
+    for read in (read_frames(open_clip(broken)), frames_at(open_clip(broken), [0.5])):
+        with pytest.raises(VideoError, match=r"broken\.mp4 is damaged or cut off"):
+            list(read)
+
+
+@pytest.mark.parametrize("pixel_format", ["gray", "yuv420p"])
+def test_a_frame_is_found_by_its_moment(
+    pixel_format: str, pictures: list[np.ndarray], tmp_path: Path
+) -> None:
+    source = write_clip(tmp_path / "a.mkv", pictures, encoder="ffv1", pixel_format=pixel_format)
+    clip = open_clip(source)
+    assert clip.seconds == pytest.approx(FRAMES / RATE, abs=0.05)
+    found = [float(frame.time) for frame in frames_at(clip, [0.2, 0, 0.35, 60])]
+    assert found == pytest.approx([0.2, 0, 0.36], abs=0.002)
+    shown, seconds = read_frame(source, "film.mkv", 0.2)
+    assert (shown.shape, seconds) == (pictures[5].shape, clip.seconds)
+    assert abs(shown.mean() - np.asarray(Image.fromarray(pictures[5]).convert("L")).mean()) < 9
+    with pytest.raises(VideoError, match=r"film\.mkv has no frame at 60\.0 s"):
+        read_frame(source, "film.mkv", 60)
 
 
 def test_bad_videos_are_refused_in_one_sentence(
