@@ -100,9 +100,9 @@ def _video_packets(
     decoded = [shown[0] - step * (delay - idx) for idx in range(delay)] + shown
     for place, (packet, number) in enumerate(_packets(segments)):
         begin = decoded[place]
+        is_last = place + 1 == len(order)
         packet.time_base = clip.time_base
         packet.pts, packet.dts = shown[number], begin
-        is_last = place + 1 == len(order)
         packet.duration = times[number][1] if is_last else decoded[place + 1] - begin
         yield begin * clip.time_base, packet
 
