@@ -196,7 +196,7 @@ def test_faceforensics_from_videos_to_the_report(tmp_path: Path) -> None:
     assert tool["flicker"][0] < 2
     assert waver["flicker"][0] == pytest.approx(20, abs=2)
     assert len(report["notes"]) == 2  # a line a video, not a frame
-    for told in ("004.mp4 does not exist; put the video there", "002_001.mp4 is not a readable"):
+    for told in ("004.mp4 does not exist; put the video there", "002_001.mp4 is not a video"):
         assert sum(told in note for note in report["notes"]) == 1
 
 

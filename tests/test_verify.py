@@ -1,6 +1,7 @@
 import io
 import json
 import sys
+from functools import partial
 
 import c2pa
 import cv2
@@ -8,17 +9,16 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from faceshifter.checks import doctor, verify
-from faceshifter.checks.doctor import examine
-from faceshifter.checks.verify import inspect
+from faceshifter.checks import doctor
+from faceshifter.checks.verify import inspect, sample_frames
 from faceshifter.cli import main as cli
-from faceshifter.downloads import CACHE_VARIABLE, MODEL_FILES
+from faceshifter.downloads import MODEL_FILES
 from faceshifter.images import Photo, save_photo
 from faceshifter.marks import signer
 from faceshifter.marks.c2pa import mark_video
 from faceshifter.marks.watermark import THRESHOLD, embed_watermark
 from faceshifter.marks.xmp import IPTC_EXT, RDF
-from faceshifter.swap import swapper as swap
+from faceshifter.swap import swapper
 
 CAPTURE = "http://cv.iptc.org/newscodes/digitalsourcetype/digitalCapture"
 
@@ -170,47 +170,56 @@ def test_a_video_cut_off_is_one_sentence(run, tmp_path, astronaut, length):
     assert "a.mp4" in err
 
 
-def problems():
-    return {check.name: check for check in examine() if check.remedy is not None}
+def problems(**checks):
+    """Names and remedies of what is wrong."""
+    return {check.name: check.remedy for check in doctor.examine(checks) if check.remedy}
 
 
-def test_the_doctor_finds_this_installation_well(run, monkeypatch, tmp_path):
-    monkeypatch.setenv(CACHE_VARIABLE, str(tmp_path))
-    monkeypatch.setattr(doctor, "MIN_FREE", 0)
-    code, out, err = run("doctor")
-    assert (code, err) == (0, "")
-    assert out.endswith("all is well\n")
-    names = [line.split(":")[0].split()[-1] for line in out.splitlines()[:-1]]
-    assert names[:3] == ["versions", "opencv", "device"]
-    assert {"weights", "dlib", "encoder", "signing", "codecs"} <= set(names)
+def test_the_doctor_finds_this_installation_well(monkeypatch, tmp_path, portraits):
+    monkeypatch.setenv("FACESHIFTER_CACHE", str(tmp_path))
+    photos = [np.asarray(portrait) for portrait in portraits]
+    checks = doctor.INSTALLATION_CHECKS | {
+        "encoder": partial(doctor.check_encoder, photos),
+        "disk": partial(doctor.check_disk, min_free=0),
+    }
+    found = list(doctor.examine(checks))
+    assert [check for check in found if check.remedy] == []
+    assert {check.name for check in found} == set(doctor.INSTALLATION_CHECKS)
+    assert "not checked" not in str(found)
 
 
-def test_the_doctor_prints_problems_with_remedies_and_exits_with_1(run, monkeypatch, tmp_path):
-    damaged = tmp_path / MODEL_FILES["yunet"].file
-    damaged.write_text("hello")
+def test_the_doctor_prints_problems_with_remedies_and_exits_with_1(run, monkeypatch):
+    wrong = [doctor.Check("one", "fine"), doctor.Check("two", "missing", "Get it.")]
+    monkeypatch.setattr(doctor, "examine", lambda: wrong)
+    assert run("doctor") == (
+        1,
+        "ok      one: fine\nPROBLEM two: missing\n        Get it.\n1 problem\n",
+        "",
+    )
+    monkeypatch.setattr(doctor, "examine", lambda: wrong[:1])
+    assert run("doctor")[0] == 0
+
+
+def test_the_doctor_finds_what_is_damaged_or_missing(monkeypatch, tmp_path):
+    (tmp_path / MODEL_FILES["yunet"].file).write_text("hello")
     (tmp_path / "own.pem").write_text("hello")
-    monkeypatch.setenv(CACHE_VARIABLE, str(tmp_path))
-    monkeypatch.setenv(signer.SIGNER_VARIABLE, str(tmp_path / "own.pem"))
-    monkeypatch.setattr(doctor, "packaged_weights", lambda: tmp_path)
-    monkeypatch.setattr(doctor, "MIN_FREE", 1e30)
-    monkeypatch.setattr(doctor, "ENCODERS", {"H.264": ("unheard_of",)})
-    monkeypatch.setattr(doctor, "_encoder", lambda: iter(()), raising=True)
-    monkeypatch.setattr(doctor._encoder, "__name__", "_encoder")
-    code, out, err = run("doctor")
-    assert (code, err) == (1, "")
-    lines = out.splitlines()
-    wrong = [line for line in lines if line.startswith("PROBLEM ")]
-    names = [line.split()[1].rstrip(":") for line in wrong]
-    assert names == ["weights", "signing", "model", "codecs", "disk", "disk"]
-    assert lines[-1] == "6 problems"
-    for line in wrong:
-        assert lines[lines.index(line) + 1].startswith("        ")
+    monkeypatch.setenv("FACESHIFTER_CACHE", str(tmp_path))
+    monkeypatch.setenv("FACESHIFTER_SIGNER", str(tmp_path / "own.pem"))
+    found = problems(
+        weights=partial(doctor.check_weights, tmp_path),
+        signing=doctor.check_signing,
+        models=doctor.check_model_files,
+        codecs=partial(doctor.check_codecs, {"H.264": ("unheard_of",)}),
+        disk=partial(doctor.check_disk, min_free=1e30),
+    )
+    assert list(found) == ["weights", "signing", "model file", "codecs", "disk"]
 
 
-def test_the_doctor_sees_a_wrong_crop_and_swapped_colours(monkeypatch):
-    crop_face = swap.crop_face
-    swapper = swap.FaceSwapper.from_pretrained(hear=False, device="cpu")
-    monkeypatch.setattr(swap.FaceSwapper, "from_pretrained", lambda **options: swapper)
+def test_the_doctor_sees_a_wrong_crop_and_swapped_colours(monkeypatch, portraits):
+    photos = [np.asarray(portrait) for portrait in portraits]
+    crop_face = swapper.crop_face
+    own = swapper.FaceSwapper.from_pretrained(hear=False, device="cpu")
+    monkeypatch.setattr(swapper.FaceSwapper, "from_pretrained", lambda **options: own)
 
     def wrong(pixels, matrix, size):
         if fault == "colours":
@@ -220,38 +229,36 @@ def test_the_doctor_sees_a_wrong_crop_and_swapped_colours(monkeypatch):
         change[:, 2] += (1 - scale) * size / 2
         return crop_face(pixels, (change @ np.vstack([matrix, [0, 0, 1]])), size)
 
-    monkeypatch.setattr(swap, "crop_face", wrong)
+    monkeypatch.setattr(swapper, "crop_face", wrong)
     for fault in ("colours", "shift", "scale"):  # noqa: B007  # which wrong reads
-        (check,) = doctor._encoder()
-        assert check.remedy is not None
+        assert "encoder" in problems(encoder=partial(doctor.check_encoder, photos))
 
 
 def test_the_doctor_sees_a_certificate_that_runs_out(monkeypatch, tmp_path):
     monkeypatch.setattr(signer, "YEARS", 0.05)
     (tmp_path / "own.pem").write_bytes(signer.make_signer())
-    monkeypatch.setenv(signer.SIGNER_VARIABLE, str(tmp_path / "own.pem"))
-    (check,) = doctor._signing()
-    assert "new certificate" in check.remedy
+    monkeypatch.setenv("FACESHIFTER_SIGNER", str(tmp_path / "own.pem"))
+    assert "new certificate" in problems(signing=doctor.check_signing)["signing"]
 
 
 def test_the_doctor_makes_no_key(monkeypatch, tmp_path):
-    monkeypatch.setenv(signer.CONFIG_VARIABLE, str(tmp_path / "config"))
-    (check,) = doctor._signing()
+    monkeypatch.setenv("FACESHIFTER_CONFIG", str(tmp_path / "config"))
+    (check,) = doctor.check_signing()
     assert check.remedy is None
     assert "made on first use" in check.found
     assert list(tmp_path.iterdir()) == []
 
 
 def test_the_doctor_tells_which_of_two_opencvs_is_on_top(monkeypatch):
-    monkeypatch.setattr(doctor, "_version", lambda name: "5.0")
+    two = partial(doctor.check_opencv, ("numpy", "pillow"))  # any two that are installed
     monkeypatch.setattr(cv2, "getBuildInformation", lambda: "  GUI:    QT5\n")
-    assert doctor._opencv().remedy is not None
+    assert "opencv" in problems(opencv=two)
     monkeypatch.setattr(cv2, "getBuildInformation", lambda: "  GUI:    NONE\n")
-    assert doctor._opencv().remedy is None
+    assert problems(opencv=two) == {}
 
 
 def test_only_as_many_frames_are_decoded_as_are_looked_at(tmp_path, astronaut):
     frames = [np.full((64, 64, 3), 10 * idx, np.uint8) for idx in range(20)]
     write_video(tmp_path / "a.mp4", frames, g="5")
-    levels = [frame.mean() for frame in verify.sample_frames(tmp_path / "a.mp4", 4)]
+    levels = [frame.mean() for frame in sample_frames(tmp_path / "a.mp4", 4)]
     np.testing.assert_allclose(levels, [30, 80, 130, 180], atol=12)

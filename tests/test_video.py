@@ -18,6 +18,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from faceshifter.apps.ui.video_tab import read_frame
 from faceshifter.checks.verify import inspect
 from faceshifter.cli.swapping import swap
 from faceshifter.errors import CancelledError, OutputError, VideoError
@@ -25,10 +26,9 @@ from faceshifter.marks.watermark import THRESHOLD
 from faceshifter.swap.selection import Match, Selection
 from faceshifter.swap.swapper import FaceSwapper
 from faceshifter.video import clip as clips
-from faceshifter.video import render
 from faceshifter.video.clip import VideoOptions, discard_work, swap_video
 from faceshifter.video.encoders import choose_encoder
-from faceshifter.video.source import open_clip
+from faceshifter.video.source import frames_at, open_clip, read_frames
 
 SIDE = 176
 FRAMES = 15
@@ -295,43 +295,49 @@ from PIL import Image
 torch.set_num_threads(1)
 from faceshifter.swap.selection import Selection
 from faceshifter.swap.swapper import FaceSwapper
-from faceshifter.video import render
 from faceshifter.video.clip import swap_video
-render.SEGMENT = 4
 weights, photo, source, out, stop = sys.argv[1:]
 swapper = FaceSwapper.from_pretrained(Path(weights))
 def progress(done, total):
     if done == int(stop):
         os.kill(os.getpid(), signal.SIGKILL)
 identity = swapper.identity([np.asarray(Image.open(photo))])
-swap_video(swapper, Selection(identity), Path(source), Path(out), progress=progress)
+out = Path(out)
+report = out.with_suffix(".jsonl")
+swap_video(
+    swapper, Selection(identity), Path(source), out, report=report, progress=progress, segment=4
+)
 """
 
 
-def test_a_killed_swap_goes_on_and_gives_the_same_frames(
-    talking: Any,
+def test_a_killed_swap_is_resumed_with_the_same_frames_report_and_summary(
+    pictures: list[np.ndarray],
     smoke_weights: Path,
     swapper: FaceSwapper,
     portraits: tuple[Image.Image, Image.Image],
     tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    source, *_ = talking
+    # The face comes late and is gone in the end, so that every part of the report counts.
+    empty = np.full_like(pictures[0], 90)
+    shown = [*[empty] * 3, *pictures[3:12], *[empty] * 3]
+    source = write_clip(tmp_path / "source.mp4", shown)
     photo = tmp_path / "eileen.png"
     portraits[1].save(photo)
-    monkeypatch.setattr(render, "SEGMENT", 4)
     selection = Selection(swapper.identity([np.asarray(Image.open(photo))]))
-    swap_video(swapper, selection, source, tmp_path / "whole.mp4")
-    out = tmp_path / "out.mp4"
+    out, whole = tmp_path / "out.mp4", tmp_path / "whole.mp4"
+    report, whole_report = tmp_path / "out.jsonl", tmp_path / "whole.jsonl"
+    expected = swap_video(swapper, selection, source, whole, report=whole_report, segment=4)
+    assert (expected.swapped, expected.faceless) == (9, 6)
 
     words = [sys.executable, "-c", KILLED, smoke_weights, photo, source, out, FRAMES + 10]
     killed = subprocess.run([str(word) for word in words], env=os.environ, check=False)
     assert killed.returncode == -signal.SIGKILL
     assert not out.exists()
+    assert not report.exists()
     (work,) = tmp_path.glob(".out.mp4.*.partial")
     assert {p.name for p in work.glob("*.nut")} == {"segment-000000.nut", "segment-000001.nut"}
 
-    # Then stopped in process, where it has to go on and not begin: in this pass's frame 14.
+    # Then stopped in process, where it has to resume and not begin: in this pass's frame 14.
     seen: list[int] = []
 
     def stop_at_14(done: int, total: int) -> None:
@@ -340,11 +346,17 @@ def test_a_killed_swap_goes_on_and_gives_the_same_frames(
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        swap_video(swapper, selection, source, out, progress=stop_at_14)
+        swap_video(swapper, selection, source, out, progress=stop_at_14, segment=4)
     assert min(seen) == FRAMES + 8
-    swap_video(swapper, selection, source, out)
-    assert frame_hashes(out) == frame_hashes(tmp_path / "whole.mp4")
-    assert not list(tmp_path.glob(".out*"))
+    nowhere = tmp_path / "nowhere" / "report.jsonl"
+    with pytest.raises(OutputError, match="cannot be written"):  # when all segments are finished
+        swap_video(swapper, selection, source, out, report=nowhere, segment=4)
+    assert len(list(work.glob("*.nut"))) == 4
+    summary = swap_video(swapper, selection, source, out, report=report, segment=4)
+    assert replace(summary, seconds=expected.seconds) == expected
+    assert report.read_text() == whole_report.read_text()
+    assert frame_hashes(out) == frame_hashes(whole)
+    assert not list(tmp_path.glob(".*"))
 
 
 def test_a_first_pass_that_was_stopped_gives_the_same_lines(
@@ -357,7 +369,7 @@ def test_a_first_pass_that_was_stopped_gives_the_same_lines(
         for stop in [*stops, FRAMES]:
             asked = iter(range(10**6))
             start = 0 if stop == 5 or not stops else {11: 5, FRAMES: 11}[stop]
-            with pytest.raises(CancelledError, match="the same command goes on"):
+            with pytest.raises(CancelledError, match="the same command resumes"):
                 swap_video(
                     swapper,
                     selection,
@@ -411,6 +423,35 @@ def test_a_video_that_is_cut_off_is_swapped_as_far_as_it_goes(
     assert len(decoded(tmp_path / "out.mp4")[1]) == summary.frames
 
 
+def test_damage_is_counted_or_an_error(talking: Any, tmp_path: Path) -> None:
+    source, broken = talking[0], tmp_path / "broken.mp4"
+    content = source.read_bytes()
+    packet = packets(source, "video")[FRAMES // 2][1]
+    broken.write_bytes(content.replace(packet, b"\xff" * len(packet)))
+    damaged: list[str] = []
+    assert len(list(read_frames(open_clip(broken), damaged=damaged))) == FRAMES - 1
+    assert len(damaged) == 1
+    for read in (read_frames(open_clip(broken)), frames_at(open_clip(broken), [0.5])):
+        with pytest.raises(VideoError, match=r"broken\.mp4 is damaged or cut off"):
+            list(read)
+
+
+@pytest.mark.parametrize("pixel_format", ["gray", "yuv420p"])
+def test_a_frame_is_found_by_its_moment(
+    pixel_format: str, pictures: list[np.ndarray], tmp_path: Path
+) -> None:
+    source = write_clip(tmp_path / "a.mkv", pictures, encoder="ffv1", pixel_format=pixel_format)
+    clip = open_clip(source)
+    assert clip.seconds == pytest.approx(FRAMES / RATE, abs=0.05)
+    found = [float(frame.time) for frame in frames_at(clip, [0.2, 0, 0.35, 60])]
+    assert found == pytest.approx([0.2, 0, 0.36], abs=0.002)
+    shown, seconds = read_frame(source, "film.mkv", 0.2)
+    assert (shown.shape, seconds) == (pictures[5].shape, clip.seconds)
+    assert abs(shown.mean() - np.asarray(Image.fromarray(pictures[5]).convert("L")).mean()) < 9
+    with pytest.raises(VideoError, match=r"film\.mkv has no frame at 60\.0 s"):
+        read_frame(source, "film.mkv", 60)
+
+
 def test_bad_videos_are_refused_in_one_sentence(
     talking: Any, swapper: FaceSwapper, selection: Selection, tmp_path: Path
 ) -> None:
@@ -429,7 +470,7 @@ def test_bad_videos_are_refused_in_one_sentence(
         cut: "cut off before its index",
         sound: "holds no video stream",
         tmp_path / "none.mp4": "does not exist",
-        tmp_path: "is no file",
+        tmp_path: "is not a file",
     }.items():
         with pytest.raises(VideoError, match=words) as caught:
             swap_video(swapper, selection, path, tmp_path / "out.mp4")
@@ -461,7 +502,7 @@ def test_a_full_disk_is_one_sentence(
     real = av.open
 
     def full(name: str, *args: Any, **kwargs: Any) -> Any:
-        return real("/dev/full" if str(name).endswith(".partial") else name, *args, **kwargs)
+        return real("/dev/full" if str(name).endswith(".tmp") else name, *args, **kwargs)
 
     monkeypatch.setattr(av, "open", full)
     with pytest.raises(OutputError, match=r"cannot be written \(No space left on device\)"):

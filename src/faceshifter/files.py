@@ -85,7 +85,7 @@ def read_lines(path: Path, *, remedy: str, torn: bool = False) -> list[dict[str,
     if torn:
         if not path.exists():
             return []
-        _drop_torn_line(path)
+        drop_torn_line(path)
     try:
         text = path.read_text("utf-8")
     except FileNotFoundError:
@@ -184,7 +184,7 @@ def not_written(error: Exception) -> str:
     return f"cannot be written ({reason}); free disk space there, or choose another place"
 
 
-def _drop_torn_line(path: Path) -> None:
+def drop_torn_line(path: Path) -> None:
     """Cut a file off behind its last line break."""
     try:
         with path.open("rb+") as file:

@@ -5,6 +5,7 @@ networks for training too.
 """
 
 import copy
+import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -343,6 +344,20 @@ def choose_device(name: str) -> torch.device:
             "use --device cpu, or install a CUDA build of PyTorch and a driver"
         )
     return device
+
+
+def describe_device() -> tuple[str, str | None]:
+    """Return what computes with ``auto``, in words, and how to use a GPU that is left unused."""
+    if choose_device("auto").type == "cuda":
+        memory = torch.cuda.get_device_properties(0).total_memory / 2**30
+        return f"cuda, {torch.cuda.get_device_name(0)} with {memory:.0f} GiB", None
+    reason = "was built without CUDA" if torch.version.cuda is None else "sees no CUDA device"
+    text = f"cpu with {torch.get_num_threads()} threads, as PyTorch {reason}"
+    if shutil.which("nvidia-smi") is None:
+        return text, None
+    if torch.version.cuda is None:
+        return text, "There is an NVIDIA GPU; install a PyTorch with CUDA (pytorch.org) to use it."
+    return text, "The GPU's driver does not answer PyTorch; run nvidia-smi, and update the driver."
 
 
 def to_tensor(images: UInt8[np.ndarray, "b h w 3"]) -> Float[Tensor, "b 3 h w"]:

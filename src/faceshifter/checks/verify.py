@@ -1,29 +1,26 @@
-"""What marks a picture or video carries, ours or those of others."""
+"""Marks of synthetic pictures in a file, from this project or other tools."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from fractions import Fraction
 from pathlib import Path
 from typing import Literal
 
-import av
 import numpy as np
 from jaxtyping import UInt8
 from PIL import Image
 
-from faceshifter.errors import CredentialsError, ImageError
+from faceshifter.errors import CredentialsError, ImageError, VideoError
 from faceshifter.images import load_photo
 from faceshifter.marks.c2pa import C2paManifest, read_manifest
 from faceshifter.marks.watermark import watermark_score
 from faceshifter.marks.xmp import Mark, read_mark
 from faceshifter.media import HEAD_BYTES, sniff
+from faceshifter.video.source import frames_at, open_clip
 
 NUM_FRAMES = 10
-"""Of a video, evenly spaced, that are searched for the watermark together."""
+"""Evenly spaced frames of a video that are searched for the watermark together."""
 NO_XMP = ("video/x-matroska", "video/webm", "video/x-msvideo")
-"""Videos in which no XMP is looked for."""
-MIMES = {"image/mpo": "image/jpeg"}
-"""What Pillow calls a JPEG file of a camera that holds several pictures."""
+"""Kinds of videos that hold no XMP."""
 
 
 @dataclass(frozen=True)
@@ -34,16 +31,16 @@ class Findings:
     xmp: Mark | None
     manifest: C2paManifest | None
     manifest_error: str | None
-    """Why a manifest that is there cannot be read."""
+    """Why the manifest cannot be read."""
     watermark_score: float
-    """From ``watermark.THRESHOLD`` on it is there."""
+    """The watermark is there from ``watermark.THRESHOLD`` on."""
 
 
 def inspect(path: Path) -> Findings:
-    """Look for every mark in a file.
+    """Read every mark in a file.
 
     Raises:
-        ImageError: It is neither an image nor a video, or damaged.
+        ImageError: The file is neither an image nor a video, or damaged.
     """
     try:
         with path.open("rb") as file:
@@ -55,9 +52,9 @@ def inspect(path: Path) -> Findings:
         frames = sample_frames(path, NUM_FRAMES)
     else:
         frames = [load_photo(path).pixels]
-        with Image.open(path) as image:
-            mime = image.get_format_mimetype() or ""
-        mime = MIMES.get(mime, mime)
+        if not mime:
+            with Image.open(path) as image:
+                mime = image.get_format_mimetype() or ""
     manifest, manifest_error = None, None
     try:
         with path.open("rb") as file:
@@ -74,32 +71,17 @@ def inspect(path: Path) -> Findings:
 
 
 def sample_frames(path: Path, count: int) -> Sequence[UInt8[np.ndarray, "h w 3"]]:
-    """Evenly spaced frames of a video, RGB as they are stored.
+    """Return evenly spaced frames of a video, RGB as they are stored.
 
     Raises:
-        ImageError: It has no pictures, or is damaged.
+        ImageError: The file has no pictures, or is damaged.
     """
-    frames = []
     try:
-        with av.open(str(path)) as container:
-            if not container.streams.video:
-                raise ImageError(f"{path} has no pictures; give an image or a video")
-            stream = container.streams.video[0]
-            stream.thread_type = "AUTO"
-            unit = stream.time_base or Fraction(1, av.time_base)
-            length = float((stream.duration or 0) * unit)
-            length = length or (container.duration or 0) / av.time_base
-            begin = float((stream.start_time or 0) * unit)
-            for idx in range(count):
-                wanted = begin + length * (idx + 0.5) / count
-                container.seek(int(wanted / unit), stream=stream)
-                # The seek ends at a keyframe before; go on from there.
-                for frame in container.decode(stream):
-                    if frame.time is None or frame.time >= wanted - 1e-3:
-                        frames.append(frame.to_ndarray(format="rgb24"))
-                        break
-    except (av.error.FFmpegError, OSError, ValueError) as error:
-        raise ImageError(f"{path} is damaged or cut off ({error}); get a whole copy") from None
+        clip = open_clip(path)
+        moments = [clip.seconds * (idx + 0.5) / count for idx in range(count)]
+        frames = [frame.to_ndarray(format="rgb24") for frame in frames_at(clip, moments)]
+    except VideoError as error:
+        raise ImageError(str(error)) from None
     if not frames:
         raise ImageError(f"{path} has no picture that can be decoded; get a whole copy")
     return frames

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cache, lru_cache
+from itertools import islice
 from pathlib import Path
 from typing import Protocol, runtime_checkable
 
@@ -10,9 +11,10 @@ import av
 import numpy as np
 
 from faceshifter.data.photos import PhotoFile, find_photos
-from faceshifter.errors import DataError, ImageError
+from faceshifter.errors import DataError, ImageError, VideoError
 from faceshifter.files import read_table
 from faceshifter.images import Pixels
+from faceshifter.video import source as video_files
 
 GALLERY = 2000  # photos of a folder that are searched beside the pairs' own
 FRAMES = 10  # evenly spaced frames of a video, Section 4.1
@@ -76,17 +78,13 @@ def read_frames(path: Path, numbers: tuple[int, ...]) -> list[tuple[Pixels, Pixe
     if not path.is_file():
         raise ImageError(f"{path} does not exist; put the video there")
     needed = {i for number in numbers for i in (number, number + 1)}
-    kept: dict[int, Pixels] = {}
     try:
-        with av.open(str(path)) as video:
-            for i, frame in enumerate(video.decode(video=0)):
-                if i in needed:
-                    kept[i] = frame.to_ndarray(format="rgb24")
-                if i == max(needed):
-                    break
-    except (av.FFmpegError, OSError, IndexError) as error:
-        reason = getattr(error, "strerror", None) or error
-        raise ImageError(f"{path} is not a readable video ({reason}); get a whole copy") from error
+        frames = enumerate(
+            islice(video_files.read_frames(video_files.open_clip(path)), max(needed) + 1)
+        )
+        kept = {i: frame.to_ndarray(format="rgb24") for i, frame in frames if i in needed}
+    except VideoError as error:
+        raise ImageError(str(error)) from None
     if len(kept) < len(needed):
         raise ImageError(f"{path} has too few frames; get a whole copy")
     return [(kept[number], kept[number + 1]) for number in numbers]

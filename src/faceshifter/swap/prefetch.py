@@ -1,4 +1,4 @@
-"""Stages that overlap: each iterator in a thread of its own, a few items ahead of the next."""
+"""Overlapping stages: each iterator runs in its own thread, a few items ahead of the next."""
 
 import threading
 from collections.abc import Generator, Iterable
@@ -7,15 +7,15 @@ from typing import TypeVar
 
 T = TypeVar("T")
 WAIT = 0.1
-"""Seconds after which a full queue looks whether anybody still wants its items."""
+"""Seconds after which a thread with a full queue checks whether it has to stop."""
 DONE = object()
 
 
 def prefetch(items: Iterable[T], count: int) -> Generator[T]:
-    """The same items, made in a thread that stays at most ``count`` items ahead.
+    """Give the same items, made in a thread that stays at most ``count`` items ahead.
 
-    What the thread raises is raised here. Where the items are not taken to the end, the thread ends
-    with the item that it is at.
+    An error in the thread is raised here, after its items. When the generator is closed early, the
+    thread ends with its current item.
     """
     queue: Queue[object] = Queue(count)
     stop = threading.Event()

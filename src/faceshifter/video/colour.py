@@ -1,7 +1,7 @@
-"""Between a video's own YUV and RGB, such that what is not swapped is not touched.
+"""Conversion between a video's own YUV and RGB that leaves alone what is not swapped.
 
-A frame is never converted back from RGB: only the difference that a swap makes is, and is added to
-the frame as it was decoded. Y' = K R'G'B' is linear, so differences need no offsets.
+A frame is never converted back from RGB: only the difference that a swap makes is converted and
+added to the decoded frame. Y' = K R'G'B' is linear, so differences need no offsets.
 """
 
 from dataclasses import dataclass
@@ -25,23 +25,23 @@ LUMA_WEIGHTS = {
     9: (0.2627, 0.0593),
     10: (0.2627, 0.0593),
 }
-"""Of red and blue, by the number that H.273 gives a matrix."""
-UNSPECIFIED, BT709, BT601 = 2, 1, 6
+"""Weights of red and blue, by the number that H.273 gives a matrix."""
+BT709, BT601 = 1, 6
 HD_HEIGHT = 577
 """Least height in pixels from which players take BT.709 where a file does not say."""
 FULL = 2
-"""Range of levels 0 ... 255."""
+"""H.273's number of the range of levels 0 ... 255."""
 PLANAR = {
     f"yuv{sampling}p{depth}": int(depth[:-2] or 8) if depth else 8
     for sampling in ("420", "422", "444")
     for depth in ("", "10le", "12le")
 }
-"""Layouts that are changed in place, and their bits."""
+"""Layouts that can be changed in place, and their bits a sample."""
 
 
 @dataclass(frozen=True)
 class Colour:
-    """What a video says of its colours, as H.273's numbers; they are passed on as they are."""
+    """A video's colour tags as H.273's numbers; the result gets the same."""
 
     matrix: int
     range: int
@@ -49,14 +49,14 @@ class Colour:
     transfer: int
 
     def coefficients(self, height: int) -> int:
-        """The matrix that is meant, also where the video says nothing."""
+        """Return the matrix, or the one that players take for a height in pixels."""
         if self.matrix in LUMA_WEIGHTS:
             return self.matrix
         return BT709 if height >= HD_HEIGHT else BT601
 
 
 def colour_of(frame: VideoFrame) -> Colour:
-    """The tags of a frame; those of an RGB frame are what it is converted to."""
+    """Return the tags of a frame, or those that an RGB frame gets when it is converted."""
     values = frame.colorspace, frame.color_range, frame.color_primaries, frame.color_trc
     matrix, levels, primaries, transfer = (int(value) for value in values)
     if frame.format.is_rgb:
@@ -67,7 +67,7 @@ def colour_of(frame: VideoFrame) -> Colour:
 
 
 def working_format(pixel_format: str, encoder: str) -> str:
-    """The layout in which frames are changed and encoded: their own where the encoder has it."""
+    """Return the layout in which frames are changed: their own where FFmpeg's encoder has it."""
     own = av.VideoFormat(pixel_format)
     supported = {form.name for form in av.codec.Codec(encoder, "w").video_formats or ()}
     plain = pixel_format.replace("yuvj", "yuv").replace("yuva", "yuv").replace("be", "le")
@@ -81,47 +81,42 @@ def working_format(pixel_format: str, encoder: str) -> str:
 class Converter:
     """Converts the frames of one video; not for several threads at once."""
 
-    def __init__(self, colour: Colour, height: int, pixel_format: str) -> None:
-        """Take the tags, the height in pixels, and the layout from ``working_format``."""
+    def __init__(self, colour: Colour, width: int, height: int, pixel_format: str) -> None:
+        """Take the video's tags and size, and the layout from ``working_format``."""
         self.pixel_format = pixel_format
-        self.full = colour.range == FULL
-        self.matrix = colour.coefficients(height)
+        self._size = width, height
+        self._levels = "JPEG" if colour.range == FULL else "MPEG"
+        self._matrix = colour.coefficients(height)
         self._reformatter = VideoReformatter()
 
-    def to_working(self, frame: VideoFrame, width: int, height: int) -> VideoFrame:
-        """The frame in the working layout, of the given size, with even sides where it needs them.
+    def to_working(self, frame: VideoFrame) -> VideoFrame:
+        """Return a decoded frame in the working layout, with even sides where chroma is halved.
 
-        Args:
-            frame: As decoded.
-            width: Of all frames of the video; one of another size is resampled.
-            height: Of all frames of the video.
+        A frame of another size than the video's is resampled.
         """
-        levels = "JPEG" if self.full else "MPEG"
-        if frame.format.name != self.pixel_format or (frame.width, frame.height) != (width, height):
-            own_levels = "JPEG" if frame.format.is_rgb else levels
-            frame = self._reformatter.reformat(
-                frame,
-                width,
-                height,
-                self.pixel_format,
-                src_colorspace=self.matrix,
-                dst_colorspace=self.matrix,
-                src_color_range=own_levels,
-                dst_color_range=levels,
-            )
+        if frame.format.name != self.pixel_format or (frame.width, frame.height) != self._size:
+            levels = "JPEG" if frame.format.is_rgb else self._levels
+            frame = self._reformat(frame, *self._size, self.pixel_format, levels, self._levels)
         return _with_even_sides(frame)
 
     def to_rgb(self, frame: VideoFrame) -> Pixels:
-        """RGB pixels of a frame in the working layout."""
-        rgb = self._reformatter.reformat(
+        """Return the RGB pixels of a frame in the working layout."""
+        size = frame.width, frame.height
+        return self._reformat(frame, *size, "rgb24", self._levels, "JPEG").to_ndarray()
+
+    def _reformat(
+        self, frame: VideoFrame, width: int, height: int, layout: str, before: str, after: str
+    ) -> VideoFrame:
+        return self._reformatter.reformat(
             frame,
-            format="rgb24",
-            src_colorspace=self.matrix,
-            dst_colorspace=self.matrix,
-            src_color_range="JPEG" if self.full else "MPEG",
-            dst_color_range="JPEG",
+            width,
+            height,
+            layout,
+            src_colorspace=self._matrix,
+            dst_colorspace=self._matrix,
+            src_color_range=before,
+            dst_color_range=after,
         )
-        return rgb.to_ndarray()
 
     def change(
         self,
@@ -129,12 +124,15 @@ class Converter:
         before: UInt8[np.ndarray, "h w 3"],
         after: UInt8[np.ndarray, "h w 3"],
     ) -> VideoFrame:
-        """The frame with what changed between two RGB pictures of it; all else bit by bit the same.
+        """Change a frame where two RGB pictures of it differ, and nothing else by a single bit.
 
         Args:
             frame: In the working layout.
             before: From ``to_rgb``.
-            after: What it has become.
+            after: What the picture becomes.
+
+        Returns:
+            The same frame, changed in place.
         """
         rows, columns = _changed(before, after)
         if rows.stop == 0:
@@ -160,14 +158,14 @@ class Converter:
         return frame
 
     def _to_yuv(self) -> Float[np.ndarray, "3 3"]:
-        """Differences of RGB in 0 ... 255 to those of the stored samples."""
-        red, blue = LUMA_WEIGHTS[self.matrix]
+        """Return the map from differences of RGB in 0 ... 255 to those of the stored samples."""
+        red, blue = LUMA_WEIGHTS[self._matrix]
         y = np.array([red, 1 - red - blue, blue])
         u = (np.array([0, 0, 1]) - y) / (2 * (1 - blue))
         v = (np.array([1, 0, 0]) - y) / (2 * (1 - red))
         depth = PLANAR[self.pixel_format]
         scale = np.array([219, 224, 224]) * 2 ** (depth - 8)
-        if self.full:
+        if self._levels == "JPEG":
             scale = np.array([2**depth - 1] * 3)
         return (np.stack([y, u, v]) * (scale / 255)[:, None]).astype(np.float32)
 
@@ -175,7 +173,7 @@ class Converter:
 def _changed(
     before: UInt8[np.ndarray, "h w 3"], after: UInt8[np.ndarray, "h w 3"]
 ) -> tuple[slice, slice]:
-    """Rows and columns of what differs, with even borders for chroma; empty where nothing does."""
+    """Return the rows and columns that differ, with even borders for chroma; maybe empty."""
     differs = cv2.absdiff(before, after).reshape(before.shape[0], -1)
     slices = []
     for axis, step in ((1, 1), (0, 3)):
@@ -189,7 +187,7 @@ def _changed(
 
 
 def _samples(frame: VideoFrame, idx: int) -> Integer[np.ndarray, "h w"]:
-    """One plane, not copied."""
+    """Return one plane as a view, without its padding."""
     plane: Any = frame.planes[idx]
     deep = PLANAR[frame.format.name] > 8
     samples = np.frombuffer(plane, np.uint16 if deep else np.uint8)
@@ -197,7 +195,7 @@ def _samples(frame: VideoFrame, idx: int) -> Integer[np.ndarray, "h w"]:
 
 
 def _with_even_sides(frame: VideoFrame) -> VideoFrame:
-    """One more column or row, a copy of the last, where chroma is halved and a side is odd."""
+    """Repeat the last column or row where chroma is halved and the side is odd."""
     luma, chroma = (frame.planes[idx] for idx in (0, 1))
     odd_x = luma.width % 2 if chroma.width < luma.width else 0
     odd_y = luma.height % 2 if chroma.height < luma.height else 0

@@ -1,6 +1,6 @@
-"""Which encoder writes a video, and in which container."""
+"""The encoder of a result: codec, quality and container."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
 from typing import Literal
@@ -9,23 +9,19 @@ import av
 from av.container import OutputContainer
 from av.video.stream import VideoStream
 
-from faceshifter import __version__
 from faceshifter.errors import OutputError
-from faceshifter.images import Pixels
-from faceshifter.marks.c2pa import mark_video
-from faceshifter.marks.watermark import embed_watermark
-from faceshifter.marks.xmp import SWAPPED, Origin
-from faceshifter.media import MP4_SUFFIXES, VIDEO_CONTAINERS
+from faceshifter.media import VIDEO_CONTAINERS
 from faceshifter.video.colour import PLANAR, working_format
 from faceshifter.video.source import Clip
 
 CodecName = Literal["auto", "h264", "hevc", "av1", "vp9"]
 
 ENCODERS = {"h264": "libx264", "hevc": "libx265", "av1": "libsvtav1", "vp9": "libvpx-vp9"}
-"""FFmpeg's encoders."""
+"""FFmpeg's encoder of each codec."""
 QUALITY = {"h264": 18, "hevc": 20, "av1": 24, "vp9": 24}
-"""Constant rate factors at which the difference is not seen; each codec has its own scale."""
+"""Constant rate factors at which no difference is visible; each codec has its own scale."""
 WORST = {"h264": 51, "hevc": 51, "av1": 63, "vp9": 63}
+"""Greatest constant rate factors."""
 OPTIONS = {
     "h264": {"preset": "fast"},
     "hevc": {"preset": "fast", "x265-params": "log-level=none"},
@@ -36,21 +32,25 @@ OPTIONS = {
 
 @dataclass(frozen=True)
 class Encoder:
-    """An encoder that is there, and how it is used."""
+    """An encoder that this installation has, and its settings."""
 
     codec: str
     quality: int
+    """Constant rate factor."""
     pixel_format: str
+    """FFmpeg's name of the layout."""
 
     def add_stream(self, container: OutputContainer, clip: Clip) -> VideoStream:
-        """A stream with the clip's size, times, colours and pixel shape."""
+        """Add a stream with the clip's size, times, colours and pixel shape."""
         options = OPTIONS[self.codec] | {"crf": str(self.quality)}
         stream = container.add_stream(
             ENCODERS[self.codec], clip.rate, options, time_base=clip.time_base
         )
         assert isinstance(stream, VideoStream)
         context = stream.codec_context
-        context.width, context.height = self.size(clip)
+        layout = av.VideoFormat(self.pixel_format, 2, 2)  # sides are even where chroma is halved
+        context.width = clip.width + (clip.width % 2 if layout.chroma_width() == 1 else 0)
+        context.height = clip.height + (clip.height % 2 if layout.chroma_height() == 1 else 0)
         context.pix_fmt = self.pixel_format
         context.time_base = clip.time_base
         if clip.aspect is not None:
@@ -61,31 +61,23 @@ class Encoder:
         context.thread_type = "AUTO"
         return stream
 
-    def size(self, clip: Clip) -> tuple[int, int]:
-        """Width and height, even where chroma is halved."""
-        form = av.VideoFormat(self.pixel_format, 2, 2)
-        odd_x = clip.width % 2 if form.chroma_width() == 1 else 0
-        odd_y = clip.height % 2 if form.chroma_height() == 1 else 0
-        return clip.width + odd_x, clip.height + odd_y
-
 
 def choose_encoder(out: Path, codec: CodecName, quality: int | None, pixel_format: str) -> Encoder:
-    """The encoder for a result.
+    """Return the encoder for a result, for source frames in FFmpeg's layout ``pixel_format``.
 
-    Args:
-        out: Its suffix says the container.
-        codec: What is wanted.
-        quality: Constant rate factor, or None for our default.
-        pixel_format: Of the video's own frames.
+    Codec and quality are those of ``VideoOptions``; the path's suffix decides on the container.
 
     Raises:
-        OutputError: The container, the codec or both together are not there.
+        OutputError: The container or codec is not available, or they do not fit each other.
     """
-    check_suffix(out)
+    container = VIDEO_CONTAINERS.get(out.suffix.lower())
+    if container is None:
+        known = ", ".join(VIDEO_CONTAINERS)
+        raise OutputError(f"--out {out} has none of the suffixes {known}; choose one for a video")
     if codec == "auto":
         deep = PLANAR.get(working_format(pixel_format, ENCODERS["hevc"]), 8) > 8
         codec = "vp9" if out.suffix.lower() == ".webm" else "hevc" if deep else "h264"
-    name, container = ENCODERS[codec], VIDEO_CONTAINERS[out.suffix.lower()]
+    name = ENCODERS[codec]
     try:
         av.codec.Codec(name, "w")
     except av.codec.codec.UnknownCodecError:
@@ -103,32 +95,3 @@ def choose_encoder(out: Path, codec: CodecName, quality: int | None, pixel_forma
     if not 0 <= quality <= WORST[codec]:
         raise OutputError(f"the quality of {codec} is from 0 to {WORST[codec]}, not {quality}")
     return Encoder(codec, quality, working_format(pixel_format, name))
-
-
-def check_suffix(out: Path) -> None:
-    """Refuse a result whose container we do not write."""
-    if out.suffix.lower() not in VIDEO_CONTAINERS:
-        known = ", ".join(VIDEO_CONTAINERS)
-        raise OutputError(f"--out {out} has none of the suffixes {known}; choose one for a video")
-
-
-def origin_of(watermark: bool) -> Origin:
-    """What the marks say."""
-    return replace(SWAPPED, watermark=watermark)
-
-
-def mark_picture(pixels: Pixels, origin: Origin) -> Pixels:
-    """A frame with swapped faces, just before it is encoded."""
-    return embed_watermark(pixels) if origin.watermark else pixels
-
-
-def mark_metadata(container: OutputContainer, origin: Origin) -> None:
-    """The container's own fields, which any player shows."""
-    container.metadata["comment"] = f"{origin.description} {origin.digital_source_type}"
-    container.metadata["encoder"] = f"faceshifter {__version__}"
-
-
-def mark_file(path: Path, origin: Origin) -> None:
-    """XMP and a signed manifest in the finished file, where its format can hold them."""
-    if path.suffix.lower() in MP4_SUFFIXES:
-        mark_video(path, origin)

@@ -1,6 +1,7 @@
 """Second pass over a video: swap, paste and encode, in segments that survive a kill."""
 
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
@@ -10,14 +11,16 @@ from av.video.frame import PictureType, VideoFrame
 
 from faceshifter.errors import VideoError
 from faceshifter.face.align import crop_face
+from faceshifter.files import replacing
 from faceshifter.images import Pixels
-from faceshifter.marks.xmp import Origin
+from faceshifter.marks.watermark import embed_watermark
 from faceshifter.swap.prefetch import prefetch
 from faceshifter.swap.swapper import FaceSwapper, SwappedFace, Target, paste_faces
 from faceshifter.video.colour import Converter
-from faceshifter.video.encoders import Encoder, mark_picture
-from faceshifter.video.plan import PlannedFrame, SwapPlan
-from faceshifter.video.source import read_frames
+from faceshifter.video.encoders import Encoder
+from faceshifter.video.plan import SwapPlan
+from faceshifter.video.source import Clip, read_frames
+from faceshifter.video.tracks import TrackedFrame
 
 SEGMENT = 96
 """Frames of a segment: what a kill loses at most. A multiple of every batch of frames."""
@@ -29,111 +32,126 @@ The true times are put back when the segments are joined.
 
 
 @dataclass
-class _Frame:
-    """One frame on its way through the stages."""
+class _Picture:
+    """One frame's picture on its way through the stages."""
 
-    plan: PlannedFrame
-    picture: VideoFrame
-    pixels: Pixels | None
-    """RGB, where anything is swapped."""
-    swapped: list[SwappedFace] = field(default_factory=list)
+    frame: TrackedFrame
+    stored: VideoFrame
+    """In the working layout."""
+    rgb: Pixels | None
+    """None where nothing is swapped."""
+    faces: list[SwappedFace] = field(default_factory=list)
 
 
 def render(
-    swapper: FaceSwapper,
     plan: SwapPlan,
+    frames: Iterator[TrackedFrame],
     converter: Converter,
     encoder: Encoder,
     folder: Path,
     *,
-    origin: Origin,
+    watermark: bool,
+    segment: int,
     depth: int,
     tick: Callable[[int], None],
 ) -> list[Path]:
-    """Write every segment that is not there yet; each is a function of its position alone.
+    """Write every missing segment of a plan; each is a function of its position alone.
 
     Args:
-        swapper: The networks.
-        plan: What becomes of every face.
+        plan: The plan.
+        frames: All of its frames; each is taken, also those of finished segments.
         converter: The video's colours.
-        encoder: Of the result.
-        folder: For the segments; each has its name once it is whole.
-        origin: What the marks say.
-        depth: Frames between two stages.
+        encoder: The encoder of the result.
+        folder: Folder of the segments; each gets its name once it is whole.
+        watermark: Mark the pixels of swapped frames.
+        segment: Frames in a segment.
+        depth: Most frames between two stages.
         tick: Called with the number of frames done.
 
     Returns:
-        The segments, in order.
+        All segments, in order.
+
+    Raises:
+        VideoError: The video has changed since the first pass.
+        OutputError: A segment cannot be written.
     """
-    clip, frames = plan.clip, plan.scan.frames
-    count = -(-frames // SEGMENT)
+    clip, total = plan.clip, len(plan.times)
+    count = -(-total // segment)
     segments = [folder / f"segment-{number:06d}.nut" for number in range(count)]
     first = next((idx for idx, path in enumerate(segments) if not path.is_file()), count)
-    tick(min(first * SEGMENT, frames))
+    done = min(first * segment, total)
+    for _ in islice(frames, done):
+        pass
+    tick(done)
     if first == count:
         return segments
-    decoded = prefetch(_decode(plan, converter, first * SEGMENT), depth)
-    swapped = prefetch(_swap(swapper, decoded, plan.selection.strength), depth)
-    finished = prefetch(_paste(converter, swapped, origin), depth)
-    done = first * SEGMENT
+    decoded = prefetch(_decode(clip, converter, frames, done), depth)
+    swapped = prefetch(_swap(plan.swapper, decoded, plan.selection.strength), depth)
     lead = round(LEAD / clip.time_base)
-    for number, path in enumerate(segments[first:], first):
-        temporary = path.with_suffix(".partial")
-        with av.open(str(temporary), "w", format="nut") as container:
-            stream = encoder.add_stream(container, clip)
-            begin = None
-            for time, frame in islice(finished, SEGMENT):
-                begin = time if begin is None else begin
-                frame.pts = lead + time - begin
-                frame.pict_type = PictureType.NONE  # else the source's choice is repeated
-                container.mux(stream.encode(frame))
-                done += 1
-                tick(done)
-            container.mux(stream.encode())
-        if done != min((number + 1) * SEGMENT, frames):
-            raise VideoError(f"{clip.path} changed while it was read; give the command again")
-        temporary.replace(path)
+    with closing(prefetch(_paste(converter, swapped, watermark), depth)) as finished:
+        for number, path in enumerate(segments[first:], first):
+            with (
+                replacing(path) as temporary,
+                av.open(str(temporary), "w", format="nut") as container,
+            ):
+                stream = encoder.add_stream(container, clip)
+                begin = None
+                for time, picture in islice(finished, segment):
+                    begin = time if begin is None else begin
+                    picture.pts = lead + time - begin
+                    picture.pict_type = PictureType.NONE  # else the source's choice is repeated
+                    container.mux(stream.encode(picture))
+                    done += 1
+                    tick(done)
+                container.mux(stream.encode())
+                if done != min((number + 1) * segment, total):
+                    raise VideoError(
+                        f"{clip.path} changed while it was read; give the command again"
+                    )
     return segments
 
 
-def _decode(plan: SwapPlan, converter: Converter, start: int) -> Iterator[_Frame]:
-    clip = plan.clip
-    planned = islice(plan, start, None)
-    for frame, faces in zip(read_frames(clip, start), planned, strict=False):
-        picture = converter.to_working(frame.picture, clip.width, clip.height)
-        picture.duration = frame.duration
-        picture.time_base = clip.time_base
-        yield _Frame(faces, picture, converter.to_rgb(picture) if faces.swaps else None)
+def _decode(
+    clip: Clip, converter: Converter, frames: Iterator[TrackedFrame], start: int
+) -> Iterator[_Picture]:
+    for source, frame in zip(read_frames(clip, start, []), frames, strict=False):
+        stored = converter.to_working(source)
+        stored.duration = source.duration
+        stored.time_base = clip.time_base
+        yield _Picture(frame, stored, converter.to_rgb(stored) if frame.swaps else None)
 
 
-def _swap(swapper: FaceSwapper, frames: Iterator[_Frame], strength: float) -> Iterator[_Frame]:
-    """The faces of a few frames in one batch, always of the same ones."""
+def _swap(
+    swapper: FaceSwapper, pictures: Iterator[_Picture], strength: float
+) -> Iterator[_Picture]:
+    """Swap the faces of a few frames in one batch, always of the same frames."""
     networks = swapper.networks
-    while batch := list(islice(frames, networks.most_at_once)):
+    while batch := list(islice(pictures, networks.most_at_once)):
         matrices, crops, sources, owners = [], [], [], []
-        for frame in batch:
-            if frame.pixels is None:
+        for picture in batch:
+            if picture.rgb is None:
                 continue
-            for matrix, source in frame.plan.swaps:
+            for matrix, source in picture.frame.swaps:
                 matrices.append(matrix)
-                crops.append(crop_face(frame.pixels, matrix, networks.image_size))
+                crops.append(crop_face(picture.rgb, matrix, networks.image_size))
                 sources.append(source)
-                owners.append(frame)
+                owners.append(picture)
         z_id = networks.embed(crops)
         targets = [Target(*parts) for parts in zip(crops, matrices, z_id, strict=True)]
         faces = swapper.swap_faces(targets, sources, strength)
-        for frame, face in zip(owners, faces, strict=True):
-            frame.swapped.append(face)
+        for picture, face in zip(owners, faces, strict=True):
+            picture.faces.append(face)
         yield from batch
 
 
 def _paste(
-    converter: Converter, frames: Iterator[_Frame], origin: Origin
+    converter: Converter, pictures: Iterator[_Picture], watermark: bool
 ) -> Iterator[tuple[int, VideoFrame]]:
-    """Each finished frame and its time."""
-    for frame in frames:
-        picture = frame.picture
-        if frame.pixels is not None:
-            after = mark_picture(paste_faces(frame.pixels, frame.swapped), origin)
-            picture = converter.change(picture, frame.pixels, after)
-        yield frame.plan.seen.time, picture
+    """Give each frame's time and finished picture."""
+    for picture in pictures:
+        stored = picture.stored
+        if picture.rgb is not None:
+            after = paste_faces(picture.rgb, picture.faces)
+            after = embed_watermark(after) if watermark else after
+            stored = converter.change(stored, picture.rgb, after)
+        yield picture.frame.time, stored

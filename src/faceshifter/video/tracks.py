@@ -1,7 +1,7 @@
-"""Faces followed through a video: the same from frame to frame, short gaps, steady landmarks.
+"""Faces followed through a video: one track per face, short gaps filled, landmarks smoothed.
 
-All of it is a function of the first pass and of the position in the video, and looks only a few
-frames ahead, so it is the same wherever work was interrupted.
+Everything here is a function of the detected faces and of the position in the video, and looks only
+a few frames ahead, so a resumed run computes the same.
 """
 
 import math
@@ -14,8 +14,9 @@ from itertools import chain
 import numpy as np
 from jaxtyping import Float
 
+from faceshifter.face.align import Matrix
 from faceshifter.face.detect import Box
-from faceshifter.video.scan import Seen
+from faceshifter.networks import Identity
 
 CUT = 0.4
 """Least change that is a cut; in five clips without one it stays below 0.1 (docs/log.md)."""
@@ -37,27 +38,47 @@ The five landmarks of a face at rest vary by about 0.02; a face that moves keeps
 
 @dataclass(frozen=True)
 class TrackedFace:
-    """A face of one frame, and of which track it is; pixels of the upright picture."""
+    """A face in one frame, in pixels of the upright picture; each step fills in more fields."""
 
-    track: int
     box: Box
     landmarks: Float[np.ndarray, "5 2"]
-    z_id: Float[np.ndarray, " c_id"] | None
+    """As detected, and from ``steady`` on smoothed."""
+    z_id: Identity | None = None
+    """Its identity, in the frames where it was computed."""
+    track: int = -1
+    """Number of its track, from ``follow`` on."""
     bridged: bool = False
-    """It was not found here, but just before and just after."""
+    """Whether it was not detected in this frame, but just before and just after."""
+    swap: tuple[Matrix, Identity] | None = None
+    """From the stored frame's pixels to the crop's, and who it becomes; from ``SwapPlan`` on."""
+    why: str | None = None
+    """Why it is not swapped; from ``SwapPlan`` on."""
 
 
 @dataclass(frozen=True)
 class TrackedFrame:
-    """A frame's faces, followed."""
+    """A frame of a video and its faces, without its picture."""
 
-    seen: Seen
-    scene: int
+    number: int
+    """From 0."""
+    time: int
+    """In ticks of the video's time base."""
+    duration: int
+    """In ticks; 0 where it is not known."""
+    change: float
+    """How much of the picture is new since the frame before, in [0, 1]; a cut is near 1."""
     faces: list[TrackedFace]
+    scene: int = 0
+    """Number of cuts before it, from ``follow`` on."""
+
+    @property
+    def swaps(self) -> list[tuple[Matrix, Identity]]:
+        """What ``SwapPlan`` decided for the faces that are swapped."""
+        return [face.swap for face in self.faces if face.swap is not None]
 
 
-def follow(frames: Iterable[Seen], time_base: Fraction) -> Iterator[TrackedFrame]:
-    """Number the faces of a video by whose they are, and fill short gaps."""
+def follow(frames: Iterable[TrackedFrame], time_base: Fraction) -> Iterator[TrackedFrame]:
+    """Number the faces of a video by their tracks, and fill short gaps."""
     return _bridge(_link(frames, time_base))
 
 
@@ -87,7 +108,7 @@ def _steady_face(
     for frame in around:
         for other in frame.faces:
             if other.track == face.track:
-                times.append(float((frame.seen.time - centre.seen.time) * time_base))
+                times.append(float((frame.time - centre.time) * time_base))
                 points.append(other.landmarks)
     t, p = np.array(times), np.stack(points)  # (n,), (n, 5, 2)
     moved = np.linalg.norm(p - face.landmarks, axis=2).mean(axis=1) / _size(face.landmarks)
@@ -101,72 +122,70 @@ def _steady_face(
     return replace(face, landmarks=mean_p)
 
 
-def _link(frames: Iterable[Seen], time_base: Fraction) -> Iterator[TrackedFrame]:
-    """Each face takes the track that ended nearest to it; a cut ends all tracks."""
-    ended: dict[int, tuple[TrackedFace, Seen]] = {}
+def _link(frames: Iterable[TrackedFrame], time_base: Fraction) -> Iterator[TrackedFrame]:
+    """Give each face the track that ended nearest to it; a cut ends all tracks."""
+    ends: dict[int, tuple[TrackedFace, TrackedFrame]] = {}
     scene, count = 0, 0
-    for seen in frames:
-        if seen.change > CUT:
-            scene, ended = scene + 1, {}
-        ended = {
+    for frame in frames:
+        if frame.change > CUT:
+            scene, ends = scene + 1, {}
+        ends = {
             track: (face, last)
-            for track, (face, last) in ended.items()
-            if seen.number - last.number <= MAX_GAP + 1
-            and (
-                seen.number == last.number + 1
-                or (seen.time - last.time) * time_base <= MAX_GAP_SECONDS
+            for track, (face, last) in ends.items()
+            if frame.number == last.number + 1
+            or (
+                frame.number - last.number <= MAX_GAP + 1
+                and (frame.time - last.time) * time_base <= MAX_GAP_SECONDS
             )
         }
-        taken: dict[int, int] = {}
         distances = sorted(
-            (_distance(old.landmarks, face.landmarks), idx, track)
-            for track, (old, _) in ended.items()
-            for idx, face in enumerate(seen.faces)
+            (_distance(end.landmarks, face.landmarks), idx, track)
+            for track, (end, _) in ends.items()
+            for idx, face in enumerate(frame.faces)
         )
+        tracks: dict[int, int] = {}  # by the face's index
         for distance, idx, track in distances:
-            if distance <= NEAR and idx not in taken and track not in taken.values():
-                taken[idx] = track
+            if distance <= NEAR and idx not in tracks and track not in tracks.values():
+                tracks[idx] = track
         faces = []
-        for idx, face in enumerate(seen.faces):
-            if idx not in taken:
-                taken[idx] = count
+        for idx, face in enumerate(frame.faces):
+            if idx not in tracks:
+                tracks[idx] = count
                 count += 1
-            tracked = TrackedFace(taken[idx], face.box, face.landmarks, face.z_id)
-            faces.append(tracked)
-            ended[tracked.track] = tracked, seen
-        yield TrackedFrame(seen, scene, faces)
+            faces.append(replace(face, track=tracks[idx]))
+            ends[tracks[idx]] = faces[-1], frame
+        yield replace(frame, scene=scene, faces=faces)
 
 
 def _bridge(frames: Iterable[TrackedFrame]) -> Iterator[TrackedFrame]:
     """Fill the frames between two of a track by straight lines."""
     waiting: deque[TrackedFrame] = deque()
-    last: dict[int, tuple[TrackedFace, Seen]] = {}
+    ends: dict[int, tuple[TrackedFace, TrackedFrame]] = {}
     for frame in frames:
         for face in frame.faces:
-            old, seen = last.get(face.track, (face, frame.seen))
+            end, last = ends.get(face.track, (face, frame))
             for between in waiting:
-                if seen.number < between.seen.number:
-                    where = (between.seen.time - seen.time) / (frame.seen.time - seen.time)
-                    between.faces.append(_between(old, face, where))
-            last[face.track] = face, frame.seen
+                if last.number < between.number:
+                    part = (between.time - last.time) / (frame.time - last.time)
+                    between.faces.append(_between(end, face, part))
+            ends[face.track] = face, frame
         waiting.append(frame)
         if len(waiting) > MAX_GAP + 1:
             yield waiting.popleft()
-            last = {
-                track: end for track, end in last.items() if end[1].number >= waiting[0].seen.number
-            }
+            ends = {track: end for track, end in ends.items() if end[1].number >= waiting[0].number}
     yield from waiting
 
 
-def _between(a: TrackedFace, b: TrackedFace, where: float) -> TrackedFace:
-    box = (1 - where) * np.array(a.box) + where * np.array(b.box)
+def _between(a: TrackedFace, b: TrackedFace, part: float) -> TrackedFace:
+    """Return the face at a part in [0, 1] of the way from a to b."""
+    box = (1 - part) * np.array(a.box) + part * np.array(b.box)
     x0, y0, x1, y1 = box.tolist()
-    landmarks = (1 - where) * a.landmarks + where * b.landmarks
-    return TrackedFace(a.track, (x0, y0, x1, y1), landmarks, None, bridged=True)
+    landmarks = (1 - part) * a.landmarks + part * b.landmarks
+    return TrackedFace((x0, y0, x1, y1), landmarks, track=a.track, bridged=True)
 
 
 def _distance(a: Float[np.ndarray, "5 2"], b: Float[np.ndarray, "5 2"]) -> float:
-    """How far a face has moved or grown, in its size."""
+    """Return how far a face has moved or grown, in its size."""
     return float(np.linalg.norm(a - b, axis=1).mean()) / max(min(_size(a), _size(b)), 1e-6)
 
 

@@ -9,8 +9,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import av
-
 from faceshifter.apps.ui.faces import (
     Update,
     Upload,
@@ -32,9 +30,8 @@ from faceshifter.media import VIDEO_CONTAINERS
 from faceshifter.swap.selection import Match, Selection
 from faceshifter.swap.swapper import FaceSwapper
 from faceshifter.video.clip import VideoSummary, discard_work, swap_video
-from faceshifter.video.colour import Converter
-from faceshifter.video.scan import upright
-from faceshifter.video.source import open_clip
+from faceshifter.video.colour import Converter, working_format
+from faceshifter.video.source import frames_at, open_clip, upright_rgb
 
 LOOKS = 4
 """Moments of a video, from its start on, at which a first face is looked for."""
@@ -245,22 +242,14 @@ def read_frame(video: Path, name: str, second: float) -> tuple[Pixels, float]:
     """
     try:
         clip = open_clip(video)
+        frame = next(frames_at(clip, [second]), None)
     except VideoError as error:
         raise VideoError(str(error).replace(str(video), name)) from None
-    converter = Converter(clip.colour, clip.height, clip.pixel_format)
-    try:
-        with av.open(str(video)) as container:
-            stream = next(s for s in container.streams.video if s.codec_context is not None)
-            begin = float((stream.start_time or 0) * clip.time_base)
-            container.seek(round((begin + second) * av.time_base))
-            for frame in container.decode(stream):
-                if (frame.time or 0) >= begin + second - 1e-3:
-                    picture = converter.to_working(frame, clip.width, clip.height)
-                    length = (container.duration or 0) / av.time_base
-                    return upright(converter.to_rgb(picture), clip), length
-    except (av.FFmpegError, OSError) as error:
-        raise VideoError(f"{name} is damaged ({error}); get a whole copy of it") from None
-    raise VideoError(f"{name} has no frame at {second:.1f} s; choose an earlier moment")
+    if frame is None:
+        raise VideoError(f"{name} has no frame at {second:.1f} s; choose an earlier moment")
+    layout = working_format(clip.pixel_format, "libx264")
+    converter = Converter(clip.colour, clip.width, clip.height, layout)
+    return upright_rgb(frame, clip, converter), clip.seconds
 
 
 def run_video(
