@@ -19,7 +19,8 @@ encoders
 networks
 data
 swap train
-video evaluate
+video
+evaluate
 batch analyses checks
 apps
 cli
