@@ -8,6 +8,9 @@ from typing import Any, Literal
 
 Point = tuple[float, float]
 
+COMPRESSED_LEVELS = 3
+"""Levels of z_att that Compressed has, Section 4.2."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class CropGeometry:
@@ -55,8 +58,8 @@ class AEIConfig:
     """Size of z_id."""
     integration: Literal["aad", "add", "cat"] = "aad"
     """How an AAD layer joins A and I: by the mask of Eq. (5), or as Add or Cat of Fig. 7."""
-    attributes: Literal["multi", "compressed", "vector"] = "multi"
-    """All levels; the first three, as Compressed of Fig. 7; or one vector, much as IPGAN."""
+    attributes: Literal["multi", "compressed"] = "multi"
+    """Levels of z_att: all, or the first three alone, as Compressed of Fig. 7."""
     max_h_bar: float | None = None
     """Ours: where h_bar is cut off, in standard deviations. docs/decisions.md#aad-layer"""
     geometry: CropGeometry = field(default_factory=CropGeometry)
@@ -75,11 +78,6 @@ class AEIConfig:
                 f"encoder_channels must have num_levels - 1 = {self.num_levels - 1} entries, "
                 f"got {len(self.encoder_channels)}"
             )
-        if self.attributes == "vector" and self.att_kernel != 1:
-            problems.append(
-                "att_kernel must be 1 where attributes are a vector, which has no neighbours, "
-                f"got {self.att_kernel}"
-            )
         if problems:
             raise ValueError("; ".join(problems))
 
@@ -87,6 +85,20 @@ class AEIConfig:
     def num_levels(self) -> int:
         """The paper's n: one attributes map and one AAD ResBlk for each."""
         return len(self.generator_channels)
+
+    @property
+    def decoder_channels(self) -> tuple[int, ...]:
+        """Channels of the attributes encoder after each of its upsamplings."""
+        channels = self.encoder_channels[-2::-1]
+        compressed = self.attributes == "compressed"
+        return channels[: COMPRESSED_LEVELS - 1] if compressed else channels
+
+    @property
+    def z_att_channels(self) -> tuple[int, ...]:
+        """Channels of each z_att, coarse to fine; levels above the last use that one."""
+        # Each decoder map is concatenated with the encoder map of its size.
+        channels = (self.encoder_channels[-1], *(2 * c for c in self.decoder_channels))
+        return channels if self.attributes == "compressed" else (*channels, channels[-1])
 
     @classmethod
     def from_dict(cls, saved: dict[str, Any]) -> "AEIConfig":
