@@ -24,7 +24,7 @@ from faceshifter.models.discriminator import MultiScaleDiscriminator
 from faceshifter.networks import to_range
 from faceshifter.tensors import fingerprint
 from faceshifter.train.checkpoint import Stateful, start_from
-from faceshifter.train.distributed import Ranks, distribute, synchronise_batch_norm
+from faceshifter.train.distributed import distribute, synchronise_batch_norm
 from faceshifter.train.loop import (
     add_gradients,
     compile_where_wanted,
@@ -35,7 +35,7 @@ from faceshifter.train.loop import (
     to_device,
     update_ema,
 )
-from faceshifter.train.run import name_teachers, start_run
+from faceshifter.train.run import Run, name_teachers, start_run
 
 NUM_SAMPLES, NUM_WATCHED = 16, 32
 """Pairs drawn at each checkpoint, and pairs that the watchdog measures."""
@@ -120,8 +120,7 @@ class AEITraining:
     Args:
         config: The recipe.
         encoders: First the one that makes z_id, then those that take turns with it as judges.
-        ranks: The processes that train together.
-        runtime: How to compute.
+        run: Its processes, and how to compute.
         init: A checkpoint of another run, or exported weights, to start the networks from.
     """
 
@@ -129,34 +128,26 @@ class AEITraining:
         self,
         config: AEITrainConfig,
         encoders: Sequence[IdentityEncoder],
-        ranks: Ranks,
-        runtime: Runtime,
+        run: Run,
         init: Path | None = None,
     ) -> None:
-        self.config, self.encoders, self.runtime = config, encoders, runtime
-        self.device = ranks.device
+        self.config, self.encoders, self.run = config, encoders, run
         torch.manual_seed(config.seed)
-        self.aei = to_device(AEINet(config.model), self.device, runtime)
-        self.discriminator = to_device(
-            MultiScaleDiscriminator(config.discriminator), self.device, runtime
-        )
+        self.aei = to_device(AEINet(config.model), run.device, run.runtime)
+        discriminator = MultiScaleDiscriminator(config.discriminator)
+        self.discriminator = to_device(discriminator, run.device, run.runtime)
         self.ema = make_ema(self.aei)
         networks = {"aei": self.aei, "ema": self.ema, "discriminator": self.discriminator}
         if init is not None:
             start_from(init, "aei", networks)
-        synchronise_batch_norm(self.aei, ranks)
+        synchronise_batch_norm(self.aei, run.ranks)
         self.adam_g = make_adam(self.aei.parameters(), config.adam_g)
         self.adam_d = make_adam(self.discriminator.parameters(), config.adam_d)
         self.state: dict[str, Stateful] = {**networks, "adam_g": self.adam_g, "adam_d": self.adam_d}
-        compile_where_wanted(
-            self.device,
-            runtime,
-            self.aei.attributes_encoder,
-            self.aei.generator,
-            self.discriminator,
-        )
-        self.generator_loss = distribute(GeneratorLoss(self.aei), ranks)
-        self.discriminator_loss = distribute(DiscriminatorLoss(self.discriminator), ranks)
+        compiled = (self.aei.attributes_encoder, self.aei.generator, self.discriminator)
+        compile_where_wanted(run.device, run.runtime, *compiled)
+        self.generator_loss = distribute(GeneratorLoss(self.aei), run.ranks)
+        self.discriminator_loss = distribute(DiscriminatorLoss(self.discriminator), run.ranks)
 
     def step(self, position: int, parts: Sequence[Pairs]) -> dict[str, Tensor]:
         """Train generator and discriminator once; return the means of all terms."""
@@ -180,7 +171,7 @@ class AEITraining:
             view = RandomView.draw(rng, len(pairs.X_t)) if self.config.glance else None
             inputs.append((self.discriminator, encoder, judge, pairs, weights, view))
         self.discriminator.requires_grad_(False)
-        gradients = add_gradients(self.generator_loss, inputs, self.device, self.runtime)
+        gradients = add_gradients(self.generator_loss, inputs, self.run)
         self.discriminator.requires_grad_(True)
         return gradients
 
@@ -195,7 +186,7 @@ class AEITraining:
     ) -> dict[str, Tensor]:
         """Add the gradients of the discriminator's loss; return its terms."""
         inputs = [(pairs.X_t, Y) for pairs, Y in zip(parts, swaps, strict=True)]
-        return add_gradients(self.discriminator_loss, inputs, self.device, self.runtime)[0]
+        return add_gradients(self.discriminator_loss, inputs, self.run)[0]
 
     def update_discriminator(self) -> None:
         """Move the weights by Adam."""
@@ -244,7 +235,7 @@ def train(
                 f"{config.identity} makes z_id of {c_id} numbers, but the recipe's c_id is "
                 f"{config.model.c_id}; give --model.c-id {c_id}"
             )
-        training = AEITraining(config, encoders, run.ranks, run.runtime, init)
+        training = AEITraining(config, encoders, run, init)
         run.claim(what_makes(config, data, occluder_paths))
         # Pictures are occluded on the CPU.
         stored_on = torch.device("cpu") if config.occluded else run.device

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from faceshifter.config import AEITrainConfig, Runtime
+from faceshifter.config import AEITrainConfig, Intervals, Runtime
 from faceshifter.data.batches import Fetch, batches
 from faceshifter.data.pairs import Pairs, Population
 from faceshifter.data.shards import Crop, Faces
@@ -28,6 +28,7 @@ from faceshifter.train.aei import AEITraining
 from faceshifter.train.distributed import Ranks
 from faceshifter.train.loop import is_bf16, is_compiled
 from faceshifter.train.plan import plan_aei
+from faceshifter.train.run import Run
 
 NUM_FACES = 256
 """Random pictures that are trained on."""
@@ -69,8 +70,7 @@ def bench_training(preset: str, batch: int | None, steps: int, runtime: Runtime)
         runtime: What is switched on.
     """
     recipe = AEI_RECIPES[preset][1]
-    ranks = Ranks(choose_device(runtime.device))
-    device = ranks.device
+    device = choose_device(runtime.device)
     encoder = load_identity_encoder("distilled", recipe.model.geometry).to(device)
     config = replace(
         recipe,
@@ -82,7 +82,7 @@ def bench_training(preset: str, batch: int | None, steps: int, runtime: Runtime)
     )
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
-    training = AEITraining(config, [encoder], ranks, runtime)
+    training = AEITraining(config, [encoder], Run(Path(), Ranks(device), runtime, Intervals()))
     source = _random_batches(config, device, runtime)
 
     def run(positions: range) -> None:
@@ -182,10 +182,10 @@ def _shares(training: AEITraining, source: Iterator[list[Pairs]], steps: int) ->
     """Time the parts of a step one by one: together they are slower than the training."""
     times: dict[str, list[float]] = {}
     for position in range(steps):
-        laps = [_now(training.device)]
+        laps = [_now(training.run.device)]
 
         def lap(part: str, laps: list[float] = laps) -> None:
-            laps.append(_now(training.device))
+            laps.append(_now(training.run.device))
             times.setdefault(part, []).append(laps[-1] - laps[-2])
 
         parts = next(source)

@@ -25,7 +25,7 @@ from faceshifter.networks import load_aei, load_encoder_of
 from faceshifter.tensors import fingerprint, load_tensors, save_tensors
 from faceshifter.train.aei import NUM_SAMPLES, NUM_WATCHED
 from faceshifter.train.checkpoint import Stateful, start_from
-from faceshifter.train.distributed import Ranks, distribute, synchronise_batch_norm
+from faceshifter.train.distributed import distribute, synchronise_batch_norm
 from faceshifter.train.loop import (
     add_gradients,
     compile_where_wanted,
@@ -36,7 +36,7 @@ from faceshifter.train.loop import (
     to_device,
     update_ema,
 )
-from faceshifter.train.run import name_teachers, start_run
+from faceshifter.train.run import Run, name_teachers, start_run
 
 
 @torch.no_grad()
@@ -98,8 +98,7 @@ class HEARTraining:
         config: The recipe.
         aei: The first stage.
         encoders: First the one that makes z_id, then those that take turns with it as judges.
-        ranks: The processes that train together.
-        runtime: How to compute.
+        run: Its processes, and how to compute.
         init: A checkpoint of another run, or exported weights, to start the network from.
     """
 
@@ -108,30 +107,28 @@ class HEARTraining:
         config: HEARTrainConfig,
         aei: AEINet,
         encoders: Sequence[IdentityEncoder],
-        ranks: Ranks,
-        runtime: Runtime,
+        run: Run,
         init: Path | None = None,
     ) -> None:
-        self.config, self.encoders, self.runtime = config, encoders, runtime
-        self.device = ranks.device
-        self.aei = to_device(aei, self.device, runtime)
+        self.config, self.encoders, self.run = config, encoders, run
+        self.aei = to_device(aei, run.device, run.runtime)
         torch.manual_seed(config.seed)
-        self.hear = to_device(HEARNet(config.model), self.device, runtime)
+        self.hear = to_device(HEARNet(config.model), run.device, run.runtime)
         self.ema = make_ema(self.hear)
         networks = {"hear": self.hear, "ema": self.ema}
         if init is not None:
             start_from(init, "hear", networks)
-        synchronise_batch_norm(self.hear, ranks)
+        synchronise_batch_norm(self.hear, run.ranks)
         self.adam = make_adam(self.hear.parameters(), config.adam)
         self.state: dict[str, Stateful] = {**networks, "adam": self.adam}
-        compile_where_wanted(self.device, runtime, self.aei, self.hear)
-        self.loss = distribute(RefinementLoss(self.hear), ranks)
+        compile_where_wanted(run.device, run.runtime, self.aei, self.hear)
+        self.loss = distribute(RefinementLoss(self.hear), run.ranks)
 
     def step(self, position: int, parts: Sequence[Pairs]) -> dict[str, Tensor]:
         """Train once; return the means of all terms."""
         encoder, judge = self.encoders[0], self.encoders[position % len(self.encoders)]
         inputs = [(self.aei, encoder, judge, pairs, self.config) for pairs in parts]
-        terms, _ = add_gradients(self.loss, inputs, self.device, self.runtime)
+        terms, _ = add_gradients(self.loss, inputs, self.run)
         terms["grad"] = gradient_norm(self.hear)
         self.adam.step()
         self.adam.zero_grad()
@@ -181,7 +178,7 @@ def train(
         made_by = {"hear": asdict(config), "data": data.name, "aei": fingerprint(aei)}
         made_by["occluders"] = sorted(path.name for path in occluder_paths)
         run.claim(made_by)
-        training = HEARTraining(config, aei, [encoder, *teachers], run.ranks, run.runtime, init)
+        training = HEARTraining(config, aei, [encoder, *teachers], run, init)
         # On the CPU, where pictures are occluded.
         cpu = torch.device("cpu")
         faces = load_set(data, aei.config.image_size, cpu, run.runtime, run.ranks.world)

@@ -270,8 +270,8 @@ def train(
         config: The recipe.
         data: A folder that ``prepare`` wrote.
         folder: The run's; ``weights.safetensors`` in it is always the newest export.
-        teacher_specs: Encoders, as ``load_identity_encoder`` takes them; the student learns to say
-            what all of them say.
+        teacher_specs: Encoders, as ``load_identity_encoder`` takes them; the student learns what
+            all of them say.
         init: A checkpoint of another run, or exported weights, to start the student from.
         runtime: Where and how to compute.
         intervals: How often to report, to watch and to write checkpoints.

@@ -89,7 +89,7 @@ def _stop_requests() -> Iterator[list[int]]:
 
 
 def add_gradients(
-    loss: nn.Module, parts: Sequence[tuple[Any, ...]], device: torch.device, runtime: Runtime
+    loss: nn.Module, parts: Sequence[tuple[Any, ...]], run: Run
 ) -> tuple[dict[str, Tensor], list[Tensor]]:
     """Add the gradients of a step's loss, the mean over equal parts.
 
@@ -97,8 +97,7 @@ def add_gradients(
         loss: A module, distributed or not. It returns the loss of a part, its terms, and perhaps
             one tensor more.
         parts: Inputs of the loss for each part.
-        device: Where the networks are.
-        runtime: Says in which precision they compute.
+        run: Says in which precision to compute.
 
     Returns:
         Means of the terms, and the tensors beside them.
@@ -107,7 +106,7 @@ def add_gradients(
     others: list[Tensor] = []
     for number, part in enumerate(parts, 1):
         with without_exchange(loss, number < len(parts)):
-            with autocast(device, runtime):
+            with autocast(run.device, run.runtime):
                 value, terms, *other = loss(*part)
             (value / len(parts)).backward()
         others += other
