@@ -169,8 +169,8 @@ class IdentityTraining:
 
     Args:
         config: The recipe.
-        taught: The faces that are learned.
-        images: Those that they are made of.
+        dataset: The faces to learn from.
+        images: The faces that these are made of.
         run: Its processes, and how to compute.
         geometry: How the faces were cropped.
         init: A checkpoint of another run, or exported weights, to start the student from.
@@ -179,13 +179,13 @@ class IdentityTraining:
     def __init__(
         self,
         config: IdentityTrainConfig,
-        taught: DistillationSet,
+        dataset: DistillationSet,
         images: UInt8[Tensor, "m 3 s s"],
         run: Run,
         geometry: CropGeometry,
         init: Path | None = None,
     ) -> None:
-        self.config, self.taught, self.images, self.run = config, taught, images, run
+        self.config, self.dataset, self.images, self.run = config, dataset, images, run
 
         def as_encoder(network: DistilledResNet, name: str) -> IdentityEncoder:
             encoder = IdentityEncoder(network, DLIB_CROP, geometry, c_id=EMBEDDING_SIZE, name=name)
@@ -199,7 +199,7 @@ class IdentityTraining:
         if init is not None:
             start_from(init, "identity", {"identity": self.student, "ema": self.student})
         features, idx = self.features(self.encoder, NUM_FITTED)
-        self.student.fit_head(features, SCALE * taught.z_id[idx])
+        self.student.fit_head(features, SCALE * dataset.z_id[idx])
         self.ema = make_ema(self.student)
         self.average = as_encoder(self.ema, "average")
         self.adam = make_adam(self.student.parameters(), config.adam)
@@ -218,11 +218,11 @@ class IdentityTraining:
         """Return a network's features of so many samples, faces and blends, and which they are."""
         network = encoder.backbone
         assert isinstance(network, DistilledResNet)
-        last = len(self.taught) - 1
-        count = min(count, len(self.taught))
+        last = len(self.dataset) - 1
+        count = min(count, len(self.dataset))
         idx = torch.linspace(0, last, count, device=self.images.device).long()
         features = [
-            network.features(encoder.to_input(self.taught.faces(self.images, part)))
+            network.features(encoder.to_input(self.dataset.faces(self.images, part)))
             for part in idx.split(TEACHING_BATCH)
         ]
         return torch.cat(features), idx
@@ -234,12 +234,12 @@ class IdentityTraining:
         fall = (1 + math.cos(math.pi * position / config.steps)) / 2
         for group in self.adam.param_groups:
             group["lr"] = config.adam.lr * rise * fall
-        drawn = rng.integers(len(self.taught), size=config.batch // run.ranks.world)
+        drawn = rng.integers(len(self.dataset), size=config.batch // run.ranks.world)
         idx = torch.from_numpy(drawn).to(run.device)
-        X = self.encoder.to_input(degrade(self.taught.faces(self.images, idx), rng))
+        X = self.encoder.to_input(degrade(self.dataset.faces(self.images, idx), rng))
         X = X.contiguous(memory_format=torch.channels_last)
         with autocast(run.device, run.runtime):
-            loss = self.loss(X, self.taught.z_id[idx])
+            loss = self.loss(X, self.dataset.z_id[idx])
         loss.backward()
         gradient = nn.utils.clip_grad_norm_(self.student.parameters(), MAX_GRADIENT)
         self.adam.step()
@@ -290,13 +290,13 @@ def train(
         watched = to_range(images[:NUM_WATCHED])
         if len(images) > 2 * NUM_WATCHED:  # of a small set, faces that training sees
             images = images[NUM_WATCHED:]
-        taught = run.ranks.first_does(lambda: _load_or_teach(run, images, teachers, config))
-        training = IdentityTraining(config, taught.to(run.device), images, run, geometry, init)
+        dataset = run.ranks.first_does(lambda: _load_or_teach(run, images, teachers, config))
+        training = IdentityTraining(config, dataset.to(run.device), images, run, geometry, init)
         named_teachers = name_teachers(teacher_specs)
 
         @torch.no_grad()
         def watch() -> dict[str, float]:
-            z_id = taught.project(embed_teachers(teachers, watched))
+            z_id = dataset.project(embed_teachers(teachers, watched))
             return {"watch/cos_teachers": 1 - identity_loss(training.average(watched), z_id).item()}
 
         run_steps(

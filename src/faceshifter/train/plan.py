@@ -87,12 +87,13 @@ class TrainingCost:
 
 def plan_aei(config: AEITrainConfig, data: Path) -> TrainingCost:
     """Count what ``faceshifter.train.aei.train`` takes with a recipe."""
-    model = config.model
-    encoders = _Encoders((config.identity, *config.teachers), model.geometry, model.image_size, 1)
+    model, notes = config.model, list[str]()
+    size, specs = model.image_size, (config.identity, *config.teachers)
+    encoders, costs, kept = _count_encoders(specs, model.geometry, size, 1, notes)
     with torch.device("meta"):
         aei = AEINet(model)
         discriminator = MultiScaleDiscriminator(config.discriminator).requires_grad_(False)
-        X = torch.empty(LEAST_BATCH, 3, model.image_size, model.image_size)
+        X = torch.empty(LEAST_BATCH, 3, size, size)
         z_id = torch.empty(LEAST_BATCH, 1, model.c_id)
 
     def generator_step() -> None:  # it keeps more than the discriminator's, which follows it
@@ -100,17 +101,17 @@ def plan_aei(config: AEITrainConfig, data: Path) -> TrainingCost:
         aei.attributes_encoder(Y)
         discriminator(Y)
 
-    kept = kept_bytes(generator_step, aei, discriminator) // LEAST_BATCH + encoders.kept
+    kept += kept_bytes(generator_step, aei, discriminator) // LEAST_BATCH
     z_att = aei.attributes_encoder.eval()(X[:1])
     networks = [
         _count("attributes encoder", aei.attributes_encoder, (X[:1],), 2, 2),
         _count("generator", aei.generator, (z_att, z_id[:1]), 1, 1),
         _count("discriminator", discriminator, (X[:1],), 3, 2, 1),
-        *encoders.costs,
+        *costs,
     ]
     kept *= config.batch // config.accumulate
     trained = (aei, discriminator)
-    return _total(config, data, model.image_size, networks, trained, encoders, kept, 4)
+    return _total(config, data, size, networks, trained, encoders, kept, 4, notes)
 
 
 def plan_hear(
@@ -122,34 +123,34 @@ def plan_hear(
     """
     notes: list[str] = []
     model, spec = _first_stage(config, aei_weights, notes)
-    specs = (str(identity or spec), *config.teachers)
-    encoders = _Encoders(specs, model.geometry, model.image_size, 2, notes)
+    size, specs = model.image_size, (str(identity or spec), *config.teachers)
+    encoders, costs, kept = _count_encoders(specs, model.geometry, size, 2, notes)
     with torch.device("meta"):
         aei, hear = AEINet(model), HEARNet(config.model)
-        X = torch.empty(LEAST_BATCH, 3, model.image_size, model.image_size)
+        X = torch.empty(LEAST_BATCH, 3, size, size)
         z_id = torch.empty(1, 2, model.c_id)
-    kept = kept_bytes(lambda: hear(X, X), hear) // LEAST_BATCH + encoders.kept
+    kept += kept_bytes(lambda: hear(X, X), hear) // LEAST_BATCH
     networks = [
         _count("HEAR-Net", hear, (X[:1], X[:1]), 1, 1),
         _count("AEI-Net, m = 2", aei, (X[:1], z_id), 1),
-        *encoders.costs,
+        *costs,
     ]
     kept *= config.batch // config.accumulate
-    encoders.frozen.append(aei)
-    return _total(config, data, model.image_size, networks, (hear,), encoders, kept, 5)
+    return _total(config, data, size, networks, (hear,), [aei, *encoders], kept, 5, notes)
 
 
 def plan_identity(
     config: IdentityTrainConfig, data: Path, teacher_specs: Sequence[str]
 ) -> TrainingCost:
     """Count what ``faceshifter.train.identity.train`` takes with a recipe."""
-    teachers = _Encoders(teacher_specs, CropGeometry(), config.image_size, None)
+    size, notes = config.image_size, list[str]()
+    teachers, costs, _ = _count_encoders(teacher_specs, CropGeometry(), size, None, notes)
     with torch.device("meta"):
         student = DistilledResNet()
         X = torch.empty(LEAST_BATCH, 3, INPUT_SIZE, INPUT_SIZE)
     kept = config.batch * (kept_bytes(lambda: student(X), student) // LEAST_BATCH)
-    networks = [_count("student", student, (X[:1],), 1, 1), *teachers.costs]
-    return _total(config, data, config.image_size, networks, (student,), teachers, kept, 0)
+    networks = [_count("student", student, (X[:1],), 1, 1), *costs]
+    return _total(config, data, size, networks, (student,), teachers, kept, 0, notes)
 
 
 def kept_bytes(forward: Callable[[], Any], *modules: nn.Module) -> int:
@@ -185,45 +186,34 @@ def settings_of(value: Any, name: str = "") -> Iterator[tuple[str, Any]]:
         yield name, value
 
 
-class _Encoders:
-    """Frozen encoders of a training.
+def _count_encoders(
+    specs: Sequence[str], geometry: CropGeometry, size: int, num_z_id: int | None, notes: list[str]
+) -> tuple[list[nn.Module], list[NetworkCost], int]:
+    """Load and count frozen encoders, and note which cannot be loaded.
 
-    Args:
-        specs: The one that makes z_id, and those that take turns with it as judges.
-        geometry: How faces are cropped.
-        size: Side of the faces.
-        num_z_id: How many z_id a pair needs; None for teachers, which are run before the first
-            step.
-        notes: What has been noted; encoders that cannot be loaded are noted too.
+    The first one makes ``num_z_id`` z_id per pair, and all take turns as judges; with None they are
+    teachers, which are run before the first step. The last value is the most bytes that autograd
+    keeps of a face.
     """
-
-    def __init__(
-        self,
-        specs: Sequence[str],
-        geometry: CropGeometry,
-        size: int,
-        num_z_id: int | None,
-        notes: Sequence[str] = (),
-    ) -> None:
-        self.frozen: list[nn.Module] = []
-        self.costs: list[NetworkCost] = []
-        self.kept, self.notes = 0, list(notes)
-        turn = 1 / len(specs)  # each judges one step in so many
-        for idx, spec in enumerate(specs):
-            try:
-                encoder = load_identity_encoder(spec, geometry)
-            except FaceShifterError as error:
-                start = f"training cannot start yet, and {spec} is in none of the sums"
-                self.notes.append(f"{start}: {error}")
-                continue
-            self.frozen.append(encoder)
-            X = torch.zeros(1, 3, size, size, requires_grad=True)
-            if num_z_id is None:
-                self.costs.append(_count(spec, encoder, (X,), 0))
-                continue
+    encoders: list[nn.Module] = []
+    costs, kept = [], 0
+    turn = 1 / len(specs)  # each judges one step in so many
+    X = torch.zeros(1, 3, size, size, requires_grad=True)
+    for idx, spec in enumerate(specs):
+        try:
+            encoder = load_identity_encoder(spec, geometry)
+        except FaceShifterError as error:
+            start = f"training cannot start yet, and {spec} is in none of the sums"
+            notes.append(f"{start}: {error}")
+            continue
+        encoders.append(encoder)
+        if num_z_id is None:
+            costs.append(_count(spec, encoder, (X,), 0))
+        else:
             forwards = 2 * turn if idx else num_z_id + turn
-            self.costs.append(_count(spec, encoder, (X,), forwards, 0, turn))
-            self.kept = max(self.kept, kept_bytes(partial(encoder, X), encoder))
+            costs.append(_count(spec, encoder, (X,), forwards, 0, turn))
+            kept = max(kept, kept_bytes(partial(encoder, X), encoder))
+    return encoders, costs, kept
 
 
 def _count(name: str, network: nn.Module, inputs: tuple[Any, ...], *passes: float) -> NetworkCost:
@@ -240,19 +230,20 @@ def _total(
     size: int,
     networks: list[NetworkCost],
     trained: Sequence[nn.Module],
-    encoders: _Encoders,
+    frozen: Sequence[nn.Module],
     activations: int,
     rows: int,
+    notes: list[str],
 ) -> TrainingCost:
     """Add up memory and disk; of the trained networks the first is averaged and exported."""
     states = [list(module.state_dict().values()) for module in (*trained, trained[0])]
     parameters = [list(module.parameters()) for module in trained]
     moments = 2 * sum(map(_bytes, parameters))
-    frozen = [[*module.parameters(), *module.buffers()] for module in encoders.frozen]
+    held = [[*module.parameters(), *module.buffers()] for module in frozen]
     memory = {
         "weights that are trained": sum(map(_bytes, states[:-1])),
         "their average": _bytes(states[-1]),
-        "frozen networks": sum(map(_bytes, frozen)),
+        "frozen networks": sum(map(_bytes, held)),
         "gradients": max(map(_bytes, parameters)),  # those of one network at a time
         "Adam's moments": moments,
         "activations of a batch": activations,
@@ -261,7 +252,7 @@ def _total(
         count = len(read_lines(data / "index.jsonl", remedy=PREPARE_AGAIN))
         memory[f"{count} decoded faces"] = count * 3 * size**2
     else:
-        encoders.notes.append(f"{data} is not a prepared set yet; its faces are not in the memory")
+        notes.append(f"{data} is not a prepared set yet; its faces are not in the memory")
     snapshots = math.ceil(config.steps / Intervals().checkpoint)
     kept = min(KEPT + 1, snapshots)  # one more while it is written
     # Adam has two moments and a number of four bytes for each parameter.
@@ -276,7 +267,6 @@ def _total(
         sheet = rows * NUM_SAMPLES * 3 * size**2
         disk[f"pictures ({snapshots}, before compression)"] = snapshots * sheet
     settings = dict(settings_of(config))
-    notes = encoders.notes
     return TrainingCost(settings, config.steps, config.batch, networks, memory, disk, notes)
 
 
