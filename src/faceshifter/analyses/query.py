@@ -149,7 +149,7 @@ class Embedding:
         self.aei, self.exact = aei, exact
         self.device = next(aei.parameters()).device
         size = aei.config.image_size
-        channels = aei.attributes_encoder.z_att_channels[:-1]
+        channels = aei.config.z_att_channels[:-1]
         self.roots = [upsampling_root(2 ** (k + 1), size).float() for k in range(len(channels))]
         self.length = sum(c * len(root) ** 2 for c, root in zip(channels, self.roots, strict=True))
         self.roots = [root.to(self.device) for root in self.roots]
