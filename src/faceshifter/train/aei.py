@@ -83,7 +83,7 @@ def generator_loss(
         judged_s = z_id_s if judge is encoder else judge(pairs.X_s)
     z_att = aei.attributes_encoder(pairs.X_t)
     Y = aei.generator(z_att, z_id_s[:, None])[:, 0]
-    seen = Y.float() if view is None else view.of(Y.float())
+    seen = Y.float() if view is None else view.apply(Y.float())
     loss_id = identity_loss(judge(seen), judged_s)
     # z_att(X_t) is held: else both sides would move. docs/decisions.md#attributes-loss
     loss_att = attributes_loss(aei.attributes_encoder(Y), [z_att_k.detach() for z_att_k in z_att])
