@@ -46,7 +46,7 @@ def test_brightness_is_added_to_every_channel(images) -> None:
 def test_a_shift_moves_by_a_fiftieth_of_the_side() -> None:
     ramp = torch.arange(128, dtype=torch.uint8).expand(1, 3, 128, 128)
     moved = (augment(ramp, varied(RIGHT=1.0)) - to_range(ramp)) * 127.5  # pixels
-    torch.testing.assert_close(moved[..., 8:-8], torch.full((1, 3, 128, 112), 0.02 * 128))
+    assert (moved[..., 8:-8] - 0.02 * 128).abs().max() < 0.05
 
 
 def test_a_turn_is_undone_by_its_opposite_in_the_middle(images) -> None:

@@ -18,8 +18,9 @@ from torch import nn
 
 from faceshifter.config import AdamConfig, AEIWeights, CropGeometry, Intervals, Runtime
 from faceshifter.data.augment import RandomView
+from faceshifter.data.batches import RawPairs
 from faceshifter.data.hardest import load_errors, rank_errors
-from faceshifter.data.pairs import Population, RawPairs, draw_pairs
+from faceshifter.data.pairs import Population, draw_pairs
 from faceshifter.data.shards import load_faces
 from faceshifter.encoders.encoder import load_identity_encoder
 from faceshifter.errors import DataError, DeviceError, FaceShifterError, OutputError, TrainingError

@@ -7,12 +7,11 @@ from typing import Literal
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float, Float32, Int, UInt8
+from jaxtyping import Bool, Float, Float32, Int
 from torch import Tensor
 
-from faceshifter.data.augment import NUM_VARIATIONS, augment
+from faceshifter.data.augment import NUM_VARIATIONS
 from faceshifter.errors import DataError
-from faceshifter.networks import to_range
 
 HELD_OUT = (0.01, 64)
 """Share of the faces, and at most how many, that training never sees and the watchdog does."""
@@ -148,28 +147,3 @@ def draw_pairs(
         torch.from_numpy(np.array(column)) for column in zip(*drawn, strict=True)
     )
     return Draws(target, source, same, vary_t, vary_s, max(same.sum().item(), 1.0))
-
-
-@dataclass(frozen=True)
-class RawPairs:
-    """The pictures of drawn pairs, as a worker process hands them over."""
-
-    draws: Draws
-    sources: UInt8[Tensor, "b 3 s s"]
-    targets: UInt8[Tensor, "b 3 s s"]
-
-    def pin_memory(self) -> "RawPairs":
-        """Where a GPU can fetch them while it computes."""
-        return RawPairs(self.draws, self.sources.pin_memory(), self.targets.pin_memory())
-
-    def to_pairs(self, device: torch.device, augmented: bool) -> Pairs:
-        """On the device, varied as drawn where wanted."""
-        draws = self.draws
-        sources = self.sources.to(device, non_blocking=True)
-        targets = self.targets.to(device, non_blocking=True)
-        if augmented:
-            X_s = augment(sources, draws.vary_s.to(device))
-            X_t = augment(targets, draws.vary_t.to(device))
-        else:
-            X_s, X_t = to_range(sources), to_range(targets)
-        return Pairs(X_s, X_t, draws.same.to(device), draws.num_same)

@@ -156,7 +156,7 @@ def read_geometry(data: Path) -> CropGeometry:
         ) from None
 
 
-def read_crops(data: Path) -> list[Crop]:
+def read_index(data: Path) -> list[Crop]:
     """The index of a prepared set.
 
     Raises:
@@ -178,7 +178,7 @@ def open_faces(data: Path, size: int) -> StoredFaces:
     Raises:
         DataError: The set is missing, damaged or of fewer than two faces.
     """
-    crops = read_crops(data)
+    crops = read_index(data)
     places: dict[tuple[str, str], tuple[Path, int, int]] = {}
     for shard in sorted({crop.shard for crop in crops}):
         try:
@@ -209,7 +209,7 @@ def load_faces(data: Path, size: int, progress: bool = True) -> Faces:
     Raises:
         DataError: The set is missing, damaged or of fewer than two faces.
     """
-    geometry, crops = read_geometry(data), read_crops(data)
+    geometry, crops = read_geometry(data), read_index(data)
     images = torch.empty(len(crops), 3, size, size, dtype=torch.uint8)
     idx_of = {(crop.shard, crop.file): idx for idx, crop in enumerate(crops)}
 

@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 from faceshifter import __version__
 from faceshifter.config import HEARTrainConfig, Intervals, Runtime
-from faceshifter.data.batches import OccludedFetch, batches, load_set
+from faceshifter.data.batches import Fetch, batches, load_set
 from faceshifter.data.hardest import RankedFace, load_errors, rank_errors, select_hardest
 from faceshifter.data.occlusion import Occluders
 from faceshifter.data.pairs import Pairs, Population
@@ -244,10 +244,8 @@ def train(
         )
         population, held_out = Population.split([c.identity for c in faces.crops], config.seed)
         targets = np.flatnonzero(np.isin(population.faces, hardest))
-        fetch = OccludedFetch(
-            config, population, targets, faces, occluders, ranks.rank, ranks.world
-        )
-        seen = watched_pairs(fetch, held_out, ranks.device)
+        fetch = Fetch(config, population, targets, faces, occluders, ranks.rank, ranks.world)
+        seen = watched_pairs(fetch, faces, held_out, ranks.device)
         named_teachers = name_teachers(config.teachers)
 
         def snapshot(position: int) -> None:
@@ -278,10 +276,13 @@ def train(
 
 
 def watched_pairs(
-    fetch: OccludedFetch, held_out: Int[np.ndarray, " k"], device: torch.device
+    fetch: Fetch,
+    faces: Faces | StoredFaces,
+    held_out: Int[np.ndarray, " k"],
+    device: torch.device,
 ) -> Pairs:
     """Fixed occluded pairs of people that training never sees; of a small set, that it does."""
-    identities = [crop.identity for crop in fetch.faces.crops]
+    identities = [crop.identity for crop in faces.crops]
     people = np.unique(identities, return_inverse=True)[1]
     if len(np.unique(people[held_out])) > 1:
         population = Population(held_out, people[held_out])
@@ -290,7 +291,7 @@ def watched_pairs(
         population, targets = fetch.population, fetch.targets
     config = replace(fetch.config, seed=fetch.config.seed + 1)
     watched = replace(fetch, config=config, population=population, targets=targets)
-    raw = watched.occlude(watched.draw(0, NUM_WATCHED), 0)
+    raw = watched.read(watched.draw(0, NUM_WATCHED), faces, 0)
     return raw.to_pairs(device, augmented=False)
 
 
