@@ -16,7 +16,7 @@ from PIL import Image
 from faceshifter.config import CropGeometry
 from faceshifter.data.photos import PhotoFile
 from faceshifter.data.prepare import PrepareReport, prepare
-from faceshifter.data.shards import Crop, iter_shard, load_faces, read_geometry, write_shard
+from faceshifter.data.shards import Crop, load_faces, read_geometry, read_index, write_shard
 from faceshifter.errors import DataError, FaceShifterError, OutputError
 from faceshifter.files import read_lines, write_atomically, write_lines
 
@@ -24,10 +24,6 @@ SIZE = 96
 PHOTOS_A_SHARD = 3
 ORIENTATION = 0x0112  # EXIF's tag
 TURN_RIGHT = 6  # EXIF: shown upright after a quarter turn clockwise
-
-
-def read_index(out, name="index"):
-    return read_lines(out / f"{name}.jsonl", remedy="")
 
 
 @pytest.fixture(scope="module")
@@ -101,7 +97,9 @@ def test_the_report_counts_photos_crops_people_and_reasons(prepared) -> None:
 
 def test_every_photo_skipped_is_named_with_its_reason(prepared) -> None:
     out, _ = prepared
-    assert {line["photo"]: line["skipped"] for line in read_index(out, "skipped")} == {
+    assert {
+        line["photo"]: line["skipped"] for line in read_lines(out / "skipped.jsonl", remedy="")
+    } == {
         "cut.jpg": "unreadable",
         "note.jpg": "unreadable",
         "wall.png": "no face found",
@@ -110,7 +108,7 @@ def test_every_photo_skipped_is_named_with_its_reason(prepared) -> None:
 
 def test_identities_come_from_the_index_else_the_folder_else_the_photo_itself(prepared) -> None:
     out, _ = prepared
-    assert {line["photo"]: line["identity"] for line in read_index(out)} == {
+    assert {crop.photo: crop.identity for crop in read_index(out)} == {
         "alone.png": "alone.png",
         "listed.jpg": "eileen",
         "navy/grace/turned.JPG": "grace",
@@ -122,24 +120,21 @@ def test_identities_come_from_the_index_else_the_folder_else_the_photo_itself(pr
 
 def test_every_crop_of_the_index_is_in_its_shard_and_has_the_size(prepared) -> None:
     out, report = prepared
-    crops = [Crop(**line) for line in read_index(out)]
-    stored = {
-        (shard.name, name): jpeg for shard in out.glob("*.tar") for name, jpeg in iter_shard(shard)
-    }
+    crops, stored = read_index(out), set()
+    for shard in out.glob("*.tar"):
+        with tarfile.open(shard) as tar:
+            for member in tar:
+                stored.add((shard.name, member.name))
+                jpeg = np.frombuffer(tar.extractfile(member).read(), np.uint8)
+                assert cv2.imdecode(jpeg, cv2.IMREAD_COLOR).shape == (SIZE, SIZE, 3)
     assert len(crops) == report.num_crops
-    assert set(stored) == {(crop.shard, crop.file) for crop in crops}
-    for jpeg in stored.values():
-        assert cv2.imdecode(np.frombuffer(jpeg, np.uint8), cv2.IMREAD_COLOR).shape == (
-            SIZE,
-            SIZE,
-            3,
-        )
+    assert stored == {(crop.shard, crop.file) for crop in crops}
     assert len(list(out.glob("*.tar"))) == 3
 
 
 def test_the_eyes_lie_as_far_apart_as_in_the_photo(prepared) -> None:
     out, _ = prepared
-    found = {line["photo"]: line["eye_distance"] for line in read_index(out)}
+    found = {crop.photo: crop.eye_distance for crop in read_index(out)}
     assert found["navy/grace/upright.jpg"] == pytest.approx(82.5, rel=0.1)  # by hand
     assert found["alone.png"] == pytest.approx(44, rel=0.1)
 

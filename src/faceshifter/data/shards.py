@@ -87,9 +87,15 @@ class StoredFaces:
 
     def pictures(self, chosen: Int[Tensor, " b"]) -> UInt8[Tensor, "b 3 s s"]:
         """Read and decode some of the faces, RGB."""
-        return torch.stack([self._read(*self.locations[idx]) for idx in chosen.tolist()])
+        return torch.stack([self.picture(idx) for idx in chosen.tolist()])
 
-    def _read(self, shard: Path, offset: int, length: int) -> UInt8[Tensor, "3 s s"]:
+    def picture(self, idx: int) -> UInt8[Tensor, "3 s s"]:
+        """Read and decode one face, RGB.
+
+        Raises:
+            DataError: Its shard cannot be read or is damaged.
+        """
+        shard, offset, length = self.locations[idx]
         with _reading(shard), shard.open("rb") as file:
             file.seek(offset)
             jpeg = file.read(length)
@@ -105,26 +111,6 @@ def write_shard(path: Path, jpegs: Iterable[tuple[str, bytes]]) -> None:
             info.size = len(jpeg)
             tar.addfile(info, io.BytesIO(jpeg))
     write_atomically(path, buffer.getvalue())
-
-
-def iter_shard(path: Path) -> Iterator[tuple[str, bytes]]:
-    """Yield names and contents of a shard's files, in order."""
-    with _reading(path), tarfile.open(path, "r:") as tar:
-        for member in tar:
-            file = tar.extractfile(member)
-            if file is not None:
-                yield member.name, file.read()
-
-
-def read_jpegs(data: Path, shard: str, files: Collection[str]) -> dict[str, bytes]:
-    """Read some files of one shard, by name.
-
-    Raises:
-        DataError: The shard is missing or damaged, or lacks one of them.
-    """
-    jpegs = {name: jpeg for name, jpeg in iter_shard(data / shard) if name in files}
-    refuse_lacking(data, [shard] if len(jpegs) < len(files) else [])
-    return jpegs
 
 
 def decode_crop(jpeg: bytes, size: int, shard: Path) -> UInt8[Tensor, "3 s s"]:
@@ -227,26 +213,17 @@ def load_faces(data: Path, size: int, progress: bool = True) -> Faces:
     Raises:
         DataError: The set is missing, damaged or of fewer than two faces.
     """
-    geometry, crops = read_geometry(data), read_index(data)
-    images = torch.empty(len(crops), 3, size, size, dtype=torch.uint8)
-    idx_of = {(crop.shard, crop.file): idx for idx, crop in enumerate(crops)}
+    geometry, stored = read_geometry(data), open_faces(data, size)
+    images = torch.empty(len(stored.crops), 3, size, size, dtype=torch.uint8)
 
-    def decode(item: tuple[int, bytes]) -> int:
-        idx, jpeg = item
-        images[idx] = decode_crop(jpeg, size, data / crops[idx].shard)
-        return idx
+    def decode(idx: int) -> None:
+        images[idx] = stored.picture(idx)
 
-    stored = (
-        (idx_of[shard, name], jpeg)
-        for shard in sorted({crop.shard for crop in crops})
-        for name, jpeg in iter_shard(data / shard)
-        if (shard, name) in idx_of
-    )
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        bar = tqdm(stored, f"reading {data.name}", len(crops), disable=not progress)
-        decoded = set(pool.map(decode, bar))
-    refuse_lacking(data, [crop.shard for idx, crop in enumerate(crops) if idx not in decoded])
-    return Faces(images, crops, geometry)
+        decoded = pool.map(decode, range(len(images)))
+        for _ in tqdm(decoded, f"reading {data.name}", len(images), disable=not progress):
+            pass
+    return Faces(images, stored.crops, geometry)
 
 
 def refuse_lacking(data: Path, shards: Collection[str]) -> None:
