@@ -181,6 +181,11 @@ class SwapNetworks:
         return self._aei.config.integration == "aad"
 
     @property
+    def num_parameters(self) -> int:
+        """Trainable numbers of AEI-Net."""
+        return sum(parameter.numel() for parameter in self._aei.parameters())
+
+    @property
     def runtime(self) -> str:
         """What computes, and its version."""
         return f"torch {torch.__version__} on {self._device}"

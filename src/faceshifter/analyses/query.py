@@ -10,9 +10,10 @@ import hashlib
 import math
 import zlib
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Literal, Self
 
 import cv2
 import numpy as np
@@ -25,7 +26,6 @@ from faceshifter.data.shards import read_geometry, read_index, refuse_lacking
 from faceshifter.errors import DataError, DependencyError, ImageError, NoFaceError
 from faceshifter.face.detect import FaceDetector, crop_largest
 from faceshifter.files import claim
-from faceshifter.images import Pixels
 from faceshifter.networks import Crop, SwapNetworks, batches
 from faceshifter.tensors import load_tensors, save_tensors
 
@@ -55,28 +55,23 @@ class Gallery:
     detector: FaceDetector
     geometry: CropGeometry
     size: int
+    """Side of the crops in pixels."""
 
     @classmethod
     def open(cls, path: Path, detector: FaceDetector, geometry: CropGeometry, size: int) -> Self:
         """List the faces of a prepared set, a folder of photos and tars, or a tar.
-
-        Args:
-            path: Which.
-            detector: Finds faces in photos.
-            geometry: Where the landmarks lie in the crops.
-            size: Side of the crops in pixels.
 
         Raises:
             DataError: There are none, or they were prepared with another geometry.
         """
         files = list(find_photos(path))
         prepared = (path / "prepared.json").is_file()
+        if prepared and read_geometry(path) != geometry:
+            raise DataError(
+                f"{path} was prepared with another crop geometry than these weights have; give the "
+                "photos themselves"
+            )
         if prepared:
-            if read_geometry(path) != geometry:
-                raise DataError(
-                    f"{path} was prepared with another crop geometry than these weights have; give "
-                    "the photos themselves"
-                )
             stored = {file.name: file for file in files}
             crops = [(crop, f"{crop.shard}/{crop.file}") for crop in read_index(path)]
             refuse_lacking(path, [crop.shard for crop, name in crops if name not in stored])
@@ -95,15 +90,7 @@ class Gallery:
         if self.prepared:
             shape = (self.size, self.size)
             return cv2.resize(file.pixels(), shape, interpolation=cv2.INTER_AREA)
-        return self.crop_photo(file.pixels(), file.name)
-
-    def crop_photo(self, pixels: Pixels, name: str) -> UInt8[np.ndarray, "s s 3"]:
-        """Return the crop of a photo's largest face; ``name`` is for messages.
-
-        Raises:
-            NoFaceError: The photo has no face.
-        """
-        return crop_largest(pixels, self.detector, self.geometry, self.size, name)[0]
+        return crop_largest(file.pixels(), self.detector, self.geometry, self.size, file.name)[0]
 
     def digest(self) -> str:
         """Return hex digits that change with any file's name, place or length."""
@@ -128,12 +115,7 @@ class Embedding:
     """Pictures to vectors with the inner products of the paper's v, exactly or sketched."""
 
     def __init__(self, networks: SwapNetworks, sketch_size: int | None = None) -> None:
-        """Prepare for networks.
-
-        Args:
-            networks: Their attributes encoder is used.
-            sketch_size: How many numbers a vector keeps; None: all that are needed.
-        """
+        """Prepare the attributes encoder of networks; with a sketch size, vectors are sketched."""
         self.networks, self.sketch_size = networks, sketch_size
         size = networks.image_size
         maps = networks.attributes([np.zeros((size, size, 3), np.uint8)])[:-1]
@@ -170,7 +152,7 @@ class Embedding:
 
 
 class Index:
-    """A gallery's vectors on disk, and their PCA; made once, then queried as often as you like.
+    """A gallery's vectors on disk, and their PCA; made once, then queried any number of times.
 
     INDEX/index.json               what it is of; another gallery or network is refused
     INDEX/part-00000.safetensors   vectors of up to PART faces
@@ -190,30 +172,24 @@ class Index:
         fit_faces: int = FIT_FACES,
         part_size: int = PART,
     ) -> None:
-        """Begin or resume an index.
-
-        Args:
-            folder: Where to keep it.
-            gallery: The faces to search.
-            networks: Their attributes encoder is used.
-            method: Whether to sketch the vectors; ``auto`` does so above ``exact_bytes``.
-            num_components: Dimensions that PCA leaves.
-            exact_bytes: Most memory for exact vectors.
-            sketch_size: Numbers of a sketched vector.
-            fit_faces: Faces of a sketched gallery that PCA is fitted on.
-            part_size: Faces a file.
+        """Begin or resume an index; the keywords are explained by their defaults.
 
         Raises:
             OutputError: The folder holds an index of something else or cannot be written.
         """
         self.folder, self.gallery = folder, gallery
-        self.num_components, self.fit_faces, self.part_size = num_components, fit_faces, part_size
+        self.num_components, self.fit_faces = num_components, fit_faces
         self.embedding = Embedding(networks)
         self.is_exact = method == "exact" or (
             method == "auto" and 4 * self.embedding.length * len(gallery.files) <= exact_bytes
         )
         if not self.is_exact:
             self.embedding = Embedding(networks, sketch_size)
+        numbers = range(len(gallery.files))
+        self.parts = {
+            folder / f"part-{idx:05d}.safetensors": numbers[start : start + part_size]
+            for idx, start in enumerate(numbers[::part_size])
+        }
         config = {
             "aei": networks.fingerprints["aei"],
             "gallery": gallery.digest(),
@@ -230,24 +206,27 @@ class Index:
         """
         if (self.folder / "pca.safetensors").exists():
             return
-        PCA = _import_pca()
-        total = len(self.gallery.files)
-        with tqdm(total=total, unit="face") as bar:
-            for path, start in self._part_starts():
-                numbers = range(start, min(start + self.part_size, total))
+        try:
+            from sklearn.decomposition import PCA
+        except ImportError:
+            raise DependencyError(
+                "queries need scikit-learn; pip install 'faceshifter[evaluate]'"
+            ) from None
+        with tqdm(total=len(self.gallery.files), unit="face") as bar:
+            for path, numbers in self.parts.items():
                 if not path.exists():
-                    self._embed_part(path, numbers)
+                    self._embed_part(path, self.gallery.files[numbers.start : numbers.stop])
                 bar.update(len(numbers))
-        found = np.concatenate([indices for _, indices in self._parts()])
-        if len(found) < 2:
+        indices = np.concatenate([indices for _, indices in self._read_parts()])
+        if len(indices) < 2:
             raise DataError("the gallery has fewer than two faces; give a larger one")
-        vectors = self._vectors_to_fit(len(found))
+        vectors = self._vectors_to_fit(len(indices))
         # n centred vectors span n - 1 dimensions at most.
         pca = PCA(min(self.num_components, len(vectors) - 1), svd_solver="full").fit(vectors)
         kept = pca.explained_variance_ > MIN_VARIANCE * pca.explained_variance_[0]
         mean, axes = pca.mean_, pca.components_[kept].T
-        scores = np.concatenate([(vectors - mean) @ axes for vectors, _ in self._parts()])
-        tensors = {"mean": mean, "axes": axes, "scores": scores, "indices": found}
+        scores = np.concatenate([(vectors - mean) @ axes for vectors, _ in self._read_parts()])
+        tensors = {"mean": mean, "axes": axes, "scores": scores, "indices": indices}
         explained = float(pca.explained_variance_ratio_[kept].sum())
         save_tensors(self.folder / "pca.safetensors", tensors, {"explained": explained})
 
@@ -261,11 +240,9 @@ class Index:
             index was made.
         """
         tensors, info = load_tensors(self.folder / "pca.safetensors")
-        mean, axes, scores, indices = (
-            tensors[name] for name in ("mean", "axes", "scores", "indices")
-        )
+        axes, scores, indices = (tensors[name] for name in ("axes", "scores", "indices"))
         results = []
-        for coordinates in (self.embedding(crops) - mean) @ axes:
+        for coordinates in (self.embedding(crops) - tensors["mean"]) @ axes:
             distances = np.linalg.norm(scores - coordinates, axis=1)
             order = np.argsort(distances, kind="stable")[:nearest]
             results.append(
@@ -279,47 +256,29 @@ class Index:
             "explained_variance": info["explained"],
         }
 
-    def _part_starts(self) -> Iterator[tuple[Path, int]]:
-        """Yield each file of the index and the number of its first face."""
-        for idx, start in enumerate(range(0, len(self.gallery.files), self.part_size)):
-            yield self.folder / f"part-{idx:05d}.safetensors", start
-
-    def _parts(self) -> Iterator[tuple[Float[np.ndarray, "n d"], Int[np.ndarray, " n"]]]:
-        """Yield vectors and numbers of their files, a part at a time."""
-        for path, _ in self._part_starts():
-            tensors, _ = load_tensors(path)
-            yield tensors["vectors"], tensors["indices"]
-
-    def _embed_part(self, path: Path, numbers: range) -> None:
+    def _embed_part(self, path: Path, files: Sequence[PhotoFile]) -> None:
         """Write the vectors of some files; those without a face are left out."""
         crops, indices = [], []
-        for number in numbers:
-            try:
-                crops.append(self.gallery.crop(self.gallery.files[number]))
-            except (ImageError, NoFaceError):
-                continue
-            indices.append(number)
+        for number, file in enumerate(files, self.parts[path].start):
+            with suppress(ImageError, NoFaceError):
+                crops.append(self.gallery.crop(file))
+                indices.append(number)
         tensors = {"vectors": self.embedding(crops), "indices": np.array(indices, np.int64)}
         save_tensors(path, tensors, {})
+
+    def _read_parts(self) -> Iterator[tuple[Float[np.ndarray, "n d"], Int[np.ndarray, " n"]]]:
+        """Yield vectors and numbers of their files, a part at a time."""
+        for path in self.parts:
+            tensors, _ = load_tensors(path)
+            yield tensors["vectors"], tensors["indices"]
 
     def _vectors_to_fit(self, num_faces: int) -> Float[np.ndarray, "n d"]:
         """Return every face's vector, or ``fit_faces`` of a sketched gallery that has more."""
         wanted = np.ones(num_faces, bool)
         if not self.is_exact and num_faces > self.fit_faces:
-            wanted[:] = False
-            wanted[np.random.default_rng(0).permutation(num_faces)[: self.fit_faces]] = True
+            wanted[np.random.default_rng(0).permutation(num_faces)[self.fit_faces :]] = False
         rows, start = [], 0
-        for vectors, _ in self._parts():
+        for vectors, _ in self._read_parts():
             rows.append(vectors[wanted[start : start + len(vectors)]])
             start += len(vectors)
         return np.concatenate(rows)
-
-
-def _import_pca() -> Any:
-    try:
-        from sklearn.decomposition import PCA
-    except ImportError:
-        raise DependencyError(
-            "queries need scikit-learn; pip install 'faceshifter[evaluate]'"
-        ) from None
-    return PCA

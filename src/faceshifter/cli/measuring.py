@@ -251,7 +251,7 @@ def query(
     from json import dumps
 
     from faceshifter.analyses.query import Gallery, Index
-    from faceshifter.face.detect import load_detector
+    from faceshifter.face.detect import crop_largest, load_detector
     from faceshifter.files import write_atomically
     from faceshifter.images import Photo, load_photo, save_photo
     from faceshifter.marks.xmp import WORKING
@@ -259,8 +259,12 @@ def query(
     from faceshifter.sheets import Cell, draw_sheet
 
     networks = SwapNetworks.load(weights, hear=False, identity=identity, device=device)
-    faces = Gallery.open(gallery, load_detector(yunet), networks.geometry, networks.image_size)
-    crops = [faces.crop_photo(load_photo(path).pixels, str(path)) for path in photos]
+    detector, size = load_detector(yunet), networks.image_size
+    faces = Gallery.open(gallery, detector, networks.geometry, size)
+    crops = [
+        crop_largest(load_photo(path).pixels, detector, networks.geometry, size, path)[0]
+        for path in photos
+    ]
     made = Index(index, faces, networks, method)
     made.build()
     results, about = made.query(crops, nearest)
@@ -275,7 +279,7 @@ def query(
         ]
         for crop, found in zip(crops, results, strict=True)
     ]
-    save_photo(out, Photo(draw_sheet(rows, networks.image_size)), WORKING)
+    save_photo(out, Photo(draw_sheet(rows, size)), WORKING)
     queries = [
         {
             "query": str(path),
