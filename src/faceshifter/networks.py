@@ -182,7 +182,7 @@ class SwapNetworks:
 
     @property
     def num_parameters(self) -> int:
-        """Trainable numbers of AEI-Net."""
+        """Weights of AEI-Net."""
         return sum(parameter.numel() for parameter in self._aei.parameters())
 
     @property

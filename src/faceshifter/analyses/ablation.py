@@ -157,15 +157,9 @@ def _measure(
     ]
     save_photo(folder / "ablation.png", Photo(draw_sheet(rows, max(size, MIN_SIDE))), WORKING)
     write_atomically(folder / "ablation.md", f"{markdown(result)}\n".encode())
-    saved = {
-        "version": __version__,
-        "data": data.name,
-        "pairs": NUM_WATCHED,
-        "held_out": result.held_out,
-        "recipe": asdict(config),
-        "methods": figures,
-    }
-    write_json(folder / "ablation.json", saved)
+    about = {"version": __version__, "data": data.name, "pairs": NUM_WATCHED}
+    about |= {"held_out": result.held_out, "recipe": asdict(config), "methods": figures}
+    write_json(folder / "ablation.json", about)
     return result
 
 

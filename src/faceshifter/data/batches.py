@@ -179,14 +179,9 @@ def occlude_some(
 def batches(
     fetch: Fetch, faces: Faces | StoredFaces, start: int, device: torch.device, runtime: Runtime
 ) -> Iterator[list[Pairs]]:
-    """Yield the parts of each step from ``start`` on, on the device.
+    """Yield the parts of each step from ``start`` on, on the device where the step runs.
 
-    Args:
-        fetch: Prepares the steps, in worker processes where there are any.
-        faces: Where to read the pictures that ``fetch`` does not read.
-        start: First step.
-        device: Where the step runs.
-        runtime: How many workers.
+    Workers do what ``fetch`` does; pictures that it leaves unread are taken from ``faces`` here.
     """
     workers = runtime.workers
     if workers is None:

@@ -16,7 +16,7 @@ from faceshifter.config import CropGeometry
 from faceshifter.data.photos import PREPARE_AGAIN, PhotoFile, find_photos
 from faceshifter.data.shards import Crop, write_shard
 from faceshifter.errors import DataError, ImageError, NoFaceError
-from faceshifter.face.detect import FaceDetector, crop_largest, load_detector
+from faceshifter.face.detect import crop_largest, load_detector
 from faceshifter.files import claim, read_lines, write_lines
 from faceshifter.media import PHOTO_SUFFIXES
 
@@ -44,12 +44,8 @@ class ShardTask:
 
     @property
     def lines_path(self) -> Path:
-        """The file of the shard's lines, written after it."""
+        """File of the shard's lines, whose presence means that both are whole."""
         return self.out / Path(self.shard).with_suffix(".jsonl")
-
-    def is_done(self) -> bool:
-        """Whether the shard and its lines are there."""
-        return self.lines_path.exists() and (self.out / self.shard).exists()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -114,7 +110,7 @@ def prepare(
         )
         for idx, start in enumerate(range(0, len(files), shard_size))
     ]
-    left = [task for task in tasks if not task.is_done()]
+    left = [t for t in tasks if not (t.lines_path.exists() and (out / t.shard).exists())]
     done = len(files) - sum(len(task.photos) for task in left)
     with tqdm(total=len(files), initial=done, unit="photo") as bar:
         for num_photos in _prepare_shards(left, workers):
@@ -131,23 +127,26 @@ def _prepare_shards(tasks: list[ShardTask], workers: int) -> Iterator[int]:
 
 
 def _prepare_shard(task: ShardTask) -> int:
-    """Write one shard and then its lines, whose presence means that both are whole."""
+    """Write one shard and then its lines; returns how many photos it was made from."""
     cv2.setNumThreads(1)
     detector = load_detector(task.yunet)
     lines: list[dict[str, object]] = []
     jpegs = []
     for idx, photo in enumerate(task.photos):
+        skipped = None
         try:
-            image, eye_distance = _align(photo, detector, task)
+            pixels = photo.pixels()
+            image, matrix = crop_largest(pixels, detector, task.geometry, task.size, photo.name)
+            scale = np.hypot(matrix[0, 0], matrix[1, 0])
+            eye_distance = float(task.geometry.eye_distance * task.size / scale)
+            if eye_distance < MIN_EYE_DISTANCE:
+                skipped = f"eyes less than {MIN_EYE_DISTANCE:.0f} pixels apart"
         except ImageError:
-            lines.append({"photo": photo.name, "skipped": "unreadable"})
-            continue
+            skipped = "unreadable"
         except NoFaceError:
-            lines.append({"photo": photo.name, "skipped": "no face found"})
-            continue
-        if eye_distance < MIN_EYE_DISTANCE:
-            reason = f"eyes less than {MIN_EYE_DISTANCE:.0f} pixels apart"
-            lines.append({"photo": photo.name, "skipped": reason})
+            skipped = "no face found"
+        if skipped:
+            lines.append({"photo": photo.name, "skipped": skipped})
             continue
         crop = Crop(
             shard=task.shard,
@@ -163,15 +162,6 @@ def _prepare_shard(task: ShardTask) -> int:
     write_shard(task.out / task.shard, jpegs)
     write_lines(task.lines_path, lines)
     return len(task.photos)
-
-
-def _align(
-    photo: PhotoFile, detector: FaceDetector, task: ShardTask
-) -> tuple[UInt8[np.ndarray, "s s 3"], float]:
-    """Return the crop of the largest face, and the distance of its eyes in the photo."""
-    crop, matrix = crop_largest(photo.pixels(), detector, task.geometry, task.size, photo.name)
-    scale = np.hypot(matrix[0, 0], matrix[1, 0])
-    return crop, float(task.geometry.eye_distance * task.size / scale)
 
 
 def _sharpness(image: UInt8[np.ndarray, "s s 3"]) -> float:

@@ -227,11 +227,7 @@ def load_faces(data: Path, size: int, progress: bool = True) -> Faces:
 
 
 def refuse_lacking(data: Path, shards: Collection[str]) -> None:
-    """Refuse a prepared set in which some shards lack faces of the index.
-
-    Raises:
-        DataError: There are such shards; the message names them.
-    """
+    """Refuse a prepared set in which shards, named here, lack faces of the index."""
     if shards:
         raise DataError(
             f"{data} lacks faces of {', '.join(sorted(set(shards)))}; delete that and run "
