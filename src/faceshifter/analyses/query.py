@@ -26,7 +26,7 @@ from faceshifter.data.shards import read_geometry, read_index, refuse_lacking
 from faceshifter.errors import DataError, DependencyError, ImageError, NoFaceError
 from faceshifter.face.detect import FaceDetector, crop_largest
 from faceshifter.files import claim
-from faceshifter.networks import Crop, SwapNetworks, batches
+from faceshifter.networks import Crop, SwapNetworks, batch_slices
 from faceshifter.tensors import load_tensors, save_tensors
 
 NUM_COMPONENTS = 512
@@ -132,7 +132,7 @@ class Embedding:
     def __call__(self, crops: Sequence[Crop]) -> Float32[np.ndarray, "b d"]:
         """Return vectors of aligned RGB crops."""
         vectors = [np.zeros((0, self.length), np.float32)]
-        for part in batches(len(crops), self.networks.most_at_once):
+        for part in batch_slices(len(crops), self.networks.most_at_once):
             # The last map is the one before it, upsampled: in v that one simply stands twice.
             z_att = self.networks.attributes(crops[part])[:-1]
             z_att[-1] = np.float32(math.sqrt(2)) * z_att[-1]

@@ -77,7 +77,7 @@ def rank_errors(
 ) -> list[RankedFace]:
     """Compute the heuristic error of every face of a prepared set; the same call resumes.
 
-    The set is read a shard at a time and may be larger than the memory.
+    The set is read a batch at a time and may be larger than the memory.
 
     Args:
         data: A folder that ``prepare`` wrote.
@@ -85,8 +85,8 @@ def rank_errors(
         encoder: Its identity encoder, there too.
         folder: Where to keep the errors.
         ranked: How many faces, drawn at random; None: all.
-        seed: Of that draw.
-        batch_size: Faces computed at once; a folder keeps the one it was begun with.
+        seed: That draw's.
+        batch_size: Faces computed and written at once; the same whenever the folder is resumed.
 
     Raises:
         DataError: The set does not fit or is damaged, or the folder has files of something else.
