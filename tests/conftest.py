@@ -5,6 +5,7 @@ import os
 import shutil
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack
+from copy import deepcopy
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     from PIL import Image
 
     from faceshifter.config import AEIConfig
+    from faceshifter.encoders.distilled import DistilledResNet
     from faceshifter.encoders.encoder import IdentityCrop
 
 GOLDEN = Path(__file__).parent / "golden"
@@ -160,6 +162,27 @@ def smoke_weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
     info["aei"] = fingerprint(aei)
     export_weights(folder / "hear.safetensors", hear, info)
     return folder
+
+
+@pytest.fixture(scope="session")
+def compressed_dlib() -> "DistilledResNet":
+    """The untrained student of an identity training: reading and compressing dlib takes seconds."""
+    from faceshifter.downloads import dlib_file
+    from faceshifter.encoders.distilled import DistilledResNet
+    from faceshifter.encoders.dlib_net import FILE, load_dlib_resnet
+
+    return DistilledResNet.from_dlib(load_dlib_resnet(dlib_file(FILE)))
+
+
+@pytest.fixture(scope="module")
+def fast_students(compressed_dlib: "DistilledResNet") -> Iterator[None]:
+    """Let each identity training of a module begin with a copy of that network."""
+    from faceshifter.train import identity
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(identity, "load_dlib_resnet", lambda _: None)
+        patch.setattr(identity.DistilledResNet, "from_dlib", lambda _: deepcopy(compressed_dlib))
+        yield
 
 
 @pytest.fixture

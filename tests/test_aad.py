@@ -1,16 +1,19 @@
 """Eq. (2)-(5) and the AAD ResBlk against references of one channel and one pixel at a time."""
 
 import math
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import pytest
 import torch
 from jaxtyping import Float, TypeCheckError
 from torch import Tensor, nn
 
-from faceshifter.models.aad import AADLayer, AADResBlock, Integration
+from faceshifter.config import AEIConfig
+from faceshifter.models.aad import AADLayer, AADResBlock
 
 C_H, C_ATT, C_ID, SIZE = 3, 4, 5, 4
+LEVEL, COARSE = 1, {"level": 3, "attributes": "compressed"}
+"""A level with attributes of its own, and one that uses those of the level below."""
 CLOSED, OPEN = -1e3, 1e3
 """Biases that make M exactly 0 and exactly 1."""
 
@@ -98,9 +101,20 @@ def reference(
     return Parts(h_bar, A, I, M)
 
 
-def make_layer(att_kernel: int, integration: Integration = "aad", att_scale: int = 1) -> AADLayer:
+def make_config(c_out: int = C_H, **changes: Any) -> AEIConfig:
+    """A network of four levels, all with ``C_H`` channels but for what ``LEVEL`` puts out."""
+    return AEIConfig(
+        image_size=16,
+        encoder_channels=(C_ATT // 2, C_ATT // 2, C_ATT),
+        generator_channels=(C_H, C_H, c_out, C_H),
+        c_id=C_ID,
+        **changes,
+    )
+
+
+def make_layer(att_kernel: int, level: int = LEVEL, **changes: Any) -> AADLayer:
     """A layer whose every weight and bias is random, in float64."""
-    layer = AADLayer(C_H, C_ATT, C_ID, att_kernel, integration, att_scale).double()
+    layer = AADLayer(make_config(att_kernel=att_kernel, **changes), level).double()
     for parameter in layer.parameters():
         nn.init.normal_(parameter)
     return layer
@@ -156,7 +170,7 @@ def test_eq_5_blends_both_by_one_mask_for_all_channels(att_kernel: int, m: int) 
 @both_kernels
 @pytest.mark.parametrize("m", [1, 2])
 def test_add_is_the_sum_of_both_activations(att_kernel: int, m: int) -> None:
-    layer, inputs = make_layer(att_kernel, "add"), make_inputs(m=m)
+    layer, inputs = make_layer(att_kernel, integration="add"), make_inputs(m=m)
     _, A, I, _ = reference(layer, *inputs)
     torch.testing.assert_close(layer(*inputs), A + I)
 
@@ -164,7 +178,7 @@ def test_add_is_the_sum_of_both_activations(att_kernel: int, m: int) -> None:
 @both_kernels
 @pytest.mark.parametrize("m", [1, 2])
 def test_cat_mixes_the_channels_of_both_activations_pixel_by_pixel(att_kernel: int, m: int) -> None:
-    layer, inputs = make_layer(att_kernel, "cat"), make_inputs(m=m)
+    layer, inputs = make_layer(att_kernel, integration="cat"), make_inputs(m=m)
     _, A, I, _ = reference(layer, *inputs)
     both = torch.cat([A, I], dim=1)
     assert layer.from_cat.kernel_size == (1, 1)
@@ -175,14 +189,14 @@ def test_cat_mixes_the_channels_of_both_activations_pixel_by_pixel(att_kernel: i
 @both_kernels
 @pytest.mark.parametrize("m", [1, 2])
 def test_coarse_attributes_are_resized_after_their_convolution(att_kernel: int, m: int) -> None:
-    layer, (h_in, z_att, z_id) = make_layer(att_kernel, att_scale=2), make_inputs(m=m)
+    layer, (h_in, z_att, z_id) = make_layer(att_kernel, **COARSE), make_inputs(m=m)
     inputs = (h_in, z_att[..., :2, :2], z_id)
     _, A, I, M = reference(layer, *inputs)
     torch.testing.assert_close(layer(*inputs), (1 - M) * A + M * I)
 
 
 def test_with_1x1_convolutions_that_is_the_same_as_resizing_the_attributes() -> None:
-    coarse, fine = make_layer(1, att_scale=2), make_layer(1)
+    coarse, fine = make_layer(1, **COARSE), make_layer(1)
     fine.load_state_dict(coarse.state_dict())
     h_in, z_att, z_id = make_inputs()
     z_att = z_att[..., :2, :2]
@@ -207,7 +221,7 @@ def test_a_mask_of_zero_ignores_the_identity(att_kernel: int) -> None:
 
 
 def test_an_untrained_layer_scales_by_one_and_shifts_by_zero_on_average() -> None:
-    layer = AADLayer(C_H, C_ATT, C_ID, 3)
+    layer = AADLayer(make_config(), LEVEL)
     for modulation in (layer.to_gamma_beta_att, layer.to_gamma_beta_id):
         assert modulation.bias is not None
         assert modulation.bias.tolist() == [1.0] * C_H + [0.0] * C_H
@@ -223,7 +237,7 @@ def test_in_evaluation_a_face_does_not_depend_on_the_others_of_its_batch() -> No
 
 def test_what_is_beyond_the_limit_in_h_bar_is_cut_off() -> None:
     free, (h_in, z_att, z_id) = make_layer(3).eval(), make_inputs()
-    limited = AADLayer(C_H, C_ATT, C_ID, 3, max_h_bar=6.0).double().eval()
+    limited = AADLayer(make_config(max_h_bar=6.0), LEVEL).double().eval()
     limited.load_state_dict(free.state_dict())
     h_in = h_in.clamp(-5.9, 5.9)
     torch.testing.assert_close(limited(h_in, z_att, z_id), free(h_in, z_att, z_id))
@@ -241,7 +255,7 @@ def test_the_gradient_of_a_layer_is_the_numerical_one(att_kernel: int) -> None:
 
 @pytest.mark.parametrize("c_out", [C_H, 2])
 def test_a_block_is_aad_relu_convolution_twice_plus_its_shortcut(c_out: int) -> None:
-    block = AADResBlock(C_H, c_out, C_ATT, C_ID, 3).double()
+    block = AADResBlock(make_config(c_out), LEVEL).double()
     h_in, z_att, z_id = make_inputs()
 
     def step(aad: AADLayer, conv: nn.Conv2d, h: Tensor) -> Tensor:

@@ -69,7 +69,7 @@ def test_training_goes_on_bitwise_from_a_checkpoint_with_fused_adam(tmp_path) ->
     resumed = copy.deepcopy(whole)
     adam = make_adam(whole.parameters(), config)
     steps(whole, adam, pictures[:3])
-    save_checkpoint(tmp_path, 3, {"net": whole, "adam": adam}, {})
+    save_checkpoint(tmp_path, 3, {"net": whole, "adam": adam})
     steps(whole, adam, pictures[3:])
 
     adam = make_adam(resumed.parameters(), config)
@@ -84,7 +84,7 @@ def test_the_rate_of_the_recipe_wins_over_the_checkpoints(tmp_path) -> None:
     net = network()
     adam = make_adam(net.parameters(), AdamConfig(lr=1e-2))
     steps(net, adam, torch.randn(1, 4, 3, 8, 8))
-    save_checkpoint(tmp_path, 1, {"adam": adam}, {})
+    save_checkpoint(tmp_path, 1, {"adam": adam})
     other = make_adam(net.parameters(), AdamConfig(lr=1e-3))
     load_checkpoint(find_checkpoints(tmp_path)[0], {"adam": other})
     assert other.param_groups[0]["lr"] == 1e-3
@@ -95,7 +95,7 @@ def test_the_last_two_checkpoints_are_kept_and_other_files_are_not_touched(tmp_p
     for name in others:
         (tmp_path / name).write_text("mine")
     for step in (5, 10, 100, 20_000_000):
-        save_checkpoint(tmp_path, step, {"net": network()}, {})
+        save_checkpoint(tmp_path, step, {"net": network()})
     found = [path.name for path in find_checkpoints(tmp_path)]
     assert found == ["step-00000100.safetensors", "step-20000000.safetensors"]
     assert {path.name for path in tmp_path.iterdir()} == others.union(found)
@@ -159,7 +159,7 @@ def test_weights_of_another_model_are_refused_by_the_first_difference(change) ->
 
 
 def test_a_checkpoint_of_another_model_is_refused(tmp_path) -> None:
-    save_checkpoint(tmp_path, 1, {"net": network(5)}, {})
+    save_checkpoint(tmp_path, 1, {"net": network(5)})
     path = find_checkpoints(tmp_path)[0]
     with pytest.raises(CheckpointError, match="does not fit"):
         load_checkpoint(path, {"net": network(6)})

@@ -79,7 +79,7 @@ def test_the_papers_attributes_have_the_sizes_of_fig_3(paper_aei: AEINet) -> Non
     sizes = [2, 4, 8, 16, 32, 64, 128, 256]
     expected = [(1, c, size, size) for c, size in zip(Z_ATT_CHANNELS, sizes, strict=True)]
     assert [tuple(z.shape) for z in z_att] == expected
-    assert paper_aei.attributes_encoder.z_att_channels == Z_ATT_CHANNELS
+    assert paper_aei.config.z_att_channels == Z_ATT_CHANNELS
 
 
 def test_the_papers_generator_has_the_channels_of_fig_12(paper_aei: AEINet) -> None:
@@ -143,7 +143,7 @@ def test_state_dict_keys_are_the_file_format(
     config: Any,
     compare_with_golden: Callable[[str, Iterable[str]], None],
 ) -> None:
-    """``pytest tests/test_networks.py --write-golden`` writes the files anew."""
+    """``pytest tests/test_networks.py --write-golden`` rewrites the files."""
     state_dict = on_meta(network, config).state_dict()
     lines = [" ".join([key, *map(str, value.shape)]) for key, value in state_dict.items()]
     compare_with_golden(network.__name__, lines)
@@ -154,8 +154,10 @@ def test_a_residual_hear_net_has_the_same_keys_as_the_papers() -> None:
     residual.load_state_dict(HEARNet(TINY_HEAR).state_dict())
 
 
-def test_attributes_are_decoder_and_encoder_maps_and_the_last_is_upsampled() -> None:
-    encoder = MultiLevelAttributesEncoder((6, 8, 10)).double()
+def test_attributes_are_decoder_and_encoder_maps_and_the_last_is_upsampled(
+    tiny_aei_config: AEIConfig,
+) -> None:
+    encoder = MultiLevelAttributesEncoder(tiny_aei_config).double()
     maps: dict[nn.Module, Tensor] = {}
     for layer in (*encoder.down, *encoder.up):
         layer.register_forward_hook(lambda layer, _, output: maps.update({layer: output}))

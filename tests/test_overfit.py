@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from faceshifter.config import CropGeometry, Runtime
+from faceshifter.config import CropGeometry, Intervals, Runtime
 from faceshifter.data.batches import Fetch, read_pairs
 from faceshifter.data.occlusion import Occluders
 from faceshifter.data.pairs import Population, draw_pairs
@@ -18,6 +18,7 @@ from faceshifter.recipes import AEI_RECIPES, HEAR_RECIPES
 from faceshifter.train.aei import AEITraining
 from faceshifter.train.distributed import Ranks
 from faceshifter.train.hear import HEARTraining
+from faceshifter.train.run import Run
 
 CPU = torch.device("cpu")
 STEPS = {"aei": 120, "hear": 250}
@@ -29,18 +30,18 @@ def overfit(stage: str, data: Path, steps: int) -> list[float]:
     people = np.unique([crop.identity for crop in faces.crops], return_inverse=True)[1]
     population = Population(np.arange(len(people)), people)
     encoder = load_identity_encoder("distilled", CropGeometry())
-    ranks, runtime = Ranks(CPU), Runtime(device="cpu")
+    run = Run(Path(), Ranks(CPU), Runtime(device="cpu"), Intervals())
     training: AEITraining | HEARTraining
     if stage == "aei":
         draws = draw_pairs(population, seed=0, position=0, batch=8, different=0.5)
         pairs = read_pairs(draws, faces).to_pairs(CPU, augmented=False)
-        training = AEITraining(AEI_RECIPES["tiny"][1], [encoder], ranks, runtime)
+        training = AEITraining(AEI_RECIPES["tiny"][1], [encoder], run)
     else:
         config = replace(HEAR_RECIPES["tiny"][1], batch=8)
         fetch = Fetch(config, population, np.arange(len(people)), faces, Occluders())
         pairs = fetch.read(fetch.draw(0, 8), faces, 0).to_pairs(CPU, augmented=False)
         aei, _ = load_aei(packaged_weights() / "aei.safetensors")
-        training = HEARTraining(config, aei, [encoder], ranks, runtime)
+        training = HEARTraining(config, aei, [encoder], run)
     return [training.step(step, [pairs])["loss/rec"].item() for step in range(steps)]
 
 

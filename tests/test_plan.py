@@ -1,10 +1,9 @@
 """What a dry run says is what a training then takes."""
 
-import json
 import sys
 import warnings
 from collections.abc import Callable
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,14 +17,25 @@ from torch.utils.flop_counter import FlopCounterMode
 from faceshifter.cli import main as cli
 from faceshifter.config import CropGeometry, Intervals, Runtime
 from faceshifter.data.shards import Crop, write_shard
-from faceshifter.files import write_atomically, write_lines
+from faceshifter.files import write_json, write_lines
 from faceshifter.recipes import AEI_RECIPES, HEAR_RECIPES, IDENTITY_RECIPES
 from faceshifter.train import aei, hear, identity
+from faceshifter.train.loop import update_ema
 from faceshifter.train.plan import TrainingCost, plan_aei, plan_hear, plan_identity
 
 NEVER = Intervals(report=10**6, watch=10**6, checkpoint=10**6)
-ENCODER_SIZES = (320, 512)
+STEPS = 3
 STAGES = ["aei", "hear", "identity"]
+
+
+@dataclass
+class Trained:
+    """A run of three steps, its plan, and what its last two steps computed."""
+
+    run: Path
+    plan: TrainingCost
+    gmac: dict[Any, float]
+    """Of one sample in one step, by operation."""
 
 
 @pytest.fixture(scope="module")
@@ -50,8 +60,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     ]
     write_shard(folder / "shard-00000.tar", files)
     write_lines(folder / "index.jsonl", map(asdict, crops))
-    text = json.dumps({"geometry": asdict(CropGeometry())})
-    write_atomically(folder / "prepared.json", text.encode())
+    write_json(folder / "prepared.json", {"geometry": asdict(CropGeometry())})
     return folder
 
 
@@ -64,80 +73,90 @@ def recogniser(path: Path, c_id: int) -> str:
     return str(path)
 
 
+def train_counted(train: Callable[[], None], module: Any, batch: int) -> dict[Any, float]:
+    """Train, and count what two whole steps compute: the turn of each of two encoders."""
+    counts: list[dict[Any, int]] = []
+    with FlopCounterMode(display=False) as counter, pytest.MonkeyPatch.context() as patch:
+
+        def update(*arguments: Any) -> None:  # once in each step
+            counts.append(dict(counter.get_flop_counts()["Global"]))
+            update_ema(*arguments)
+
+        patch.setattr(module, "update_ema", update)
+        train()
+    first, *_, last = counts
+    return {op: (last[op] - first.get(op, 0)) / (STEPS - 1) / batch / 2e9 for op in last}
+
+
 @pytest.fixture(scope="module")
-def stages(
-    data: Path, tmp_path_factory: pytest.TempPathFactory
-) -> dict[str, tuple[Callable[..., None], Callable[[], TrainingCost]]]:
-    """Of each smoke recipe, a training of so many steps in a folder, and its plan."""
+def trained(
+    data: Path, fast_students: None, tmp_path_factory: pytest.TempPathFactory
+) -> dict[str, Trained]:
+    """Each stage's smoke recipe, trained once."""
     folder = tmp_path_factory.mktemp("models")
-    own, other = (recogniser(folder / f"{c_id}.pt", c_id) for c_id in ENCODER_SIZES)
-    first = replace(AEI_RECIPES["smoke"][1], identity=own, teachers=(other,))
-    second, student = HEAR_RECIPES["smoke"][1], IDENTITY_RECIPES["smoke"][1]
+    own, other = (recogniser(folder / f"{c_id}.pt", c_id) for c_id in (320, 512))
+    first = replace(AEI_RECIPES["smoke"][1], identity=own, teachers=(other,), steps=STEPS)
+    second = replace(HEAR_RECIPES["smoke"][1], steps=STEPS)
+    student = replace(IDENTITY_RECIPES["smoke"][1], steps=STEPS)
     weights = folder / "aei" / "weights.safetensors"
     options: Any = {"runtime": Runtime(device="cpu"), "intervals": NEVER}
-    aei.train(replace(first, steps=1), data, folder / "aei", **options)
     over: Any = {"identity": Path(own)}
-
-    def train_aei(run: Path, steps: int) -> None:
-        aei.train(replace(first, steps=steps), data, run, **options)
-
-    def train_hear(run: Path, steps: int) -> None:
-        hear.train(replace(second, steps=steps), data, run, weights, **over, **options)
-
-    def train_identity(run: Path, steps: int) -> None:
-        identity.train(replace(student, steps=steps), data, run, (other,), **options)
-
-    return {
-        "aei": (train_aei, lambda: plan_aei(first, data)),
-        "hear": (train_hear, lambda: plan_hear(second, data, weights, **over)),
-        "identity": (train_identity, lambda: plan_identity(student, data, (other,))),
+    gmac = {
+        "aei": train_counted(
+            lambda: aei.train(first, data, folder / "aei", **options), aei, first.batch
+        ),
+        "hear": train_counted(
+            lambda: hear.train(second, data, folder / "hear", weights, **over, **options),
+            hear,
+            second.batch,
+        ),
+        "identity": train_counted(
+            lambda: identity.train(student, data, folder / "identity", (other,), **options),
+            identity,
+            student.batch,
+        ),
     }
+    plans = {
+        "aei": plan_aei(first, data),
+        "hear": plan_hear(second, data, weights, **over),
+        "identity": plan_identity(student, data, (other,)),
+    }
+    return {stage: Trained(folder / stage, plans[stage], gmac[stage]) for stage in STAGES}
 
 
 @pytest.mark.parametrize("stage", STAGES)
-def test_the_arithmetic_is_that_of_a_step(stages, stage: str, tmp_path: Path) -> None:
-    train, plan = stages[stage]
-    totals: dict[int, dict[Any, int]] = {}
-    for steps in (1, 3):  # their difference is two steps: the turn of each encoder
-        with FlopCounterMode(display=False) as counter:
-            train(tmp_path / str(steps), steps)
-        totals[steps] = counter.get_flop_counts()["Global"]
-    gmac = {op: (flops - totals[1][op]) / 2 / plan().batch / 2e9 for op, flops in totals[3].items()}
+def test_the_arithmetic_is_that_of_a_step(trained, stage: str) -> None:
+    plan, gmac = trained[stage].plan, dict(trained[stage].gmac)
     aten = torch.ops.aten
     backward = gmac.pop(aten.convolution_backward) + gmac.pop(aten.mm, 0)
-    forward = sum(network.gmac * network.forwards for network in plan().networks)
+    forward = sum(network.gmac * network.forwards for network in plan.networks)
     assert forward == pytest.approx(sum(gmac.values()), rel=0.02)
     if stage != "identity":  # PyTorch counts a grouped convolution's backward as an ungrouped one's
-        assert plan().sample_gmac == pytest.approx(forward + backward, rel=0.1)
+        assert plan.sample_gmac == pytest.approx(forward + backward, rel=0.1)
 
 
 @pytest.mark.parametrize("stage", STAGES)
-def test_a_checkpoint_and_the_weights_have_the_size_said(
-    stages, stage: str, tmp_path: Path
-) -> None:
-    train, plan = stages[stage]
-    train(tmp_path, 1)
-    (checkpoint,) = (tmp_path / "checkpoints").iterdir()
-    (checkpoints,) = (size for name, size in plan().disk.items() if "checkpoints (1 of" in name)
+def test_a_checkpoint_and_the_weights_have_the_size_said(trained, stage: str) -> None:
+    run, plan = trained[stage].run, trained[stage].plan
+    (checkpoint,) = (run / "checkpoints").iterdir()
+    (checkpoints,) = (size for name, size in plan.disk.items() if "checkpoints (1 of" in name)
     assert checkpoints == pytest.approx(checkpoint.stat().st_size, rel=0.03)
-    weights = (tmp_path / "weights.safetensors").stat().st_size
-    assert plan().disk["exported weights"] == pytest.approx(weights, rel=0.05)
+    weights = (run / "weights.safetensors").stat().st_size
+    assert plan.disk["exported weights"] == pytest.approx(weights, rel=0.05)
 
 
-def test_pictures_are_at_most_as_large_as_said(stages, tmp_path: Path) -> None:
-    train, plan = stages["hear"]
-    train(tmp_path, 1)
-    (said,) = (size for name, size in plan().disk.items() if "pictures" in name)
-    (sheet,) = (tmp_path / "samples").iterdir()
+def test_pictures_are_at_most_as_large_as_said(trained) -> None:
+    (said,) = (size for name, size in trained["hear"].plan.disk.items() if "pictures" in name)
+    (sheet,) = (trained["hear"].run / "samples").iterdir()
     assert 0.3 * said < sheet.stat().st_size < 1.1 * said  # noise hardly compresses
 
 
-def test_memory_counts_copies_of_the_weights_and_the_faces(stages) -> None:
-    plan = stages["hear"][1]()
-    trained = 4 * plan.networks[0].parameters
-    assert plan.memory["gradients"] == trained
-    assert plan.memory["Adam's moments"] == 2 * trained
-    assert trained < plan.memory["their average"] < 1.1 * trained  # batch norm's statistics too
+def test_memory_counts_copies_of_the_weights_and_the_faces(trained) -> None:
+    plan = trained["hear"].plan
+    weights = 4 * plan.networks[0].parameters
+    assert plan.memory["gradients"] == weights
+    assert plan.memory["Adam's moments"] == 2 * weights
+    assert weights < plan.memory["their average"] < 1.1 * weights  # batch norm's statistics too
     assert plan.memory["8 decoded faces"] == 8 * 3 * 32 * 32
 
 

@@ -3,6 +3,7 @@
 import json
 import os
 import resource
+import shutil
 import signal
 import warnings
 from collections.abc import Callable
@@ -60,9 +61,16 @@ class Training:
     data: Path
     files: dict[str, Any]
 
-    def __call__(self, run: Path, intervals: Intervals = EVERY_STEP, **changes: Any) -> None:
+    def __call__(
+        self,
+        run: Path,
+        intervals: Intervals = EVERY_STEP,
+        runtime: Runtime = CPU,
+        **changes: Any,
+    ) -> None:
         config = replace(self.config, **changes)
-        self.module.train(config, self.data, run, **self.files, runtime=CPU, intervals=intervals)
+        options = {**self.files, "runtime": runtime, "intervals": intervals}
+        self.module.train(config, self.data, run, **options)
 
 
 def recogniser(path: Path, c_id: int) -> Path:
@@ -78,14 +86,19 @@ def recogniser(path: Path, c_id: int) -> Path:
 
 
 @pytest.fixture(scope="module")
-def trainings(faces_data: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Training]:
-    """All three; the second stage is over a first stage of two steps."""
-    folder = tmp_path_factory.mktemp("models")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where encoders are, and each stage's run of four steps."""
+    return tmp_path_factory.mktemp("models")
+
+
+@pytest.fixture(scope="module")
+def trainings(folder: Path, faces_data: Path, fast_students: None) -> dict[str, Training]:
+    """All three; the second stage is over the first stage's run of four steps."""
     encoder = recogniser(folder / "encoder.pt", 320)
     teacher = recogniser(folder / "teacher.pt", 512)
     config = replace(AEI_RECIPES["smoke"][1], identity=str(encoder))
     first = Training("aei", aei, config, faces_data, {})
-    first(folder / "aei", steps=2)
+    first(folder / "aei")
     over_first = {"aei_weights": folder / "aei" / "weights.safetensors", "identity": encoder}
     config = replace(IDENTITY_RECIPES["smoke"][1], batch=2)
     return {
@@ -95,6 +108,14 @@ def trainings(faces_data: Path, tmp_path_factory: pytest.TempPathFactory) -> dic
             "identity", identity, config, faces_data, {"teacher_specs": (str(teacher),)}
         ),
     }
+
+
+@pytest.fixture(scope="module")
+def whole(folder: Path, trainings: dict[str, Training]) -> dict[str, Path]:
+    """Each stage's run of four steps, trained without a break."""
+    for stage in ("hear", "identity"):
+        trainings[stage](folder / stage)
+    return {stage: folder / stage for stage in trainings}
 
 
 @pytest.fixture(params=SMOKE)
@@ -134,7 +155,7 @@ def reports(run: Path) -> list[dict[str, Any]]:
     return [{key: line[key] for key in line if not key.startswith("time/")} for line in lines]
 
 
-def assert_same_result(run: Path, reference: Path, but: tuple[str, ...] = ()) -> None:
+def assert_same_result(run: Path, reference: Path) -> None:
     names = [path.name for path in find_checkpoints(reference / "checkpoints")]
     assert [path.name for path in find_checkpoints(run / "checkpoints")] == names
     expected, info = load_tensors(reference / "checkpoints" / names[-1])
@@ -143,7 +164,7 @@ def assert_same_result(run: Path, reference: Path, but: tuple[str, ...] = ()) ->
     assert own.keys() == expected.keys()
     differing = [key for key in expected if not torch.equal(own[key], expected[key])]
     assert not differing
-    for name in {"weights.safetensors", "config.json"}.difference(but):
+    for name in ("weights.safetensors", "config.json"):
         assert (run / name).read_bytes() == (reference / name).read_bytes()
 
 
@@ -152,26 +173,31 @@ def assert_is_one_sentence(error: FaceShifterError) -> None:
     assert 20 < len(str(error)) < 500
 
 
-def test_four_steps_are_two_a_kill_and_two_more_bitwise(training, monkeypatch, tmp_path) -> None:
-    training(tmp_path / "whole")
+def contents(folder: Path) -> dict[Path, bytes]:
+    return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def test_four_steps_are_two_a_kill_and_two_more_bitwise(
+    training, whole, monkeypatch, tmp_path
+) -> None:
+    run, reference = tmp_path / "run", whole[training.name]
     with monkeypatch.context() as patch:
         at_step(patch, training.module, 3, kill)
         with pytest.raises(PowerCutError):
-            training(tmp_path / "killed")
-    assert len(reports(tmp_path / "killed")) == 3  # one of a step that is lost
-    training(tmp_path / "killed")
-    assert_same_result(tmp_path / "killed", tmp_path / "whole")
-    assert reports(tmp_path / "killed") == reports(tmp_path / "whole")
-    assert [line["step"] for line in reports(tmp_path / "killed")] == [1, 2, 3, 4]
-    samples = {path.name: path.read_bytes() for path in (tmp_path / "whole/samples").iterdir()}
-    for name, picture in samples.items():
-        assert (tmp_path / "killed/samples" / name).read_bytes() == picture
+            training(run)
+    assert len(reports(run)) == 3  # one of a step that is lost
+    training(run)
+    assert_same_result(run, reference)
+    assert reports(run) == reports(reference)
+    assert [line["step"] for line in reports(run)] == [1, 2, 3, 4]
+    samples = {path.name: path.read_bytes() for path in (reference / "samples").iterdir()}
+    assert samples == {path.name: path.read_bytes() for path in (run / "samples").iterdir()}
     assert set(samples) == ({"step-00000002.png", "step-00000004.png"} if samples else set())
     assert bool(samples) == (training.name != "identity")
 
-    before = (tmp_path / "whole" / "stats.jsonl").read_bytes()
-    training(tmp_path / "whole")  # it is done
-    assert (tmp_path / "whole" / "stats.jsonl").read_bytes() == before
+    before = contents(run)
+    training(run)  # it is done
+    assert contents(run) == before
 
 
 def test_sigterm_ends_a_run_after_its_step_with_a_checkpoint(
@@ -206,23 +232,23 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_is_never_saved(
     assert all(tensor.isfinite().all() for tensor in weights.values())
 
 
-def test_a_run_of_another_recipe_is_refused_by_the_keys_that_differ(training, tmp_path) -> None:
-    training(tmp_path, steps=1)
-    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
-    with pytest.raises(TrainingError) as error:
-        training(tmp_path, steps=2, seed=3)
+def test_a_run_of_another_recipe_is_refused_by_the_keys_that_differ(training, whole) -> None:
+    run = whole[training.name]
+    before = contents(run)
+    with pytest.raises(OutputError, match="or another --run") as error:
+        training(run, steps=2, seed=3)
     assert_is_one_sentence(error.value)
     assert f"other {training.name}.seed, {training.name}.steps;" in str(error.value)
-    assert before == {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    assert contents(run) == before
 
 
-def test_a_run_says_what_made_it(training, tmp_path) -> None:
-    training(tmp_path, steps=1)
-    assert json.loads((tmp_path / "config.json").read_text())[training.name]["steps"] == 1
-    assert json.loads((tmp_path / "env.json").read_text())["torch"] == torch.__version__
-    assert (tmp_path / "command.txt").read_text().strip()
-    _, info = load_tensors(tmp_path / "weights.safetensors")
-    assert (info["kind"], info["step"]) == (training.name, 1)
+def test_a_run_says_what_made_it(training, whole) -> None:
+    run = whole[training.name]
+    assert json.loads((run / "config.json").read_text())[training.name]["steps"] == 4
+    assert json.loads((run / "env.json").read_text())["torch"] == torch.__version__
+    assert (run / "command.txt").read_text().strip()
+    _, info = load_tensors(run / "weights.safetensors")
+    assert (info["kind"], info["step"]) == (training.name, 4)
 
 
 def test_an_unprepared_set_is_refused_and_makes_no_run(training, tmp_path) -> None:
@@ -233,7 +259,7 @@ def test_an_unprepared_set_is_refused_and_makes_no_run(training, tmp_path) -> No
 
 def test_a_run_that_cannot_be_written_is_refused(training, tmp_path) -> None:
     (tmp_path / "file").write_text("in the way")
-    with pytest.raises(TrainingError, match="cannot be written") as error:
+    with pytest.raises(OutputError, match="cannot be made") as error:
         training(tmp_path / "file")
     assert_is_one_sentence(error.value)
 
@@ -256,7 +282,8 @@ def test_the_generators_loss_moves_all_of_aei_net_and_nothing_else(trainings, fa
     draws = draw_pairs(population, seed=0, position=0, batch=4, different=0.5)
     raw = RawPairs(draws, images[draws.source], images[draws.target])
     pairs = raw.to_pairs(torch.device("cpu"), augmented=False)
-    loss, terms, Y = aei.generator_loss(network, discriminator, encoder, judge, pairs, AEIWeights())
+    loss_of = aei.GeneratorLoss(network)
+    loss, terms, Y = loss_of(discriminator, encoder, judge, pairs, AEIWeights())
     loss.backward()
     assert Y.shape == (4, 3, 32, 32)
     total = terms["loss/adv"] + 10 * terms["loss/att"] + 5 * terms["loss/id"]
@@ -266,23 +293,21 @@ def test_the_generators_loss_moves_all_of_aei_net_and_nothing_else(trainings, fa
         assert all(parameter.grad is None for parameter in frozen.parameters())
     assert [fingerprint(module) for module in (encoder, judge)] == before
 
-    in_training = (network, discriminator, encoder, judge, pairs, AEIWeights())
+    inputs = (discriminator, encoder, judge, pairs, AEIWeights())
     straight = RandomView(1.0, torch.eye(2, 3).expand(4, 2, 3))
     drawn = RandomView.draw(np.random.default_rng(0), 4)
-    same, other = (aei.generator_loss(*in_training, view)[1] for view in (straight, drawn))
+    same, other = (loss_of(*inputs, view)[1] for view in (straight, drawn))
     torch.testing.assert_close(same, terms)
     assert abs(other["loss/id"] - terms["loss/id"]) > 1e-4
     del terms["loss/id"], other["loss/id"]
     torch.testing.assert_close(other, terms)
 
 
-def test_the_judge_may_glance_another_way_each_step(trainings, tmp_path) -> None:
-    for name, glance in (("first", True), ("again", True), ("plain", False)):
-        trainings["aei"](tmp_path / name, steps=2, glance=glance)
-    first, again, plain = (
-        [line["loss/id"] for line in reports(tmp_path / name)]
-        for name in ("first", "again", "plain")
-    )
+def test_the_judge_may_glance_another_way_each_step(trainings, whole, tmp_path) -> None:
+    for name in ("first", "again"):
+        trainings["aei"](tmp_path / name, steps=2, glance=True)
+    runs = (tmp_path / "first", tmp_path / "again", whole["aei"])
+    first, again, plain = ([line["loss/id"] for line in reports(run)[:2]] for run in runs)
     assert first == again
     assert first[0] != plain[0]
 
@@ -305,9 +330,8 @@ def test_teachers_take_turns_and_are_measured_by_name(stage, trainings, tmp_path
     assert {"watch/cos_source/encoder", "watch/cos_source/second"} <= figures.keys()
 
 
-def test_a_run_can_start_from_the_networks_of_another(trainings, tmp_path) -> None:
-    trainings["aei"](tmp_path / "first", steps=2)
-    init = find_checkpoints(tmp_path / "first" / "checkpoints")[-1]
+def test_a_run_can_start_from_the_networks_of_another(trainings, whole, tmp_path) -> None:
+    init = find_checkpoints(whole["aei"] / "checkpoints")[-1]
     still = AdamConfig(lr=0.0)
     second = replace(trainings["aei"], files={"init": init})
     second(tmp_path / "second", steps=1, adam_g=still, adam_d=still)
@@ -320,9 +344,8 @@ def test_a_run_can_start_from_the_networks_of_another(trainings, tmp_path) -> No
 
 
 @pytest.mark.parametrize("stage", SMOKE)
-def test_a_run_can_start_from_exported_weights(stage, trainings, tmp_path) -> None:
-    trainings[stage](tmp_path / "first", steps=2)
-    init = tmp_path / "first" / "weights.safetensors"
+def test_a_run_can_start_from_exported_weights(stage, trainings, whole, tmp_path) -> None:
+    init = whole[stage] / "weights.safetensors"
     still = AdamConfig(lr=0.0)
     second = replace(trainings[stage], files=trainings[stage].files | {"init": init})
     adams = {
@@ -418,24 +441,23 @@ def test_the_loss_falls_on_a_dozen_faces(training, tmp_path) -> None:
 
 def test_a_damaged_configuration_is_refused_in_one_sentence(training, tmp_path):
     (tmp_path / "config.json").write_text('{"aei": ')
-    with pytest.raises(TrainingError, match=r"config\.json is damaged; restore it"):
+    with pytest.raises(OutputError, match=r"config\.json is damaged; restore it"):
         training(tmp_path)
 
 
 def test_the_second_stage_takes_errors_of_its_set_and_first_stage_alone(
-    trainings, faces_data, tmp_path
+    trainings, whole, faces_data, tmp_path
 ) -> None:
-    training = trainings["hear"]
+    training, own = trainings["hear"], whole["hear"]
     first_stage, info = load_aei(training.files["aei_weights"])
     encoder = load_encoder_of(info, training.files["aei_weights"], training.files["identity"])
     rank_errors(faces_data, first_stage, encoder, tmp_path / "errors")
     with_errors = replace(training, files=training.files | {"errors": tmp_path / "errors"})
-    with_errors(tmp_path / "given", steps=2)
-    training(tmp_path / "own", steps=2)
-    assert_same_result(tmp_path / "given", tmp_path / "own")
+    with_errors(tmp_path / "given")
+    assert_same_result(tmp_path / "given", own)
     assert not (tmp_path / "given" / "errors").exists()
-    ranked = load_errors(tmp_path / "own" / "errors", faces_data, first_stage)
-    targets = load_tensors(tmp_path / "own" / "hardest.safetensors")[0]["targets"]
+    ranked = load_errors(own / "errors", faces_data, first_stage)
+    targets = load_tensors(own / "hardest.safetensors")[0]["targets"]
     names = [crop.file for crop in load_faces(faces_data, 16, progress=False).crops]
     expected = sorted(ranked, key=lambda face: -face.error)[: len(names) // 2]
     assert [names[idx] for idx in targets] == [face.file for face in expected]
@@ -444,53 +466,46 @@ def test_the_second_stage_takes_errors_of_its_set_and_first_stage_alone(
     rank_errors(faces_data, other, encoder, tmp_path / "others")
     not_fitting = replace(training, files=training.files | {"errors": tmp_path / "others"})
     with pytest.raises(DataError, match=r"errors of other first stage \(--aei\);") as error:
-        not_fitting(tmp_path / "refused", steps=2)
+        not_fitting(tmp_path / "refused")
     assert_is_one_sentence(error.value)
     rank_errors(faces_data, first_stage, encoder, tmp_path / "few", ranked=4)
     fewer = replace(training, files=training.files | {"errors": tmp_path / "few"})
     with pytest.raises(TrainingError, match="other hardest faces; give the same --errors") as error:
-        fewer(tmp_path / "given", steps=2)
+        fewer(tmp_path / "given")
     assert_is_one_sentence(error.value)
 
 
 def test_a_torn_line_of_reports_and_a_torn_checkpoint_do_not_stop_a_resume(
-    training, capsys, tmp_path
+    training, whole, capsys, tmp_path
 ) -> None:
-    training(tmp_path / "whole")
-    training(tmp_path / "torn")
-    run = tmp_path / "torn"
+    run = shutil.copytree(whole[training.name], tmp_path / "torn")
     newest = find_checkpoints(run / "checkpoints")[-1]
     newest.write_bytes(newest.read_bytes()[:1000])
     stats = run / "stats.jsonl"
     stats.write_text(stats.read_text()[:-20])
     training(run)
-    assert "is damaged; going on from the one before" in capsys.readouterr().err
-    assert_same_result(run, tmp_path / "whole")
-    assert reports(run) == reports(tmp_path / "whole")
+    assert "is damaged; resuming from the one before" in capsys.readouterr().err
+    assert_same_result(run, whole[training.name])
+    assert reports(run) == reports(whole[training.name])
 
 
 def test_a_checkpoint_that_does_not_fit_on_the_disk_leaves_the_last_one_and_a_sentence(
-    trainings, tmp_path
+    trainings, whole, tmp_path
 ) -> None:
-    training = trainings["aei"]
-    run = tmp_path / "run"
-    training(run, EVERY_STEP, steps=2)
-    config = json.loads((run / "config.json").read_text())
-    config["aei"]["steps"] = 4
-    (run / "config.json").write_text(json.dumps(config))
-    before = {path: path.read_bytes() for path in (run / "checkpoints").iterdir()}
+    run = shutil.copytree(whole["aei"], tmp_path / "run")
+    find_checkpoints(run / "checkpoints")[-1].unlink()
+    before = contents(run / "checkpoints")
     limit = resource.getrlimit(resource.RLIMIT_FSIZE)
     try:  # a file larger than this cannot be written, as on a full disk
         resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, limit[1]))
         with pytest.raises(OutputError, match=r"cannot be written .*; free disk space") as error:
-            training(run, EVERY_STEP, steps=4)
+            trainings["aei"](run)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limit)
     assert_is_one_sentence(error.value)
-    assert before == {path: path.read_bytes() for path in (run / "checkpoints").iterdir()}
-    training(run, EVERY_STEP, steps=4)
-    training(tmp_path / "whole", EVERY_STEP, steps=4)
-    assert_same_result(run, tmp_path / "whole", but=("config.json",))
+    assert contents(run / "checkpoints") == before
+    trainings["aei"](run)
+    assert_same_result(run, whole["aei"])
 
 
 def test_a_network_that_gets_worse_and_worse_stops_before_it_is_saved(
@@ -518,41 +533,32 @@ def test_parts_of_a_step_add_up_to_its_losses(trainings, tmp_path) -> None:
         trainings["aei"](tmp_path / "three", steps=1, batch=8, accumulate=3)
 
 
-def test_a_set_read_from_disk_by_workers_trains_as_one_in_memory(trainings, tmp_path) -> None:
-    for name in ("aei", "hear"):
-        training = trainings[name]
-        training(tmp_path / name / "memory")
-        for workers in (0, 2):
-            run = tmp_path / name / str(workers)
-            runtime = Runtime(device="cpu", faces="stream", workers=workers)
-            files = {**training.files, "runtime": runtime, "intervals": EVERY_STEP}
-            training.module.train(training.config, training.data, run, **files)
-            assert_same_result(run, tmp_path / name / "memory")
+@pytest.mark.parametrize(("stage", "workers"), [("aei", 0), ("hear", 2)])
+def test_a_set_read_from_disk_by_workers_trains_as_one_in_memory(
+    stage, workers, trainings, whole, tmp_path
+) -> None:
+    runtime = Runtime(device="cpu", faces="stream", workers=workers)
+    trainings[stage](tmp_path, runtime=runtime)
+    assert_same_result(tmp_path, whole[stage])
 
 
-def test_tensorboard_holds_the_reports(trainings, tmp_path) -> None:
+def test_tensorboard_holds_the_reports(trainings, whole, tmp_path) -> None:
     pytest.importorskip("tensorboard")
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-    training = trainings["aei"]
-    runtime = Runtime(device="cpu", tensorboard=True)
-    training.module.train(
-        training.config, training.data, tmp_path, runtime=runtime, intervals=EVERY_STEP
-    )
+    trainings["aei"](tmp_path, runtime=Runtime(device="cpu", tensorboard=True))
     events = EventAccumulator(str(tmp_path / "tensorboard")).Reload()
     written = [event.value for event in events.Scalars("loss/id")]
-    assert written == pytest.approx([line["loss/id"] for line in reports(tmp_path)])
+    assert written == pytest.approx([line["loss/id"] for line in reports(whole["aei"])])
     assert [event.step for event in events.Images("samples")] == [2, 4]
 
 
-def test_a_run_can_be_done_in_bfloat16_and_compiled_layers_stay_named(trainings, tmp_path) -> None:
-    training = trainings["aei"]
+def test_a_run_can_be_done_in_bfloat16_with_weights_in_float32(trainings, whole, tmp_path) -> None:
     runtime = Runtime(device="cpu", precision="bf16", channels_last=False)
-    training.module.train(training.config, training.data, tmp_path / "bf16", runtime=runtime)
-    training(tmp_path / "fp32")
-    tensors, _ = load_tensors(tmp_path / "bf16" / "weights.safetensors")
-    assert tensors.keys() == load_tensors(tmp_path / "fp32" / "weights.safetensors")[0].keys()
-    state, _ = load_tensors(find_checkpoints(tmp_path / "bf16" / "checkpoints")[-1])
+    trainings["aei"](tmp_path, runtime=runtime, steps=2)
+    tensors, _ = load_tensors(tmp_path / "weights.safetensors")
+    assert tensors.keys() == load_tensors(whole["aei"] / "weights.safetensors")[0].keys()
+    state, _ = load_tensors(find_checkpoints(tmp_path / "checkpoints")[-1])
     assert {
         t.dtype for key, t in state.items() if key.startswith("aei/") and "num_" not in key
     } == {torch.float32}

@@ -1,12 +1,15 @@
-"""Every configuration: frozen dataclasses over the standard library only.
+"""All configurations: frozen dataclasses that need the standard library alone.
 
-An architecture's configuration is stored with its weights, so loading needs nothing else.
+An architecture's configuration is stored with its weights, so loading them needs nothing else.
 """
 
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
 Point = tuple[float, float]
+
+COMPRESSED_LEVELS = 3
+"""Levels of z_att that Compressed has, Section 4.2."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,8 +58,8 @@ class AEIConfig:
     """Size of z_id."""
     integration: Literal["aad", "add", "cat"] = "aad"
     """How an AAD layer joins A and I: by the mask of Eq. (5), or as Add or Cat of Fig. 7."""
-    attributes: Literal["multi", "compressed", "vector"] = "multi"
-    """All levels; the first three, as Compressed of Fig. 7; or one vector, much as IPGAN."""
+    attributes: Literal["multi", "compressed"] = "multi"
+    """Levels of z_att: all, or the first three alone, as Compressed of Fig. 7."""
     max_h_bar: float | None = None
     """Ours: where h_bar is cut off, in standard deviations. docs/decisions.md#aad-layer"""
     geometry: CropGeometry = field(default_factory=CropGeometry)
@@ -75,11 +78,6 @@ class AEIConfig:
                 f"encoder_channels must have num_levels - 1 = {self.num_levels - 1} entries, "
                 f"got {len(self.encoder_channels)}"
             )
-        if self.attributes == "vector" and self.att_kernel != 1:
-            problems.append(
-                "att_kernel must be 1 where attributes are a vector, which has no neighbours, "
-                f"got {self.att_kernel}"
-            )
         if problems:
             raise ValueError("; ".join(problems))
 
@@ -88,11 +86,25 @@ class AEIConfig:
         """The paper's n: one attributes map and one AAD ResBlk for each."""
         return len(self.generator_channels)
 
+    @property
+    def decoder_channels(self) -> tuple[int, ...]:
+        """Channels of the attributes encoder after each of its upsamplings."""
+        channels = self.encoder_channels[-2::-1]
+        compressed = self.attributes == "compressed"
+        return channels[: COMPRESSED_LEVELS - 1] if compressed else channels
+
+    @property
+    def z_att_channels(self) -> tuple[int, ...]:
+        """Channels of each z_att, coarse to fine; levels above the last use that one."""
+        # Each decoder map is concatenated with the encoder map of its size.
+        channels = (self.encoder_channels[-1], *(2 * c for c in self.decoder_channels))
+        return channels if self.attributes == "compressed" else (*channels, channels[-1])
+
     @classmethod
     def from_dict(cls, saved: dict[str, Any]) -> "AEIConfig":
         """Rebuild from ``asdict`` after a round trip through JSON.
 
-        Fields that the package had not yet when the file was written have their defaults.
+        Fields that did not exist when the file was written get their defaults.
         """
         return cls(
             **saved
@@ -111,7 +123,7 @@ class HEARConfig:
     channels: tuple[int, ...] = (64, 128, 256, 512, 512)
     """Channels after each downsampling; their number is the number of downsamplings."""
     residual: bool = False
-    """Ours: predict the change to Y_hat_st, not Y_st itself, which keeps the swap's fine detail."""
+    """Ours: predict the change to Y_hat_st, not Y_st itself, to keep the swap's fine detail."""
 
     @classmethod
     def from_dict(cls, saved: dict[str, Any]) -> "HEARConfig":
@@ -124,7 +136,7 @@ class DiscriminatorConfig:
     """SPADE's multi-scale discriminator, Appendix B."""
 
     num_scales: int = 2
-    """Discriminators, each on a picture half the size of the one before."""
+    """Discriminators, each on pictures half as large as the one before."""
     channels: tuple[int, ...] = (64, 128, 256, 512)
     """Channels after each convolution but the last; all but the last of these halve the size."""
 
@@ -141,10 +153,10 @@ class AdamConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class AEIWeights:
-    """Weights of Eq. (9) from one step on."""
+    """Weights of Eq. (9) from a step on."""
 
     start: int = 0
-    """First step they hold for."""
+    """First step that they hold for."""
     adv: float = 1.0
     att: float = 10.0
     id: float = 5.0
@@ -160,32 +172,32 @@ class AEITrainConfig:
     identity: str = "arcface_r100.pth"
     """The encoder of z_id: distilled, dlib, or a file, as ArcFace's is (docs/training.md)."""
     teachers: tuple[str, ...] = ()
-    """Ours: encoders that take turns with it in the identity loss, one a step, so that the
-    generator cannot fool one alone."""
+    """Ours: encoders that take turns with it in the identity loss, one per step, so that the
+    generator cannot learn to fool one alone."""
     steps: int = 500_000
     batch: int = 32
-    """Pairs a step, over all processes."""
+    """Pairs per step, over all processes."""
     accumulate: int = 1
-    """Ours: parts that each process takes its pairs of a step in, one after the other, which costs
-    less memory; statistics of batch norm are then of a part."""
+    """Ours: parts into which each process splits its pairs of a step, to save memory; batch norm
+    then takes its statistics over a part."""
     different: float = 0.8
     """Share of pairs with X_t != X_s."""
     same_pairs: Literal["photo", "person"] = "photo"
-    """What the other pairs are: one photo twice, or, ours, two photos of a person who has more,
-    and else one, varied otherwise as source."""
+    """What the other pairs are: one photo twice; or, ours, two photos of a person, and where there
+    is only one, the source is varied differently."""
     sharpest: float = 1.0
-    """Ours: share of the faces, by sharpness, that are targets, which the discriminator sees as
-    real; any may be a source."""
+    """Ours: share of the faces, the sharpest ones, that may be targets, which the discriminator
+    sees as real; any face may be a source."""
     occluded: float = 0.0
-    """Ours: share of the targets that are occluded as stage two's are, so that hands and objects
-    are drawn alike whoever the source is, which stage two builds on."""
+    """Ours: share of the targets that are occluded as in stage two, so that hands and objects are
+    drawn alike for every source, which stage two relies on."""
     augment: bool = False
-    """Ours: flip each picture at random, and vary its colours and place a little."""
+    """Ours: flip pictures at random, and vary their colours and position a little."""
     glance: bool = False
-    """Ours: the identity loss sees each swap coarser, turned and moved a little, another way each
-    step, where patterns that only an encoder sees do not last."""
+    """Ours: the identity loss sees each swap coarser, turned and moved a little, differently in
+    each step, so that patterns which only an encoder sees do not pay."""
     weights: tuple[AEIWeights, ...] = (AEIWeights(),)
-    """By first step, ascending."""
+    """Weights of the loss, by ascending first step."""
     adam_g: AdamConfig = field(default_factory=AdamConfig)
     adam_d: AdamConfig = field(default_factory=AdamConfig)
     ema: float = 0.999
@@ -210,15 +222,15 @@ class HEARTrainConfig:
     model: HEARConfig = field(default_factory=HEARConfig)
     steps: int = 50_000
     batch: int = 32
-    """Pairs a step, over all processes."""
+    """Pairs per step, over all processes."""
     accumulate: int = 1
-    """Ours: parts that each process takes its pairs of a step in, as for AEI-Net."""
+    """Ours: parts into which each process splits its pairs of a step, as for AEI-Net."""
     different: float = 0.5
     """Share of pairs with X_t != X_s."""
     same_pairs: Literal["photo", "person"] = "photo"
-    """What the other pairs are: one occluded photo twice, or, ours, with another photo of the
-    person as source, or this one varied otherwise, without the occlusion: these HEAR-Net cannot
-    tell from pairs with X_t != X_s."""
+    """What the other pairs are: one occluded photo twice; or, ours, the source is another photo of
+    the person, or the same one varied differently and not occluded: HEAR-Net cannot tell these from
+    pairs with X_t != X_s."""
     teachers: tuple[str, ...] = ()
     """Ours: encoders that take turns in the identity loss, as for AEI-Net."""
     augment: bool = False
@@ -226,8 +238,7 @@ class HEARTrainConfig:
     hardest: float = 0.1
     """Share of the faces, by heuristic error, that are targets."""
     ranked: int | None = None
-    """Faces, drawn at random, among which the hardest are looked for; a number beyond the set's,
-    and None, are all."""
+    """How many faces, drawn at random, are ranked by error; all for None or more than there are."""
     lambda_rec: float = 1.0
     lambda_id: float = 1.0
     lambda_chg: float = 1.0
@@ -241,47 +252,46 @@ class IdentityTrainConfig:
     """Distillation of the small identity encoder from larger ones; all of it is ours."""
 
     image_size: int = 150
-    """Side at which the faces are held in memory."""
+    """Side in pixels at which the faces are kept in memory."""
     steps: int = 20_000
     batch: int = 256
-    """Faces a step, over all processes."""
+    """Faces per step, over all processes."""
     blends: int = 100_000
-    """Blends of two faces beside the set's own, people that only the teachers know."""
+    """Blends of two faces, new people, in addition to the set's own faces."""
     adam: AdamConfig = field(default_factory=lambda: AdamConfig(lr=1e-3, betas=(0.9, 0.99)))
-    """The rate falls to zero along a cosine."""
+    """The learning rate falls to zero along a cosine."""
     ema: float = 0.997
     seed: int = 0
 
 
 @dataclass(frozen=True, kw_only=True)
 class Intervals:
-    """What happens every so many steps; a run may be resumed with others."""
+    """How many steps lie between reports, measurements and checkpoints; may differ on a resume."""
 
     report: int = 25
     """Write losses, gradient norms and speed to stats.jsonl."""
     watch: int = 100
-    """Measure pairs held out from training, and name what goes wrong."""
+    """Measure pairs held out from training, and name training failures."""
     checkpoint: int = 200
-    """Save everything needed to go on; the last two are kept."""
+    """Save everything needed to resume; the last two are kept."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Runtime:
-    """Where and how a training computes; a run may be resumed with another one."""
+    """Where and how a training computes; may differ on a resume."""
 
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Where to compute; auto is the GPU where there is one."""
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     """Of networks in training; auto is bf16 on a GPU. Weights are always in float32."""
     channels_last: bool = True
-    """Keep pictures channel by channel last in memory, which convolutions are fast with."""
+    """Keep channels last in memory, which is fast for convolutions."""
     compile: Literal["auto", "yes", "no"] = "auto"
     """Compile the networks with torch.compile; auto does so on a GPU."""
     faces: Literal["auto", "memory", "stream"] = "auto"
-    """Decode the set once and keep it on the device, or read faces when they are wanted; auto keeps
-    what takes less than half of a GPU's free memory, or a quarter of the machine's."""
+    """Decode the set once and keep it on the device, or read faces when they are needed; auto keeps
+    a set that takes less than half of a GPU's free memory, or a quarter of the machine's."""
     workers: int | None = None
-    """Processes that read and occlude pictures; without it as many as there are cores with a GPU,
-    none without."""
+    """Processes that read and occlude pictures; by default one per core with a GPU, else none."""
     tensorboard: bool = False
     """Also write to RUN/tensorboard; needs the extra of that name."""

@@ -49,7 +49,7 @@ HEAR_PRESETS: dict[str, HEARConfig] = {
 AEI_RECIPES: dict[str, tuple[str, AEITrainConfig]] = {
     "paper": ("Section 4 and Appendix B of the paper.", AEITrainConfig()),
     "small": (
-        "A network a thirtieth the size at 256 x 256, on one GPU in half an hour and more.",
+        "A network of a thirtieth of the size, 256 x 256, on one GPU in half an hour or more.",
         AEITrainConfig(
             model=AEI_PRESETS["small"],
             discriminator=DiscriminatorConfig(channels=(32, 64, 128, 256)),
@@ -68,7 +68,7 @@ AEI_RECIPES: dict[str, tuple[str, AEITrainConfig]] = {
         ),
     ),
     "tiny": (
-        "128 x 128 on a CPU, hours.",
+        "128 x 128, on a CPU in hours.",
         AEITrainConfig(
             model=AEI_PRESETS["tiny"],
             discriminator=DiscriminatorConfig(channels=(32, 64, 128, 128)),
@@ -87,7 +87,7 @@ AEI_RECIPES: dict[str, tuple[str, AEITrainConfig]] = {
         ),
     ),
     "smoke": (
-        "Four steps at 32 x 32, in seconds, to see that everything runs.",
+        "Four steps at 32 x 32, in seconds, to check that everything runs.",
         AEITrainConfig(
             model=AEI_PRESETS["smoke"],
             discriminator=DiscriminatorConfig(channels=(8, 8)),
@@ -104,20 +104,10 @@ BASELINES: dict[str, tuple[str, dict[str, Any]]] = {
         "Compressed of Fig. 7: attributes of the first three levels alone.",
         {"attributes": "compressed"},
     ),
-    "ipgan": (
-        "Attributes as one vector, much as IPGAN of Table 1.",
-        {"attributes": "vector", "att_kernel": 1},
-    ),
 }
-"""What each baseline changes in the network of a recipe."""
-AEI_RECIPES |= {
-    f"{size}-{name}": (about, replace(recipe, model=replace(recipe.model, **changes)))
-    for size, (_, recipe) in AEI_RECIPES.items()
-    if size != "smoke"
-    for name, (about, changes) in BASELINES.items()
-}
+"""What each baseline of Section 4.2 changes in the network of a recipe."""
 AEI_RECIPES["tiny-longer"] = (
-    "On from weights of tiny (--init), with attributes and reconstruction ahead of identity.",
+    "Continues from weights of tiny (--init), attributes and reconstruction before identity.",
     replace(
         AEI_RECIPES["tiny"][1],
         different=0.75,
@@ -138,7 +128,7 @@ AEI_RECIPES["tiny-longer"] = (
 HEAR_RECIPES: dict[str, tuple[str, HEARTrainConfig]] = {
     "paper": ("Section 4 and Appendix B of the paper.", HEARTrainConfig()),
     "small": (
-        "A network a ninth the size, over AEI-Net small.",
+        "A network of a ninth of the size, over AEI-Net small.",
         HEARTrainConfig(
             model=HEAR_PRESETS["small"],
             steps=10_000,
@@ -149,7 +139,7 @@ HEAR_RECIPES: dict[str, tuple[str, HEARTrainConfig]] = {
         ),
     ),
     "tiny": (
-        "128 x 128 on a CPU, half an hour.",
+        "128 x 128, on a CPU in half an hour.",
         HEARTrainConfig(
             model=HEAR_PRESETS["tiny"],
             steps=1_500,
@@ -165,18 +155,18 @@ HEAR_RECIPES: dict[str, tuple[str, HEARTrainConfig]] = {
         ),
     ),
     "smoke": (
-        "Four steps, in seconds, to see that everything runs.",
+        "Four steps, in seconds, to check that everything runs.",
         HEARTrainConfig(model=HEAR_PRESETS["smoke"], steps=4, batch=4, hardest=0.5),
     ),
 }
 IDENTITY_RECIPES: dict[str, tuple[str, IdentityTrainConfig]] = {
     "small": ("On a GPU or overnight.", IdentityTrainConfig()),
     "tiny": (
-        "The encoder that ships, on a CPU, an hour.",
+        "The encoder that ships, on a CPU in an hour.",
         IdentityTrainConfig(steps=7_000, batch=64, blends=25_000),
     ),
     "smoke": (
-        "Four steps, in seconds, to see that everything runs.",
+        "Four steps, in seconds, to check that everything runs.",
         IdentityTrainConfig(steps=4, batch=4, blends=4),
     ),
 }

@@ -20,7 +20,13 @@ from faceshifter.data.pairs import Population
 from faceshifter.data.shards import open_faces
 from faceshifter.encoders.encoder import load_identity_encoder
 from faceshifter.errors import DataError, TrainingError
-from faceshifter.files import markdown_table, read_lines, write_atomically, write_json
+from faceshifter.files import (
+    check_claim,
+    markdown_table,
+    read_lines,
+    write_atomically,
+    write_json,
+)
 from faceshifter.images import Photo, save_photo
 from faceshifter.marks.xmp import WORKING
 from faceshifter.networks import SwapNetworks, choose_device, load_aei, to_images
@@ -29,7 +35,6 @@ from faceshifter.sheets import Cell, draw_sheet
 from faceshifter.tensors import load_tensors
 from faceshifter.train.aei import NUM_WATCHED, choose_watched, measure_swaps, train, what_makes
 from faceshifter.train.loop import to_device
-from faceshifter.train.run import refuse_another_run
 
 METHODS = ("compressed", "add", "cat", "full")
 """In the order of Fig. 7."""
@@ -102,7 +107,7 @@ def ablate(
     runtime = runtime or Runtime()
     recipes = variants(config)
     for method, recipe in recipes.items():  # all of them before the first is trained
-        refuse_another_run(folder / method, what_makes(recipe, data), "--out")
+        check_claim(folder / method, what_makes(recipe, data), option="--out")
     for method, recipe in recipes.items():
         if not is_finished(folder / method, recipe):
             train(recipe, data, folder / method, runtime=runtime, intervals=intervals)

@@ -264,10 +264,9 @@ class BenchSwap:
 
     def start(self) -> None:
         """Measure and print."""
-        from faceshifter.train.bench import speed_table
+        from faceshifter.train.bench import swap_table
 
-        for line in speed_table(self.device):
-            print(line)
+        print(swap_table(self.device))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -280,31 +279,24 @@ class BenchTrain:
     """Pairs a step, where it is not the recipe's."""
     steps: int = 20
     """Steps measured, after two to warm up."""
-    gains: bool = False
-    """Measure bf16, channels-last and torch.compile: none of them, each alone, and all."""
     out: Path | None = None
     """Also write the figures to this JSON file."""
     runtime: Annotated[Runtime, arg(name="")] = field(default_factory=Runtime)
 
     def start(self) -> None:
         """Measure and print."""
-        import json
         from dataclasses import asdict
 
-        from faceshifter.files import write_atomically
-        from faceshifter.train.bench import bench_training, gains, table_header, table_row
+        from faceshifter.files import write_json
+        from faceshifter.train.bench import bench_training, training_table
 
-        speeds: list[dict[str, object]] = []
-        for preset in self.presets:
-            for runtime in gains(self.runtime) if self.gains else [self.runtime]:
-                speed = bench_training(preset, self.batch, self.steps, runtime)
-                if not speeds:
-                    print(f"{speed.device}; shares are of a step in which each part is waited for")
-                    print(f"\n{table_header(speed)}")
-                print(table_row(speed), flush=True)
-                speeds.append(asdict(speed))
-                if self.out is not None:
-                    write_atomically(self.out, json.dumps(speeds, indent=1).encode())
+        speeds = [
+            bench_training(preset, self.batch, self.steps, self.runtime) for preset in self.presets
+        ]
+        print(f"{speeds[0].device}; shares are of a step in which each part is waited for\n")
+        print(training_table(speeds))
+        if self.out is not None:
+            write_json(self.out, [asdict(speed) for speed in speeds])
 
 
 Bench = Annotated[BenchSwap, subcommand("swap")] | Annotated[BenchTrain, subcommand("train")]

@@ -1,14 +1,11 @@
 """Adaptive Attentional Denormalization, Fig. 3(b) and 3(c), Eq. (2)-(5)."""
 
-from functools import partial
-from typing import Literal
-
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-Integration = Literal["aad", "add", "cat"]
+from faceshifter.config import AEIConfig
 
 
 class AADLayer(nn.Module):
@@ -18,39 +15,28 @@ class AADLayer(nn.Module):
     identities, those of one target side by side. What depends on the target alone is computed once.
 
     Args:
-        c_h: Channels of ``h_in``.
-        c_att: Channels of ``z_att``.
-        c_id: Size of ``z_id``.
-        att_kernel: Side of the convolutions that make gamma_att, beta_att and M.
-        integration: What joins A and I: ``aad`` is the mask of Eq. (5), ``add`` and ``cat`` are the
-            baselines of Section 4.2.
-        att_scale: How many times larger ``h_in`` is than ``z_att``. Above 1 gamma_att and beta_att
-            are made at the size of ``z_att`` and resized. docs/decisions.md#baselines
-        max_h_bar: What is beyond it in h_bar, in standard deviations, is cut off.
-            docs/decisions.md#aad-layer
+        config: The whole network's.
+        level: The paper's k, from 0. Where the attributes have fewer levels, ``h_in`` is larger
+            than ``z_att``: gamma_att and beta_att are made at the size of ``z_att`` and resized.
+            docs/decisions.md#baselines
     """
 
-    def __init__(
-        self,
-        c_h: int,
-        c_att: int,
-        c_id: int,
-        att_kernel: int,
-        integration: Integration = "aad",
-        att_scale: int = 1,
-        max_h_bar: float | None = None,
-    ) -> None:
+    def __init__(self, config: AEIConfig, level: int) -> None:
         super().__init__()
-        padding = att_kernel // 2
-        self.max_h_bar = max_h_bar
-        self.integration = integration
-        self.att_scale = att_scale
+        c_h = config.generator_channels[level]
+        given = min(level, len(config.z_att_channels) - 1)
+        side, padding = config.att_kernel, config.att_kernel // 2
+        self.att_scale = 2 ** (level - given)
+        self.integration = config.integration
+        self.max_h_bar = config.max_h_bar
         self.norm = nn.BatchNorm2d(c_h, affine=False)
-        self.to_gamma_beta_att = nn.Conv2d(c_att, 2 * c_h, att_kernel, padding=padding)
-        self.to_gamma_beta_id = nn.Linear(c_id, 2 * c_h)
-        if integration == "aad":
-            self.to_mask = nn.Conv2d(c_h, 1, att_kernel, padding=padding)
-        elif integration == "cat":
+        self.to_gamma_beta_att = nn.Conv2d(
+            config.z_att_channels[given], 2 * c_h, side, padding=padding
+        )
+        self.to_gamma_beta_id = nn.Linear(config.c_id, 2 * c_h)
+        if config.integration == "aad":
+            self.to_mask = nn.Conv2d(c_h, 1, side, padding=padding)
+        elif config.integration == "cat":
             self.from_cat = nn.Conv2d(2 * c_h, c_h, 1)
         for layer in (self.to_gamma_beta_att, self.to_gamma_beta_id):
             assert layer.bias is not None
@@ -89,32 +75,20 @@ class AADLayer(nn.Module):
 class AADResBlock(nn.Module):
     """AAD, ReLU, 3x3 convolution, twice, plus a shortcut. Fig. 3(b).
 
-    Where the channels change the shortcut is AAD, ReLU, 3x3 convolution; else it is the identity.
-    Args: channels in and out, then those of ``AADLayer``.
+    Where the channels change, the shortcut is AAD, ReLU, 3x3 convolution; else it is the identity.
     """
 
-    def __init__(
-        self,
-        c_in: int,
-        c_out: int,
-        c_att: int,
-        c_id: int,
-        att_kernel: int,
-        integration: Integration = "aad",
-        att_scale: int = 1,
-        max_h_bar: float | None = None,
-    ) -> None:
+    def __init__(self, config: AEIConfig, level: int) -> None:
+        """Make the block of a level; the last one puts out RGB."""
         super().__init__()
-        make_aad = partial(
-            AADLayer, c_in, c_att, c_id, att_kernel, integration, att_scale, max_h_bar
-        )
-        self.aad1 = make_aad()
+        c_in, c_out = (*config.generator_channels, 3)[level : level + 2]
+        self.aad1 = AADLayer(config, level)
         self.conv1 = nn.Conv2d(c_in, c_in, 3, padding=1)
-        self.aad2 = make_aad()
+        self.aad2 = AADLayer(config, level)
         self.conv2 = nn.Conv2d(c_in, c_out, 3, padding=1)
         self.has_learned_shortcut = c_in != c_out
         if self.has_learned_shortcut:
-            self.aad_shortcut = make_aad()
+            self.aad_shortcut = AADLayer(config, level)
             self.conv_shortcut = nn.Conv2d(c_in, c_out, 3, padding=1)
 
     def forward(

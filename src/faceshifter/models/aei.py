@@ -17,39 +17,22 @@ from faceshifter.models.attributes import MultiLevelAttributesEncoder
 
 
 class AADGenerator(nn.Module):
-    """z_id grown to 2 x 2, then one AAD ResBlk a level with bilinear x2 between. Fig. 3(a).
+    """z_id grown to 2 x 2, then one AAD ResBlk per level with bilinear x2 between. Fig. 3(a).
 
     Levels above the last z_att use that one.
     """
 
-    def __init__(
-        self, config: AEIConfig, z_att_channels: Sequence[int], z_att_sizes: Sequence[int]
-    ) -> None:
-        """Args: the whole network's, then channels and side of each z_att."""
+    def __init__(self, config: AEIConfig) -> None:
         super().__init__()
-        channels = config.generator_channels
-        self.from_z_id = nn.ConvTranspose2d(config.c_id, channels[0], 2, 1, 0)
-        self.blocks = nn.ModuleList()
-        for k, (c_in, c_out) in enumerate(zip(channels, (*channels[1:], 3), strict=True)):
-            given = min(k, len(z_att_channels) - 1)
-            block = AADResBlock(
-                c_in,
-                c_out,
-                z_att_channels[given],
-                config.c_id,
-                config.att_kernel,
-                config.integration,
-                att_scale=2 ** (k + 1) // z_att_sizes[given],
-                max_h_bar=config.max_h_bar,
-            )
-            self.blocks.append(block)
+        self.from_z_id = nn.ConvTranspose2d(config.c_id, config.generator_channels[0], 2, 1, 0)
+        self.blocks = nn.ModuleList(AADResBlock(config, k) for k in range(config.num_levels))
 
     def forward(
         self, z_att: Sequence[Float[Tensor, "b _ _ _"]], z_id: Float[Tensor, "b m c_id"]
     ) -> Float[Tensor, "b m 3 s s"]:
-        """Give each of b targets m identities; the target's part is computed once for all m."""
+        """Combine each of b targets with m identities; the target's part is computed once."""
         b, m, c_id = z_id.shape
-        # From unit length to unit variance, else it is lost beside the attributes for long.
+        # From unit length to unit variance: else it has no effect beside the attributes for long.
         z_id = math.sqrt(c_id) * z_id.flatten(0, 1)
         h = self.from_z_id(z_id[:, :, None, None])  # (bm, c, 2, 2)
         for k, block in enumerate(self.blocks):
@@ -62,24 +45,28 @@ class AADGenerator(nn.Module):
 class AEINet(nn.Module):
     """The trainable part of the first stage; z_id comes from an ``IdentityEncoder``.
 
-    Y_hat_st and Y_hat_tt of one target are one call with both identities (m = 2), so z_att and
-    every attribute modulation are shared, and z_id of a source is a value the caller keeps.
+    Y_hat_st and Y_hat_tt of one target are one call with both identities (m = 2), so that z_att and
+    every attribute modulation are shared, and the caller can keep z_id of a source.
     """
 
     def __init__(self, config: AEIConfig) -> None:
         super().__init__()
         self.config = config
-        self.attributes_encoder = MultiLevelAttributesEncoder(
-            config.encoder_channels, config.attributes
-        )
-        self.generator = AADGenerator(
-            config, self.attributes_encoder.z_att_channels, self.attributes_encoder.z_att_sizes
-        )
+        self.attributes_encoder = MultiLevelAttributesEncoder(config)
+        self.generator = AADGenerator(config)
 
     def forward(
         self, X_t: Float[Tensor, "b 3 s s"], z_id: Float[Tensor, "b m c_id"]
     ) -> Float[Tensor, "b m 3 s s"]:
-        """Swap: targets in [-1, 1] and m identities for each to m faces for each, in [-1, 1]."""
+        """Return m swapped faces for each target, in [-1, 1].
+
+        Args:
+            X_t: Targets, RGB in [-1, 1], as large as the configuration says.
+            z_id: For each target m identities of unit length.
+
+        Raises:
+            ValueError: A shape does not fit.
+        """
         size = self.config.image_size
         if X_t.shape[-2:] != (size, size):
             raise ValueError(f"X_t must be {size} x {size}, got {tuple(X_t.shape[-2:])}")
@@ -92,11 +79,11 @@ class AEINet(nn.Module):
 
 @contextmanager
 def recorded_masks(aei: AEINet) -> Iterator[list[dict[str, Float[Tensor, "bm 1 _ _"]]]]:
-    """Record M of every AAD layer of the forward passes inside of the ``with``.
+    """Record M of every AAD layer in the forward passes inside the ``with`` block.
 
-    Gives one dictionary a level, by the layer's name in the block; the last pass stays, and without
-    masks they stay empty. Hooks on the network's own convolutions, so there is no second way to
-    compute M, and no cost outside. Passes of other threads at the same time are not recorded.
+    Gives one dictionary per level, by the layer's name in the block. The last pass stays; without
+    masks the dictionaries stay empty. Hooks read the network's own convolutions, so M is computed
+    in one place only, at no cost outside the block. Passes of other threads are not recorded.
     """
     levels: list[dict[str, Tensor]] = [{} for _ in aei.generator.blocks]
     recording = threading.get_ident()

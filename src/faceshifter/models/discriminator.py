@@ -1,4 +1,4 @@
-"""SPADE's multi-scale discriminator, which Appendix B names: spectral and instance norm."""
+"""SPADE's multi-scale discriminator, Appendix B, with spectral and instance norm."""
 
 from itertools import pairwise
 
@@ -11,7 +11,10 @@ from faceshifter.config import DiscriminatorConfig
 
 
 def patch_discriminator(channels: tuple[int, ...]) -> nn.Sequential:
-    """Convolutions of side 4, all halving the size but the last two; one score a patch."""
+    """Return convolutions of side 4, of which all but the last two halve the size.
+
+    They give one score per patch.
+    """
     layers: list[nn.Module] = [nn.Conv2d(3, channels[0], 4, 2, 2), nn.LeakyReLU(0.2)]
     for idx, (c_in, c_out) in enumerate(pairwise(channels), start=1):
         stride = 1 if idx == len(channels) - 1 else 2
@@ -24,7 +27,7 @@ def patch_discriminator(channels: tuple[int, ...]) -> nn.Sequential:
 
 
 class MultiScaleDiscriminator(nn.Module):
-    """One patch discriminator a scale, each seeing half the size of the one before."""
+    """One patch discriminator per scale; each sees half the size of the one before."""
 
     def __init__(self, config: DiscriminatorConfig) -> None:
         super().__init__()
@@ -33,7 +36,7 @@ class MultiScaleDiscriminator(nn.Module):
         )
 
     def forward(self, X: Float[Tensor, "b 3 s s"]) -> list[Float[Tensor, "b 1 _ _"]]:
-        """Pictures in [-1, 1] to a map of scores for each scale; higher is more real."""
+        """Return a map of scores per scale for pictures in [-1, 1]; higher is more real."""
         scores = []
         for discriminator in self.discriminators:
             scores.append(discriminator(X))

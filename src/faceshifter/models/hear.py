@@ -12,7 +12,7 @@ from faceshifter.models.attributes import down_block, up_block
 def heuristic_error(
     X_t: Float[Tensor, "b 3 s s"], Y_hat_tt: Float[Tensor, "b 3 s s"]
 ) -> Float[Tensor, "b 3 s s"]:
-    """What AEI-Net loses of a target given its own identity, in [-2, 2]. Eq. (10)."""
+    """Return what AEI-Net loses of a target given its own identity, in [-2, 2]. Eq. (10)."""
     return X_t - Y_hat_tt
 
 
@@ -40,7 +40,11 @@ class HEARNet(nn.Module):
     def forward(
         self, Y_hat_st: Float[Tensor, "b 3 s s"], delta_Y_t: Float[Tensor, "b 3 s s"]
     ) -> Float[Tensor, "b 3 s s"]:
-        """Eq. (11): the swap in [-1, 1] and the error in [-2, 2] to the refined swap in [-1, 1]."""
+        """Apply Eq. (11): swap in [-1, 1] and error in [-2, 2] to the refined swap in [-1, 1].
+
+        Raises:
+            ValueError: The sides cannot be halved as often as the network does.
+        """
         multiple = 2 ** len(self.down)
         if Y_hat_st.shape[-1] % multiple:
             raise ValueError(

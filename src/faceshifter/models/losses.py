@@ -15,14 +15,14 @@ Scalar = Float[Tensor, ""]
 
 
 def identity_loss(z_id_Y: Float[Tensor, "b c_id"], z_id_s: Float[Tensor, "b c_id"]) -> Scalar:
-    """One minus the cosine to the source's identity, mean over pairs. Eq. (6) and Eq. (12)."""
+    """Return one minus the cosine to the source's identity, mean over pairs. Eq. (6), (12)."""
     return (1 - F.cosine_similarity(z_id_Y, z_id_s, dim=1)).mean()
 
 
 def attributes_loss(
     z_att_Y: Sequence[Float[Tensor, "b _ _ _"]], z_att_t: Sequence[Float[Tensor, "b _ _ _"]]
 ) -> Scalar:
-    """Half the squared distance, mean in each level, summed over levels. Eq. (7)."""
+    """Return half the squared distance, mean in each level, summed over levels. Eq. (7)."""
     return (
         0.5
         * torch.stack(
@@ -37,7 +37,7 @@ def reconstruction_loss(
     same: Bool[Tensor, " b"],
     num_same: float | None = None,
 ) -> Scalar:
-    """Half the squared error over the pairs with X_t = X_s; zero if there are none. Eq. (8), (14).
+    """Return half the squared error of the pairs with X_t = X_s, or zero. Eq. (8) and Eq. (14).
 
     The mean is over those pairs alone: one such pair in four is not divided by four. Where a batch
     is one of several equal parts, ``num_same`` is their mean number of such pairs, so that the mean
@@ -51,7 +51,7 @@ def reconstruction_loss(
 def hinge_loss_d(
     scores_real: Sequence[Float[Tensor, "b 1 _ _"]], scores_fake: Sequence[Float[Tensor, "b 1 _ _"]]
 ) -> Scalar:
-    """The discriminator's hinge loss, mean over patches and over scales. Appendix B."""
+    """Return the discriminator's hinge loss, mean over patches and scales. Appendix B."""
     return torch.stack(
         [
             F.relu(1 - real).mean() + F.relu(1 + fake).mean()
@@ -61,7 +61,7 @@ def hinge_loss_d(
 
 
 def hinge_loss_g(scores_fake: Sequence[Float[Tensor, "b 1 _ _"]]) -> Scalar:
-    """L_adv, the generator's side of the hinge loss: minus the mean score. Appendix B."""
+    """Return L_adv, the generator's side of the hinge loss: minus the mean score. Appendix B."""
     return torch.stack([-fake.mean() for fake in scores_fake]).mean()
 
 
@@ -76,14 +76,14 @@ def aei_loss(
     lambda_id: float,
     lambda_rec: float,
 ) -> Scalar:
-    """The weighted sum that trains AEI-Net. Eq. (9), where lambda_adv is 1."""
+    """Return the weighted sum that trains AEI-Net. Eq. (9), where lambda_adv is 1."""
     return (
         lambda_adv * loss_adv + lambda_att * loss_att + lambda_id * loss_id + lambda_rec * loss_rec
     )
 
 
 def change_loss(Y_hat_st: Float[Tensor, "b c h w"], Y_st: Float[Tensor, "b c h w"]) -> Scalar:
-    """Mean absolute change from the first stage to the second. Eq. (13)."""
+    """Return the mean absolute change from the first stage to the second. Eq. (13)."""
     return (Y_hat_st - Y_st).abs().mean()
 
 
@@ -96,5 +96,5 @@ def hear_loss(
     lambda_id: float,
     lambda_chg: float,
 ) -> Scalar:
-    """The sum that trains HEAR-Net. Eq. (15), where every weight is 1."""
+    """Return the weighted sum that trains HEAR-Net. Eq. (15), where every weight is 1."""
     return lambda_rec * loss_rec + lambda_id * loss_id + lambda_chg * loss_chg

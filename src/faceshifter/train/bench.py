@@ -1,4 +1,4 @@
-"""How fast a training of stage one runs, and what its time goes into."""
+"""How fast stage one trains and what its time is spent on; how fast a swap is."""
 
 import itertools
 import statistics
@@ -6,6 +6,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -13,23 +14,30 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from faceshifter.config import AEITrainConfig, Runtime
+from faceshifter.config import AEITrainConfig, Intervals, Runtime
 from faceshifter.data.batches import Fetch, batches
 from faceshifter.data.pairs import Pairs, Population
 from faceshifter.data.shards import Crop, Faces
 from faceshifter.encoders.encoder import load_identity_encoder
+from faceshifter.files import markdown_table
 from faceshifter.models.aei import AEINet
 from faceshifter.models.hear import HEARNet, heuristic_error
 from faceshifter.networks import choose_device
 from faceshifter.recipes import AEI_PRESETS, AEI_RECIPES, HEAR_PRESETS
 from faceshifter.train.aei import AEITraining
 from faceshifter.train.distributed import Ranks
+from faceshifter.train.loop import is_bf16, is_compiled
 from faceshifter.train.plan import plan_aei
+from faceshifter.train.run import Run
 
 NUM_FACES = 256
+"""Random pictures that are trained on."""
 WARM_UP = 2
 """Steps before the clock starts: compilation and the choice of algorithms."""
-SWITCHES = ("bf16", "channels-last", "compile")
+MOST_SPLIT = 5
+"""Steps at most whose parts are timed one by one."""
+REPEATS = 5
+"""Swaps of which the median time is taken."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,8 +57,7 @@ class TrainingSpeed:
     matrix_tflops: float
     """What a large matrix product reaches on this device in this precision."""
     peak_gib: float
-    """Memory at most: the GPU's, or the process's on a CPU."""
-    warm_up_seconds: float
+    """Most memory used: the GPU's, or on a CPU the process's."""
 
 
 def bench_training(preset: str, batch: int | None, steps: int, runtime: Runtime) -> TrainingSpeed:
@@ -58,14 +65,13 @@ def bench_training(preset: str, batch: int | None, steps: int, runtime: Runtime)
 
     Args:
         preset: Name of the recipe.
-        batch: Pairs a step, where it is not the recipe's.
+        batch: Pairs of a step, where it is not the recipe's.
         steps: Steps measured.
         runtime: What is switched on.
     """
     recipe = AEI_RECIPES[preset][1]
-    ranks = Ranks(choose_device(runtime.device))
-    geometry = recipe.model.geometry
-    encoder = load_identity_encoder("distilled", geometry).to(ranks.device)
+    device = choose_device(runtime.device)
+    encoder = load_identity_encoder("distilled", recipe.model.geometry).to(device)
     config = replace(
         recipe,
         model=replace(recipe.model, c_id=encoder.c_id),
@@ -74,101 +80,126 @@ def bench_training(preset: str, batch: int | None, steps: int, runtime: Runtime)
         teachers=(),
         steps=sys.maxsize,
     )
-    if ranks.device.type == "cuda":
-        torch.cuda.reset_peak_memory_stats(ranks.device)
-    training = AEITraining(config, [encoder], ranks, runtime)
-    source = _random_batches(config, ranks, runtime)
-    start = _now(ranks.device)
-    for position in range(WARM_UP):
-        training.step(position, next(source))
-    warm_up = _now(ranks.device) - start
-    start = _now(ranks.device)
-    for position in range(WARM_UP, WARM_UP + steps):
-        training.step(position, next(source))
-    rate = steps * config.batch / (_now(ranks.device) - start)
-    plan = plan_aei(replace(config, steps=1), Path())
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+    training = AEITraining(config, [encoder], Run(Path(), Ranks(device), runtime, Intervals()))
+    source = _random_batches(config, device, runtime)
+
+    def run(positions: range) -> None:
+        for position in positions:
+            training.step(position, next(source))
+
+    run(range(WARM_UP))
+    seconds = _timed(lambda: run(range(WARM_UP, WARM_UP + steps)), device)
+    rate = steps * config.batch / seconds
+    sample_gmac = plan_aei(replace(config, steps=1), Path()).sample_gmac
     return TrainingSpeed(
         preset=preset,
         batch=config.batch,
-        device=_name(ranks.device),
-        runtime=_describe(runtime, ranks.device),
+        device=_name(device),
+        runtime=describe(runtime, device),
         samples_per_second=rate,
-        shares=_shares(training, source, min(steps, 5)),
-        tflops=rate * 2 * plan.sample_gmac / 1000,
-        matrix_tflops=matrix_tflops(ranks.device, _is_bf16(runtime, ranks.device)),
-        peak_gib=_peak_gib(ranks.device),
-        warm_up_seconds=warm_up,
+        shares=_shares(training, source, min(steps, MOST_SPLIT)),
+        tflops=rate * 2 * sample_gmac / 1000,
+        matrix_tflops=matrix_tflops(device, is_bf16(device, runtime)),
+        peak_gib=_peak_gib(device),
     )
 
 
-def gains(runtime: Runtime) -> Iterator[Runtime]:
-    """Nothing switched on, each of bf16, channels-last and compile alone, and all of them."""
-    plain = replace(runtime, precision="fp32", channels_last=False, compile="no")
-    yield plain
-    yield replace(plain, precision="bf16")
-    yield replace(plain, channels_last=True)
-    yield replace(plain, compile="yes")
-    yield replace(plain, precision="bf16", channels_last=True, compile="yes")
+def training_table(speeds: list[TrainingSpeed]) -> str:
+    """Return measured trainings as a Markdown table."""
+    parts = list(speeds[0].shares)
+    header = ["preset", "batch", "with", "samples/s", *parts, "TFLOP/s", "of", "GiB"]
+    rows = [
+        [
+            *(speed.preset, speed.batch, speed.runtime, f"{speed.samples_per_second:.2f}"),
+            *(f"{share:.0%}" for share in speed.shares.values()),
+            *(f"{speed.tflops:.3f}", f"{speed.matrix_tflops:.3f}", f"{speed.peak_gib:.1f}"),
+        ]
+        for speed in speeds
+    ]
+    return markdown_table(header, rows)
 
 
-def table_header(speed: TrainingSpeed) -> str:
-    """The first two lines of a Markdown table."""
-    parts = list(speed.shares)
-    header = f"| preset | batch | with | samples/s | {' | '.join(parts)} | TFLOP/s | of | GiB |"
-    return header + "\n|" + "---|" * (len(parts) + 7)
+@torch.inference_mode()
+def swap_table(device_name: str) -> str:
+    """Measure both stages' swap of one crop for each preset; return a Markdown table.
+
+    It has parameters, GMAC and the median time. The first stage makes Y_hat_st and Y_hat_tt, as
+    every two-stage swap does. Detection, the identity encoder and the paste-back are not in the
+    time.
+    """
+    device = choose_device(device_name)
+    threads = f", threads: {torch.get_num_threads()}" if device.type == "cpu" else ""
+    header = ["preset", "AEI-Net, M", "HEAR-Net, M", "GMAC", f"ms on {device}{threads}"]
+    rows = []
+    for name in ("paper", "small", "tiny"):
+        aei, hear = AEINet(AEI_PRESETS[name]), HEARNet(HEAR_PRESETS[name])
+        aei, hear = aei.eval().to(device), hear.eval().to(device)
+        size, c_id = aei.config.image_size, aei.config.c_id
+        inputs = torch.zeros(1, 3, size, size), torch.zeros(1, 2, c_id)
+        swap = partial(_swap, aei, hear, *(tensor.to(device) for tensor in inputs))
+        with FlopCounterMode(display=False) as flops:
+            swap()
+        seconds = statistics.median(_timed(swap, device) for _ in range(REPEATS))
+        numbers = (_millions(aei), _millions(hear), flops.get_total_flops() / 2e9)
+        rows.append([name, *(f"{number:.1f}" for number in numbers), f"{1000 * seconds:.0f}"])
+    return markdown_table(header, rows)
 
 
-def table_row(speed: TrainingSpeed) -> str:
-    """One more line of it."""
-    shares = " | ".join(f"{share:.0%}" for share in speed.shares.values())
-    return (
-        f"| {speed.preset} | {speed.batch} | {speed.runtime} | {speed.samples_per_second:.2f} "
-        f"| {shares} | {speed.tflops:.3f} | {speed.matrix_tflops:.3f} | {speed.peak_gib:.1f} |"
-    )
+def _swap(aei: AEINet, hear: HEARNet, X_t: Tensor, z_id: Tensor) -> None:
+    Y_hat_st, Y_hat_tt = aei(X_t, z_id).unbind(dim=1)
+    hear(Y_hat_st, heuristic_error(X_t, Y_hat_tt))
 
 
-def matrix_tflops(device: torch.device, bf16: bool) -> float:
-    """The rate of a large matrix product: what the device can do at best, in TFLOP/s."""
-    n = 8192 if device.type == "cuda" else 2048
+def matrix_tflops(device: torch.device, bf16: bool, n: int | None = None) -> float:
+    """Measure products of n x n matrices: what the device can do at best, in TFLOP/s."""
+    n = n or (8192 if device.type == "cuda" else 1024)
     a, b = torch.randn(2, n, n, device=device, dtype=torch.bfloat16 if bf16 else torch.float32)
     seconds = [_timed(lambda: a @ b, device) for _ in range(6)]
     return 2 * n**3 / min(seconds) / 1e12
 
 
+def describe(runtime: Runtime, device: torch.device) -> str:
+    """Name what is switched on."""
+    on = [is_bf16(device, runtime), runtime.channels_last, is_compiled(device, runtime)]
+    return ", ".join(itertools.compress(("bf16", "channels-last", "compile"), on)) or "fp32 alone"
+
+
 def _random_batches(
-    config: AEITrainConfig, ranks: Ranks, runtime: Runtime
+    config: AEITrainConfig, device: torch.device, runtime: Runtime
 ) -> Iterator[list[Pairs]]:
     size = config.model.image_size
     images = torch.randint(0, 256, (NUM_FACES, 3, size, size), dtype=torch.uint8)
     crop = Crop(shard="", file="", photo="", identity="", eye_distance=0.0, sharpness=0.0)
-    faces = Faces(images, [crop] * NUM_FACES, config.model.geometry).to(ranks.device)
-    population = Population(np.arange(NUM_FACES), np.arange(NUM_FACES))
-    fetch = Fetch(config, population, np.arange(NUM_FACES), None)
-    return batches(fetch, faces, 0, ranks.device, runtime)
+    faces = Faces(images, [crop] * NUM_FACES, config.model.geometry).to(device)
+    everyone = np.arange(NUM_FACES)
+    fetch = Fetch(config, Population(everyone, everyone), everyone, None)
+    return batches(fetch, faces, 0, device, runtime)
 
 
 def _shares(training: AEITraining, source: Iterator[list[Pairs]], steps: int) -> dict[str, float]:
-    """Parts of a step's time, each waited for: together they are slower than the training."""
-    device, encoder = training.device, training.encoders[0]
+    """Time the parts of a step one by one: together they are slower than the training."""
     times: dict[str, list[float]] = {}
-
-    def measure(part: str, action: Callable[[], object]) -> None:
-        times.setdefault(part, []).append(_timed(action, device))
-
     for position in range(steps):
-        taken: list[list[Pairs]] = []
-        results: list[tuple[dict[str, Tensor], list[Tensor]]] = []
-        measure("data", lambda: taken.append(next(source)))  # noqa: B023  # called at once
-        parts = taken[0]
-        measure("identity", lambda: _identity_passes(encoder, parts))  # noqa: B023
-        measure(
-            "generator",
-            lambda: results.append(training.generator_gradients(position, parts)),  # noqa: B023
-        )
-        measure("optimiser", lambda: training.update_generator(position))  # noqa: B023
-        swaps = results[0][1]
-        measure("discriminator", lambda: training.discriminator_gradients(parts, swaps))  # noqa: B023
-        measure("optimiser", training.update_discriminator)
+        laps = [_now(training.run.device)]
+
+        def lap(part: str, laps: list[float] = laps) -> None:
+            laps.append(_now(training.run.device))
+            times.setdefault(part, []).append(laps[-1] - laps[-2])
+
+        parts = next(source)
+        lap("data")
+        _pass_identity(training.encoders[0], parts)
+        lap("identity")
+        _, swaps = training.generator_gradients(position, parts)
+        lap("generator")
+        training.update_generator(position)
+        lap("optimiser")
+        training.discriminator_gradients(parts, swaps)
+        lap("discriminator")
+        training.update_discriminator()
+        lap("optimiser")
     sums = {part: statistics.median(seconds) for part, seconds in times.items()}
     sums["optimiser"] = 2 * sums["optimiser"]  # of two networks
     sums["generator"] = max(sums["generator"] - sums["identity"], 0)  # which it contains
@@ -176,8 +207,8 @@ def _shares(training: AEITraining, source: Iterator[list[Pairs]], steps: int) ->
     return {part: seconds / total for part, seconds in sums.items()}
 
 
-def _identity_passes(encoder: torch.nn.Module, parts: list[Pairs]) -> None:
-    """What the identity loss adds to a step: X_s, Y, and the way back to Y."""
+def _pass_identity(encoder: nn.Module, parts: list[Pairs]) -> None:
+    """Do what the identity loss adds to a step: X_s, Y, and the way back to Y."""
     for pairs in parts:
         with torch.no_grad():
             encoder(pairs.X_s)
@@ -192,19 +223,10 @@ def _timed(action: Callable[[], object], device: torch.device) -> float:
 
 
 def _now(device: torch.device) -> float:
+    """Return the time in seconds, once the device has done all it was given."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
     return time.perf_counter()
-
-
-def _is_bf16(runtime: Runtime, device: torch.device) -> bool:
-    return runtime.precision == "bf16" or (runtime.precision == "auto" and device.type == "cuda")
-
-
-def _describe(runtime: Runtime, device: torch.device) -> str:
-    compiled = runtime.compile == "yes" or (runtime.compile == "auto" and device.type == "cuda")
-    on = [_is_bf16(runtime, device), runtime.channels_last, compiled]
-    return ", ".join(itertools.compress(SWITCHES, on)) or "fp32 alone"
 
 
 def _name(device: torch.device) -> str:
@@ -222,51 +244,6 @@ def _peak_gib(device: torch.device) -> float:
         return float("nan")
     unit = 1 if sys.platform == "darwin" else 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**30
-
-
-REPEATS = 5
-
-
-@torch.inference_mode()
-def speed_table(device_name: str) -> Iterator[str]:
-    """Lines of a Markdown table: parameters, GMAC and the median time of both stages.
-
-    The first stage makes Y_hat_st and Y_hat_tt, as every two-stage swap does. Detection, the
-    identity encoder and the paste-back are not in the time.
-    """
-    device = choose_device(device_name)
-    threads = f", threads: {torch.get_num_threads()}" if device.type == "cpu" else ""
-    yield f"| preset | AEI-Net, M | HEAR-Net, M | GMAC | ms on {device}{threads} |"
-    yield "|---|---|---|---|---|"
-    for name in ("paper", "small", "tiny"):
-        aei, hear = AEINet(AEI_PRESETS[name]).eval(), HEARNet(HEAR_PRESETS[name]).eval()
-        aei, hear = aei.to(device), hear.to(device)
-        size, c_id = aei.config.image_size, aei.config.c_id
-        X_t, z_id = torch.zeros(1, 3, size, size), torch.zeros(1, 2, c_id)
-        inputs = X_t.to(device), z_id.to(device)
-        with FlopCounterMode(display=False) as flops:
-            _swap(aei, hear, *inputs)
-        gmac = flops.get_total_flops() / 2e9
-        times = sorted(_timed_swap(aei, hear, *inputs, device) for _ in range(REPEATS))
-        yield (
-            f"| {name} | {_millions(aei):.1f} | {_millions(hear):.1f} | {gmac:.1f} "
-            f"| {1000 * times[REPEATS // 2]:.0f} |"
-        )
-
-
-def _swap(aei: nn.Module, hear: nn.Module, X_t: torch.Tensor, z_id: torch.Tensor) -> torch.Tensor:
-    Y_hat_st, Y_hat_tt = aei(X_t, z_id).unbind(dim=1)
-    return hear(Y_hat_st, heuristic_error(X_t, Y_hat_tt))
-
-
-def _timed_swap(
-    aei: nn.Module, hear: nn.Module, X_t: torch.Tensor, z_id: torch.Tensor, device: torch.device
-) -> float:
-    start = time.perf_counter()
-    _swap(aei, hear, X_t, z_id)
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-    return time.perf_counter() - start
 
 
 def _millions(module: nn.Module) -> float:

@@ -1,5 +1,6 @@
 """Checkpoints of a training: everything needed to resume it."""
 
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -7,38 +8,43 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
+from tqdm import tqdm
 
+from faceshifter.errors import CheckpointError
 from faceshifter.tensors import Array, load_strictly, load_tensors, save_tensors, to_arrays
 
 Stateful = nn.Module | Optimizer
 
-KEPT = 2  # checkpoints: the newest may be of a run that has just gone wrong
+KEPT = 2
+"""Checkpoints that are kept: the newest may be of a run that has just gone wrong."""
 
 
-def save_checkpoint(
-    folder: Path, step: int, state: Mapping[str, Stateful], info: Mapping[str, Any]
-) -> None:
-    """Write everything needed to go on, and delete our own checkpoints before the last two."""
+def save_checkpoint(folder: Path, step: int, state: Mapping[str, Stateful]) -> None:
+    """Write everything needed to resume, and delete all checkpoints before the last two.
+
+    Raises:
+        OutputError: The file cannot be written; those before it stay.
+    """
     tensors = {
         f"{name}/{key}": array
         for name, part in state.items()
         for key, array in to_arrays(_tensors_of(part)).items()
     }
-    save_tensors(folder / f"step-{step:08d}.safetensors", tensors, {**info, "step": step})
+    save_tensors(folder / f"step-{step:08d}.safetensors", tensors, {"step": step})
     for old in find_checkpoints(folder)[:-KEPT]:
         old.unlink()
 
 
 def find_checkpoints(folder: Path) -> list[Path]:
-    """Checkpoints of a run, oldest first."""
+    """Return the checkpoints of a run, oldest first."""
     return sorted(folder.glob(f"step-{'[0-9]' * 8}.safetensors"))
 
 
 def load_checkpoint(path: Path, state: Mapping[str, Stateful]) -> dict[str, Any]:
-    """Restore every part strictly; returns what was stored beside it.
+    """Restore every part strictly; return what was stored beside it.
 
     Raises:
-        CheckpointError: The checkpoint is of another model.
+        CheckpointError: The checkpoint is damaged or of another model.
     """
     tensors, info = load_tensors(path)
     for name, part in state.items():
@@ -55,6 +61,42 @@ def load_checkpoint(path: Path, state: Mapping[str, Stateful]) -> dict[str, Any]
     return info
 
 
+def load_newest(folder: Path, state: Mapping[str, Stateful]) -> int:
+    """Load the newest undamaged checkpoint; return its step, or 0 where there is none.
+
+    Raises:
+        CheckpointError: All are damaged or of another model.
+    """
+    checkpoints = find_checkpoints(folder)
+    for path in reversed(checkpoints):
+        try:
+            return int(load_checkpoint(path, state)["step"])
+        except CheckpointError:
+            if path == checkpoints[0]:
+                raise
+            tqdm.write(f"{path} is damaged; resuming from the one before", sys.stderr)
+    return 0
+
+
+def start_from(init: Path, kind: str, networks: Mapping[str, nn.Module]) -> None:
+    """Load all networks from a checkpoint; or a network and its average from exported weights.
+
+    Args:
+        init: A checkpoint, or exported weights.
+        kind: What exported weights have to be of, and the network's name.
+        networks: Networks by name; the average's is ``ema``.
+
+    Raises:
+        CheckpointError: The file is missing, damaged or of another network.
+    """
+    tensors, info = load_tensors(init)
+    if info.get("kind") != kind:
+        load_checkpoint(init, networks)
+        return
+    for name in (kind, "ema"):
+        load_strictly(networks[name], tensors, str(init))
+
+
 def _tensors_of(part: Stateful) -> dict[str, Tensor]:
     if isinstance(part, Optimizer):
         return {
@@ -66,7 +108,7 @@ def _tensors_of(part: Stateful) -> dict[str, Tensor]:
 
 
 def _restore_optimizer(optimizer: Optimizer, tensors: Mapping[str, Array]) -> None:
-    """Moments from the checkpoint; rates and groups from the recipe."""
+    """Take moments from the checkpoint, rates and groups from the recipe."""
     parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     state: dict[int, dict[str, Tensor]] = {}
     for key, array in tensors.items():
@@ -74,7 +116,7 @@ def _restore_optimizer(optimizer: Optimizer, tensors: Mapping[str, Array]) -> No
         tensor = torch.from_numpy(array)
         parameter = parameters[int(idx)]
         if tensor.shape == parameter.shape:
-            # In the parameter's layout: fused Adam walks through the memory of both side by side.
+            # In the parameter's layout: fused Adam reads the memory of both in the same order.
             tensor = torch.empty_like(parameter, dtype=tensor.dtype).copy_(tensor)
         state.setdefault(int(idx), {})[name] = tensor
     groups = optimizer.state_dict()["param_groups"]

@@ -1,7 +1,7 @@
 """One training on several processes: PyTorch's own engine, started by ``torchrun``.
 
 Every process (rank) holds all networks, takes an equal part of each step's pairs, and averages
-gradients with the others; statistics of batch norm are of all ranks, as in Appendix B.
+gradients with the others; batch norm takes its statistics over all ranks, as in Appendix B.
 """
 
 import os
@@ -35,7 +35,7 @@ class Ranks:
     rank: int = 0
     world: int = 1
     control: "dist.ProcessGroup | None" = None
-    """On the CPU, so that agreeing on something does not wait for a GPU."""
+    """Group on the CPU, so that agreeing on something does not wait for a GPU."""
 
     @property
     def is_first(self) -> bool:
@@ -43,7 +43,7 @@ class Ranks:
         return self.rank == 0
 
     def any(self, value: bool) -> bool:
-        """Whether it is true of any rank; all ranks call this together."""
+        """Return whether a value is true on any rank; all ranks call this together."""
         if self.world == 1:
             return value
         flag = torch.tensor(int(value))
@@ -52,7 +52,7 @@ class Ranks:
         return bool(flag)
 
     def mean(self, values: dict[str, float]) -> dict[str, float]:
-        """Each figure's mean over the ranks; all ranks call this together."""
+        """Return each figure's mean over the ranks; all ranks call this together."""
         if self.world == 1 or not values:
             return values
         stacked = torch.tensor(list(values.values()), dtype=torch.float64)
@@ -61,7 +61,7 @@ class Ranks:
         return dict(zip(values, (stacked / self.world).tolist(), strict=True))
 
     def first_does(self, action: Callable[[], T]) -> T:
-        """Let the first rank do something before the others do, who then find it done."""
+        """Let the first rank do something before the others, which then find it done."""
         if not self.is_first:
             self.any(False)
         result = action()
@@ -72,11 +72,11 @@ class Ranks:
 
 @contextmanager
 def join_ranks(device_name: str) -> Iterator[Ranks]:
-    """Meet the other processes that ``torchrun`` started, if it did.
+    """Meet the other processes where ``torchrun`` started some.
 
     Raises:
         DeviceError: The device asked for is not there.
-        TrainingError: The others are not there.
+        TrainingError: The others cannot be reached.
     """
     device = choose_device(device_name)
     if "WORLD_SIZE" not in os.environ or not dist.is_available():
@@ -89,12 +89,16 @@ def join_ranks(device_name: str) -> Iterator[Ranks]:
         dist.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=TIMEOUT)
         control = dist.new_group(backend="gloo", timeout=TIMEOUT)
     yield Ranks(device, dist.get_rank(), dist.get_world_size(), control)
-    dist.destroy_process_group()  # not after an error: it would wait for who is lost
+    dist.destroy_process_group()  # not after an error: it would wait for the lost rank
 
 
 @contextmanager
 def lost_ranks() -> Iterator[None]:
-    """Say in one sentence that another process is gone."""
+    """Turn PyTorch's errors of a lost connection into one sentence.
+
+    Raises:
+        TrainingError: Another rank is gone.
+    """
     try:
         yield
     except RuntimeError as error:
@@ -102,7 +106,7 @@ def lost_ranks() -> Iterator[None]:
             raise
         raise TrainingError(
             f"rank {dist.get_rank()} lost another rank of {dist.get_world_size()}, whose own "
-            "message says why; the last checkpoint is good: give the same command again to go on"
+            "message says why; the last checkpoint is good: give the same command again to resume"
         ) from None
 
 
@@ -111,22 +115,37 @@ def _is_of_connections(error: RuntimeError) -> bool:
     return isinstance(error, dist.DistError) or any(word in str(error) for word in words)
 
 
+def part_size(batch: int, accumulate: int, ranks: Ranks) -> int:
+    """Return how many samples of a step a process takes at once.
+
+    Raises:
+        TrainingError: A step's samples cannot be shared evenly.
+    """
+    parts = ranks.world * accumulate
+    if batch % parts:
+        raise TrainingError(
+            f"a batch of {batch} cannot be shared by {ranks.world} processes in {accumulate} parts "
+            f"each; give a --batch that {parts} divides"
+        )
+    return batch // parts
+
+
 def distribute(loss: nn.Module, ranks: Ranks) -> nn.Module:
-    """Average the gradients of what is trained in ``loss``, a module whose forward is the loss."""
+    """Let ranks average the gradients of the networks in ``loss``, whose forward is the loss."""
     if ranks.world == 1:
         return loss
     return DistributedDataParallel(loss, broadcast_buffers=False)
 
 
 def without_exchange(loss: nn.Module, wanted: bool) -> AbstractContextManager[None]:
-    """Keep gradients to oneself: for all parts of a step but the last."""
+    """Keep gradients on this rank, for all parts of a step but the last."""
     if wanted and isinstance(loss, DistributedDataParallel):
         return loss.no_sync()
     return nullcontext()
 
 
 def synchronise_batch_norm(module: nn.Module, ranks: Ranks) -> nn.Module:
-    """Take batch norm's statistics over all ranks; names and shapes of weights stay."""
+    """Take batch norm's statistics over all ranks; names and shapes of weights are unchanged."""
     if ranks.world == 1:
         return module
     if ranks.device.type == "cuda":
@@ -141,7 +160,7 @@ class CPUSyncBatchNorm2d(nn.BatchNorm2d):
     """``nn.SyncBatchNorm`` for the CPU, where PyTorch has none: Eq. (2) over all ranks."""
 
     def forward(self, input: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
-        """Normalise by the statistics of all ranks in training, by running ones else."""
+        """Normalise by the statistics of all ranks in training, otherwise by running ones."""
         if not self.training:
             return super().forward(input)
         count = input.numel() // input.shape[1] * dist.get_world_size()

@@ -1,4 +1,4 @@
-"""Distillation of the identity encoder that ships: it learns what larger recognisers see."""
+"""Distillation of the identity encoder that ships: it learns what larger recognisers say."""
 
 import copy
 import math
@@ -13,8 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from tqdm import tqdm
 
-from faceshifter import __version__
-from faceshifter.config import IdentityTrainConfig, Intervals, Runtime
+from faceshifter.config import CropGeometry, IdentityTrainConfig, Intervals, Runtime
 from faceshifter.data.augment import degrade
 from faceshifter.data.shards import load_faces, read_geometry
 from faceshifter.downloads import dlib_file
@@ -24,40 +23,40 @@ from faceshifter.encoders.encoder import DLIB_CROP, IdentityEncoder, load_identi
 from faceshifter.errors import TrainingError
 from faceshifter.models.losses import Scalar, identity_loss
 from faceshifter.networks import to_range
-from faceshifter.tensors import export_weights, load_tensors, save_tensors, to_arrays
-from faceshifter.train.distributed import Ranks, distribute, join_ranks
+from faceshifter.tensors import load_tensors, save_tensors, to_arrays
+from faceshifter.train.checkpoint import Stateful, start_from
+from faceshifter.train.distributed import distribute
 from faceshifter.train.loop import (
     autocast,
     compile_where_wanted,
     make_adam,
     make_ema,
-    part_size,
     run_steps,
     to_device,
     update_ema,
 )
-from faceshifter.train.run import name_teachers, open_run, start_from
+from faceshifter.train.run import Run, name_teachers, start_run
 
 NUM_WATCHED = 64
 """Faces held out, undegraded, that the watchdog measures."""
 NUM_FITTED, NUM_SPREAD = 8192, 1024
-"""Samples that the student's last layer is first fitted to, and, in what is exported, spread by."""
+"""Samples that the student's last layer is fitted to at first, and spread by when exported."""
 TEACHING_BATCH = 64
 SHARES = (0.3, 0.7)
-"""Share of the second face in a blend."""
+"""Least and largest share of the second face in a blend."""
 
 WARM_UP = 30
-"""Steps in which the rate grows to its full size."""
+"""Steps in which the learning rate grows to its full size."""
 MAX_GRADIENT = 2.0
-"""Longer gradients are cut to this length."""
+"""Length to which longer gradients are cut."""
 SCALE = 4.0
 """Length of the student's first descriptors; those of unit length would turn too fast."""
 
 
 class DistillationSet(nn.Module):
-    """The faces that are learned: all of a set and blends of two, with what the teachers say.
+    """The faces to learn from, those of a set and blends of two, with what the teachers say.
 
-    A blend of two aligned faces is a person nobody has seen, and the teachers know who it is.
+    A blend of two aligned faces is a new person, whom the teachers can describe.
     """
 
     first: Int[Tensor, " n"]
@@ -75,25 +74,25 @@ class DistillationSet(nn.Module):
         return len(self.z_id)
 
     def project(self, joined: Float[Tensor, "b d"]) -> Float[Tensor, "b 320"]:
-        """The teachers' descriptors, side by side, as one that the student can learn."""
+        """Return the teachers' descriptors, side by side, as one that the student can learn."""
         return F.normalize(joined @ self.axes)
 
     def faces(
         self, images: UInt8[Tensor, "m 3 s s"], idx: Int[Tensor, " b"]
     ) -> Float[Tensor, "b 3 s s"]:
-        """Draw lessons' faces, in [-1, 1]."""
+        """Return the faces of samples, in [-1, 1]."""
         return blend(images, self.first[idx], self.second[idx], self.share[idx])
 
 
 class DistillationLoss(nn.Module):
-    """The loss as a module over what it trains, which is what PyTorch distributes."""
+    """The distance to the teachers, a module over the student."""
 
     def __init__(self, student: DistilledResNet) -> None:
         super().__init__()
         self.student = student
 
     def forward(self, X: Float[Tensor, "b 3 n n"], z_id: Float[Tensor, "b d"]) -> Scalar:
-        """One minus the cosine to the teachers, mean over the faces."""
+        """Return one minus the cosine to the teachers, mean over the faces."""
         return identity_loss(self.student(X).float(), z_id)
 
 
@@ -103,14 +102,14 @@ def blend(
     second: Int[Tensor, " b"],
     share: Float[Tensor, " b"],
 ) -> Float[Tensor, "b 3 s s"]:
-    """Faces in [-1, 1], with a share of a second one."""
+    """Blend faces with a share of a second one each; return them in [-1, 1]."""
     return torch.lerp(to_range(images[first]), to_range(images[second]), share[:, None, None, None])
 
 
 def embed_teachers(
     teachers: Sequence[IdentityEncoder], X: Float[Tensor, "b 3 s s"]
 ) -> Float[Tensor, "b d"]:
-    """The teachers' descriptors, side by side."""
+    """Return the teachers' descriptors, side by side."""
     return torch.cat([teacher(X) for teacher in teachers], dim=1)
 
 
@@ -122,10 +121,17 @@ def teach(
     seed: int,
     show_progress: bool,
 ) -> dict[str, Tensor]:
-    """What ``Lessons`` holds.
+    """Make the tensors of a ``DistillationSet``.
 
-    Their z_id is the teachers', side by side, in the first 320 principal axes: without loss for two
+    z_id is the teachers', side by side, in the first 320 principal axes: without loss for two
     teachers of 192 and 128 independent numbers, as EdgeFace-XS and dlib are.
+
+    Args:
+        images: All faces of a set.
+        teachers: Encoders that say what the student has to learn.
+        blends: How many blends of two faces to add.
+        seed: Decides which.
+        show_progress: Whether to show a progress bar.
 
     Raises:
         TrainingError: The teachers' descriptors are too short.
@@ -147,7 +153,7 @@ def teach(
     ).float()
     joined = []
     starts = range(0, len(share), TEACHING_BATCH)
-    for start in tqdm(starts, "asking the teachers", disable=not show_progress):
+    for start in tqdm(starts, "embedding by the teachers", disable=not show_progress):
         part = slice(start, start + TEACHING_BATCH)
         X = blend(images, *(t[part].to(images.device) for t in (first, second, share)))
         joined.append(embed_teachers(teachers, X))
@@ -158,10 +164,100 @@ def teach(
     return {name: tensor.cpu() for name, tensor in tensors.items()}
 
 
+class IdentityTraining:
+    """The student, its average and its optimiser.
+
+    Args:
+        config: The recipe.
+        dataset: The faces to learn from.
+        images: The faces that these are made of.
+        run: Its processes, and how to compute.
+        geometry: How the faces were cropped.
+        init: A checkpoint of another run, or exported weights, to start the student from.
+    """
+
+    def __init__(
+        self,
+        config: IdentityTrainConfig,
+        dataset: DistillationSet,
+        images: UInt8[Tensor, "m 3 s s"],
+        run: Run,
+        geometry: CropGeometry,
+        init: Path | None = None,
+    ) -> None:
+        self.config, self.dataset, self.images, self.run = config, dataset, images, run
+
+        def as_encoder(network: DistilledResNet, name: str) -> IdentityEncoder:
+            encoder = IdentityEncoder(network, DLIB_CROP, geometry, c_id=EMBEDDING_SIZE, name=name)
+            return encoder.to(run.device)
+
+        torch.manual_seed(config.seed)
+        dlib = load_dlib_resnet(dlib_file(FILE))
+        self.student = to_device(DistilledResNet.from_dlib(dlib), run.device, run.runtime)
+        self.encoder = as_encoder(self.student, "student")
+        self.student.requires_grad_(True)  # an encoder is frozen
+        if init is not None:
+            start_from(init, "identity", {"identity": self.student, "ema": self.student})
+        features, idx = self.features(self.encoder, NUM_FITTED)
+        self.student.fit_head(features, SCALE * dataset.z_id[idx])
+        self.ema = make_ema(self.student)
+        self.average = as_encoder(self.ema, "average")
+        self.adam = make_adam(self.student.parameters(), config.adam)
+        self.state: dict[str, Stateful] = {
+            "identity": self.student,
+            "ema": self.ema,
+            "adam": self.adam,
+        }
+        compile_where_wanted(run.device, run.runtime, self.student)
+        self.loss = distribute(DistillationLoss(self.student), run.ranks)
+
+    @torch.no_grad()
+    def features(
+        self, encoder: IdentityEncoder, count: int
+    ) -> tuple[Float[Tensor, "n c"], Int[Tensor, " n"]]:
+        """Return a network's features of so many samples, faces and blends, and which they are."""
+        network = encoder.backbone
+        assert isinstance(network, DistilledResNet)
+        last = len(self.dataset) - 1
+        count = min(count, len(self.dataset))
+        idx = torch.linspace(0, last, count, device=self.images.device).long()
+        features = [
+            network.features(encoder.to_input(self.dataset.faces(self.images, part)))
+            for part in idx.split(TEACHING_BATCH)
+        ]
+        return torch.cat(features), idx
+
+    def step(self, position: int, rng: np.random.Generator) -> dict[str, Tensor]:
+        """Train once on degraded faces that ``rng`` draws; return the loss and the gradient."""
+        config, run = self.config, self.run
+        rise = min((position + 1) / WARM_UP, 1)
+        fall = (1 + math.cos(math.pi * position / config.steps)) / 2
+        for group in self.adam.param_groups:
+            group["lr"] = config.adam.lr * rise * fall
+        drawn = rng.integers(len(self.dataset), size=config.batch // run.ranks.world)
+        idx = torch.from_numpy(drawn).to(run.device)
+        X = self.encoder.to_input(degrade(self.dataset.faces(self.images, idx), rng))
+        X = X.contiguous(memory_format=torch.channels_last)
+        with autocast(run.device, run.runtime):
+            loss = self.loss(X, self.dataset.z_id[idx])
+        loss.backward()
+        gradient = nn.utils.clip_grad_norm_(self.student.parameters(), MAX_GRADIENT)
+        self.adam.step()
+        self.adam.zero_grad()
+        update_ema(self.ema, self.student, config.ema, position)
+        return {"loss/teachers": loss.detach(), "grad": gradient}
+
+    def for_use(self) -> DistilledResNet:
+        """Return a copy of the average, with its descriptors spread."""
+        network = copy.deepcopy(self.ema)
+        network.spread(self.features(self.average, NUM_SPREAD)[0])
+        return network
+
+
 def train(
     config: IdentityTrainConfig,
     data: Path,
-    run: Path,
+    folder: Path,
     teacher_specs: Sequence[str],
     *,
     init: Path | None = None,
@@ -173,128 +269,62 @@ def train(
     Args:
         config: The recipe.
         data: A folder that ``prepare`` wrote.
-        run: Folder of the run; ``weights.safetensors`` in it is always the newest export.
-        teacher_specs: Encoders, as ``load_identity_encoder``; the student learns to say what all of
-            them say.
+        folder: The run's; ``weights.safetensors`` in it is always the newest export.
+        teacher_specs: Encoders, as ``load_identity_encoder`` takes them; the student learns what
+            all of them say.
         init: A checkpoint of another run, or exported weights, to start the student from.
         runtime: Where and how to compute.
         intervals: How often to report, to watch and to write checkpoints.
 
     Raises:
-        TrainingError: The run is of another recipe, the teachers' descriptors are too short, or
-            what the other trainings raise.
+        OutputError: The folder is another run's, or cannot be written.
+        TrainingError: The teachers' descriptors are too short, a loss is not finite, or another
+            process is lost.
     """
-    runtime, intervals = runtime or Runtime(), intervals or Intervals()
-    with join_ranks(runtime.device) as ranks:
-        device, batch = ranks.device, part_size(config.batch, 1, ranks)
+    with start_run(folder, config.batch, 1, runtime, intervals) as run:
         geometry = read_geometry(data)
-        teachers = [load_identity_encoder(spec, geometry).to(device) for spec in teacher_specs]
-        what = {"identity": asdict(config), "data": data.name, "teachers": list(teacher_specs)}
-        open_run(run, what, ranks)
-        images = load_faces(data, config.image_size).images.to(device)
-        watched = images[:NUM_WATCHED]
+        teachers = [load_identity_encoder(spec, geometry).to(run.device) for spec in teacher_specs]
+        made_by = {"identity": asdict(config), "data": data.name, "teachers": list(teacher_specs)}
+        run.claim(made_by)
+        images = load_faces(data, config.image_size).images.to(run.device)
+        watched = to_range(images[:NUM_WATCHED])
         if len(images) > 2 * NUM_WATCHED:  # of a small set, faces that training sees
             images = images[NUM_WATCHED:]
-        lessons = ranks.first_does(lambda: _lessons(run, images, teachers, config, ranks))
-        lessons.to(device)
-        torch.manual_seed(config.seed)
-        dlib = load_dlib_resnet(dlib_file(FILE))
-        student = to_device(DistilledResNet.from_dlib(dlib), device, runtime)
-        encoder = IdentityEncoder(
-            student, DLIB_CROP, geometry, c_id=EMBEDDING_SIZE, name="student"
-        ).to(device)
-        student.requires_grad_(True)
-        if init is not None:
-            start_from(init, "identity", {"identity": student, "ema": student})
-        features, idx = _features(encoder, lessons, images, NUM_FITTED)
-        student.fit_head(features, SCALE * lessons.z_id[idx])
-        ema = make_ema(student)
-        average = IdentityEncoder(ema, DLIB_CROP, geometry, c_id=EMBEDDING_SIZE, name="average").to(
-            device
-        )
-        networks = {"identity": student, "ema": ema}
-        adam = make_adam(student.parameters(), config.adam)
-        compile_where_wanted(device, runtime, student)
-        distillation_loss = distribute(DistillationLoss(student), ranks)
-
-        def step(position: int, rng: np.random.Generator) -> dict[str, Tensor]:
-            rise = min((position + 1) / WARM_UP, 1)
-            for group in adam.param_groups:
-                fall = (1 + math.cos(math.pi * position / config.steps)) / 2
-                group["lr"] = config.adam.lr * rise * fall
-            idx = torch.from_numpy(rng.integers(len(lessons), size=batch)).to(device)
-            X = encoder.to_input(degrade(lessons.faces(images, idx), rng))
-            X = X.contiguous(memory_format=torch.channels_last)
-            with autocast(device, runtime):
-                loss = distillation_loss(X, lessons.z_id[idx])
-            loss.backward()
-            gradient = nn.utils.clip_grad_norm_(student.parameters(), MAX_GRADIENT)
-            adam.step()
-            adam.zero_grad()
-            update_ema(ema, student, config.ema, position)
-            return {"loss/teachers": loss.detach(), "grad": gradient}
+        dataset = run.ranks.first_does(lambda: _load_or_teach(run, images, teachers, config))
+        training = IdentityTraining(config, dataset.to(run.device), images, run, geometry, init)
+        named_teachers = name_teachers(teacher_specs)
 
         @torch.no_grad()
-        def watch(_: int) -> dict[str, float]:
-            X = to_range(watched)
-            said = lessons.project(embed_teachers(teachers, X))
-            return {"watch/cos_teachers": 1 - identity_loss(average(X), said).item()}
-
-        def snapshot(position: int) -> None:
-            info = {
-                "kind": "identity",
-                "version": __version__,
-                "teachers": name_teachers(teacher_specs),
-                "step": position,
-            }
-            exported = copy.deepcopy(ema)
-            exported.spread(_features(average, lessons, images, NUM_SPREAD)[0])
-            export_weights(run / "weights.safetensors", exported, info)
+        def watch() -> dict[str, float]:
+            z_id = dataset.project(embed_teachers(teachers, watched))
+            return {"watch/cos_teachers": 1 - identity_loss(training.average(watched), z_id).item()}
 
         run_steps(
             run,
-            ranks,
-            state=networks | {"adam": adam},
+            state=training.state,
             steps=config.steps,
             batch=config.batch,
             batches=lambda start: (
-                np.random.default_rng((config.seed, position, ranks.rank))
+                np.random.default_rng((config.seed, position, run.ranks.rank))
                 for position in range(start, config.steps)
             ),
-            step=step,
+            step=training.step,
             watch=watch,
-            snapshot=snapshot,
-            intervals=intervals,
-            tensorboard=runtime.tensorboard,
+            snapshot=lambda position: run.export(
+                "identity", training.for_use(), position, named_teachers
+            ),
         )
 
 
-def _lessons(
-    run: Path,
+def _load_or_teach(
+    run: Run,
     images: UInt8[Tensor, "m 3 s s"],
     teachers: Sequence[IdentityEncoder],
     config: IdentityTrainConfig,
-    ranks: Ranks,
 ) -> DistillationSet:
-    """What the run keeps, as it takes minutes to embed_teachers for."""
-    path = run / "lessons.safetensors"
+    """Return the run's set; it is kept, as the teachers take minutes."""
+    path = run.folder / "lessons.safetensors"
     if not path.exists():
-        tensors = teach(images, teachers, config.blends, config.seed, ranks.is_first)
+        tensors = teach(images, teachers, config.blends, config.seed, run.ranks.is_first)
         save_tensors(path, to_arrays(tensors), {"kind": "lessons"})
     return DistillationSet({key: torch.from_numpy(a) for key, a in load_tensors(path)[0].items()})
-
-
-@torch.no_grad()
-def _features(
-    encoder: IdentityEncoder, lessons: DistillationSet, images: UInt8[Tensor, "m 3 s s"], count: int
-) -> tuple[Float[Tensor, "n c"], Int[Tensor, " n"]]:
-    """The network's features of so many lessons, faces and blends alike, and which they are."""
-    network = encoder.backbone
-    assert isinstance(network, DistilledResNet)
-    count = min(count, len(lessons))
-    idx = torch.linspace(0, len(lessons) - 1, count, device=images.device).long()
-    features = [
-        network.features(encoder.to_input(lessons.faces(images, part)))
-        for part in idx.split(TEACHING_BATCH)
-    ]
-    return torch.cat(features), idx

@@ -1,8 +1,12 @@
-"""What a training takes, before it is started: arithmetic, memory and disk."""
+"""What a training takes, before it is started: arithmetic, memory and disk.
+
+Networks are counted on PyTorch's meta device, without memory; encoders on one face.
+"""
 
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, fields, is_dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +25,7 @@ from faceshifter.config import (
 from faceshifter.data.photos import PREPARE_AGAIN
 from faceshifter.encoders.distilled import DistilledResNet
 from faceshifter.encoders.dlib_net import INPUT_SIZE
-from faceshifter.encoders.encoder import IdentityEncoder, load_identity_encoder
+from faceshifter.encoders.encoder import load_identity_encoder
 from faceshifter.errors import FaceShifterError
 from faceshifter.files import read_lines
 from faceshifter.models.aei import AEINet
@@ -32,7 +36,10 @@ from faceshifter.recipes import AEI_PRESETS, AEI_RECIPES, HEAR_PRESETS
 from faceshifter.train.aei import NUM_SAMPLES
 from faceshifter.train.checkpoint import KEPT
 
-HEADER_BYTES = 100  # of a safetensors file for each of its tensors, about
+HEADER_BYTES = 100
+"""About what each tensor takes in the header of a safetensors file."""
+LEAST_BATCH = 2
+"""Samples that batch norm needs at least in training."""
 
 
 @dataclass(frozen=True)
@@ -44,125 +51,15 @@ class NetworkCost:
     gmac: float
     """Billions of multiply-accumulates of one forward pass."""
     forwards: float
-    backwards: float
-    """Those that give its weights gradients: two forward passes each."""
+    backwards: float = 0
+    """Passes that give its weights gradients; each counts as two forward passes."""
     input_backwards: float = 0
-    """Those through its frozen weights to its input: one forward pass each."""
+    """Passes through its frozen weights to its input; each counts as one forward pass."""
 
     @property
     def step_gmac(self) -> float:
         """Billions of multiply-accumulates in all passes of one sample."""
         return self.gmac * (self.forwards + 2 * self.backwards + self.input_backwards)
-
-
-def num_parameters(module: nn.Module) -> int:
-    """Weights of a network, without its buffers."""
-    return sum(parameter.numel() for parameter in module.parameters())
-
-
-def forward_gmac(module: nn.Module, *inputs: Tensor) -> float:
-    """Billions of multiply-accumulates of one forward pass in evaluation."""
-    training = module.training
-    with FlopCounterMode(display=False) as flops, torch.no_grad():
-        module.eval()(*inputs)
-    module.train(training)
-    return flops.get_total_flops() / 2e9
-
-
-def encoder_cost(
-    name: str, encoder: IdentityEncoder, size: int, forwards: float, input_backwards: float
-) -> NetworkCost:
-    """The cost of a frozen encoder that sees faces of this size."""
-    gmac = forward_gmac(encoder, torch.zeros(1, 3, size, size))
-    return NetworkCost(name, num_parameters(encoder), gmac, forwards, 0, input_backwards)
-
-
-def encoder_bytes(encoder: IdentityEncoder, size: int) -> int:
-    """Bytes that a frozen encoder keeps of one face for the gradient of its input."""
-    X = torch.zeros(1, 3, size, size, requires_grad=True)
-    return kept_bytes(lambda: encoder(X), encoder)
-
-
-def kept_bytes(forward: Callable[[], Any], *modules: nn.Module) -> int:
-    """Bytes of what autograd keeps of a forward pass for its backward pass, weights aside."""
-    weights = {
-        tensor.untyped_storage()._cdata
-        for module in modules
-        for tensor in (*module.parameters(), *module.buffers())
-    }
-    kept: dict[int, Tensor] = {}  # by storage; held here, so that no storage is used again
-
-    def pack(tensor: Tensor) -> Tensor:
-        storage = tensor.untyped_storage()._cdata
-        if storage not in weights:
-            kept[storage] = tensor.detach()
-        return tensor
-
-    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-        output = forward()
-    del output
-    return sum(tensor.untyped_storage().nbytes() for tensor in kept.values())
-
-
-def _bytes(tensors: Sequence[Tensor]) -> int:
-    return sum(tensor.nbytes for tensor in tensors)
-
-
-def memory_bytes(
-    trained: Sequence[nn.Module],
-    averaged: Sequence[nn.Module],
-    frozen: Sequence[nn.Module | None],
-    activations: int,
-) -> dict[str, int]:
-    """Bytes of everything in memory but the faces, by what it is, in float32."""
-
-    def weights(modules: Sequence[nn.Module | None]) -> int:
-        return sum(_bytes([*m.parameters(), *m.buffers()]) for m in modules if m is not None)
-
-    gradients = [_bytes(list(module.parameters())) for module in trained]
-    return {
-        "weights that are trained": weights(trained),
-        "their average": weights(averaged),
-        "frozen networks": weights(frozen),
-        "gradients": max(gradients),  # those of one network at a time
-        "Adam's moments": 2 * sum(gradients),
-        "activations of a batch": activations,
-    }
-
-
-def faces_bytes(data: Path, size: int, notes: list[str]) -> dict[str, int]:
-    """Bytes of a prepared set in memory; a note where it is not there."""
-    if not (data / "index.jsonl").exists():
-        notes.append(f"{data} is not a prepared set yet; its faces are not in the memory")
-        return {}
-    count = len(read_lines(data / "index.jsonl", remedy=PREPARE_AGAIN))
-    return {f"{count} decoded faces": count * 3 * size**2}
-
-
-def disk_bytes(trained: Sequence[nn.Module], exported: nn.Module, steps: int) -> dict[str, int]:
-    """Bytes of all checkpoints there are at once, and of the weights for use.
-
-    A checkpoint holds the trained networks, the exported average, and Adam's moments and steps.
-    """
-    state = [t for module in (*trained, exported) for t in module.state_dict().values()]
-    parameters = [parameter for module in trained for parameter in module.parameters()]
-    adam = [*parameters, *parameters, *(torch.empty((), device="meta") for _ in parameters)]
-    one = _bytes([*state, *adam]) + HEADER_BYTES * len([*state, *adam])
-    kept = min(KEPT + 1, math.ceil(steps / Intervals().checkpoint))  # one more while it is written
-    half = sum(
-        HEADER_BYTES + (tensor.nbytes // 2 if tensor.is_floating_point() else tensor.nbytes)
-        for tensor in exported.state_dict().values()
-    )
-    return {f"checkpoints ({kept} of {one / 1e6:.1f} MB)": kept * one, "exported weights": half}
-
-
-def samples_bytes(steps: int, rows: int, size: int) -> dict[str, int]:
-    """Bytes of the pictures of all checkpoints, before compression."""
-    sheets = math.ceil(steps / Intervals().checkpoint)
-    return {f"pictures ({sheets}, before compression)": sheets * rows * NUM_SAMPLES * 3 * size**2}
-
-
-BATCH_NORM_BATCH = 2  # the least that batch norm can normalize in training
 
 
 @dataclass(frozen=True)
@@ -189,126 +86,96 @@ class TrainingCost:
 
 
 def plan_aei(config: AEITrainConfig, data: Path) -> TrainingCost:
-    """What ``faceshifter.train.aei.train`` of this recipe takes."""
-    size, c_id = config.model.image_size, config.model.c_id
+    """Count what ``faceshifter.train.aei.train`` takes with a recipe."""
+    model, notes = config.model, list[str]()
+    size, specs = model.image_size, (config.identity, *config.teachers)
+    encoders, costs, kept = _count_encoders(specs, model.geometry, size, 1, notes)
     with torch.device("meta"):
-        aei = AEINet(config.model)
-        discriminator = MultiScaleDiscriminator(config.discriminator)
-        X, z_id = torch.empty(BATCH_NORM_BATCH, 3, size, size), torch.empty(2, 1, c_id)
-    notes: list[str] = []
-    specs = (config.identity, *config.teachers)
-    encoders = [_find_encoder(spec, config.model.geometry, notes) for spec in specs]
-    discriminator.requires_grad_(False)
+        aei = AEINet(model)
+        discriminator = MultiScaleDiscriminator(config.discriminator).requires_grad_(False)
+        X = torch.empty(LEAST_BATCH, 3, size, size)
+        z_id = torch.empty(LEAST_BATCH, 1, model.c_id)
 
-    def forward() -> None:
+    def generator_step() -> None:  # it keeps more than the discriminator's, which follows it
         Y = aei(X, z_id)[:, 0]
         aei.attributes_encoder(Y)
         discriminator(Y)
 
-    # The generator's step keeps more than the discriminator's, which follows it.
-    activations = kept_bytes(forward, aei, discriminator) // BATCH_NORM_BATCH
-    activations += max((encoder_bytes(encoder, size) for encoder in encoders if encoder), default=0)
-    attributes_gmac = forward_gmac(aei.attributes_encoder, X[:1])
+    kept += kept_bytes(generator_step, aei, discriminator) // LEAST_BATCH
+    z_att = aei.attributes_encoder.eval()(X[:1])
     networks = [
-        NetworkCost(
-            "attributes encoder", num_parameters(aei.attributes_encoder), attributes_gmac, 2, 2
-        ),
-        NetworkCost(
-            "generator",
-            num_parameters(aei.generator),
-            forward_gmac(aei, X[:1], z_id[:1]) - attributes_gmac,
-            1,
-            1,
-        ),
-        NetworkCost(
-            "discriminator",
-            num_parameters(discriminator),
-            forward_gmac(discriminator, X[:1]),
-            3,
-            2,
-            1,
-        ),
+        _count("attributes encoder", aei.attributes_encoder, (X[:1],), 2, 2),
+        _count("generator", aei.generator, (z_att, z_id[:1]), 1, 1),
+        _count("discriminator", discriminator, (X[:1],), 3, 2, 1),
+        *costs,
     ]
-    networks += _encoder_costs(specs, encoders, size, 1)
-    return TrainingCost(
-        dict(settings_of(config)),
-        config.steps,
-        config.batch,
-        networks,
-        memory_bytes(
-            [aei, discriminator], [aei], encoders, config.batch // config.accumulate * activations
-        )
-        | faces_bytes(data, size, notes),
-        disk_bytes([aei, discriminator], aei, config.steps) | samples_bytes(config.steps, 4, size),
-        notes,
-    )
+    kept *= config.batch // config.accumulate
+    trained = (aei, discriminator)
+    return _total(config, data, size, networks, trained, encoders, kept, 4, notes)
 
 
 def plan_hear(
     config: HEARTrainConfig, data: Path, aei_weights: Path, identity: Path | None = None
 ) -> TrainingCost:
-    """What ``faceshifter.train.hear.train`` of this recipe takes.
+    """Count what ``faceshifter.train.hear.train`` takes with a recipe.
 
     Without the first stage's weights it is taken to be the preset of the same size.
     """
     notes: list[str] = []
     model, spec = _first_stage(config, aei_weights, notes)
-    size = model.image_size
-    specs = (str(identity or spec), *config.teachers)
-    encoders = [_find_encoder(spec, model.geometry, notes) for spec in specs]
+    size, specs = model.image_size, (str(identity or spec), *config.teachers)
+    encoders, costs, kept = _count_encoders(specs, model.geometry, size, 2, notes)
     with torch.device("meta"):
         aei, hear = AEINet(model), HEARNet(config.model)
-        X, z_id = torch.empty(BATCH_NORM_BATCH, 3, size, size), torch.empty(1, 2, model.c_id)
-    activations = kept_bytes(lambda: hear(X, X), hear) // BATCH_NORM_BATCH
+        X = torch.empty(LEAST_BATCH, 3, size, size)
+        z_id = torch.empty(1, 2, model.c_id)
+    kept += kept_bytes(lambda: hear(X, X), hear) // LEAST_BATCH
     networks = [
-        NetworkCost("HEAR-Net", num_parameters(hear), forward_gmac(hear, X[:1], X[:1]), 1, 1),
-        NetworkCost("AEI-Net, m = 2", num_parameters(aei), forward_gmac(aei, X[:1], z_id), 1, 0),
+        _count("HEAR-Net", hear, (X[:1], X[:1]), 1, 1),
+        _count("AEI-Net, m = 2", aei, (X[:1], z_id), 1),
+        *costs,
     ]
-    activations += max((encoder_bytes(encoder, size) for encoder in encoders if encoder), default=0)
-    networks += _encoder_costs(specs, encoders, size, 2)
-    return TrainingCost(
-        dict(settings_of(config)),
-        config.steps,
-        config.batch,
-        networks,
-        memory_bytes(
-            [hear], [hear], [aei, *encoders], config.batch // config.accumulate * activations
-        )
-        | faces_bytes(data, size, notes),
-        disk_bytes([hear], hear, config.steps) | samples_bytes(config.steps, 5, size),
-        notes,
-    )
+    kept *= config.batch // config.accumulate
+    return _total(config, data, size, networks, (hear,), [aei, *encoders], kept, 5, notes)
 
 
 def plan_identity(
     config: IdentityTrainConfig, data: Path, teacher_specs: Sequence[str]
 ) -> TrainingCost:
-    """What ``faceshifter.train.identity.train`` of this recipe takes."""
-    notes: list[str] = []
-    teachers = [_find_encoder(spec, CropGeometry(), notes) for spec in teacher_specs]
+    """Count what ``faceshifter.train.identity.train`` takes with a recipe."""
+    size, notes = config.image_size, list[str]()
+    teachers, costs, _ = _count_encoders(teacher_specs, CropGeometry(), size, None, notes)
     with torch.device("meta"):
         student = DistilledResNet()
-        X = torch.empty(BATCH_NORM_BATCH, 3, INPUT_SIZE, INPUT_SIZE)
-    activations = kept_bytes(lambda: student(X), student) // BATCH_NORM_BATCH
-    networks = [NetworkCost("student", num_parameters(student), forward_gmac(student, X[:1]), 1, 1)]
-    # The teachers are asked once, before the first step.
-    for spec, teacher in zip(teacher_specs, teachers, strict=True):
-        if teacher is not None:
-            networks.append(encoder_cost(spec, teacher, config.image_size, 0, 0))
-    return TrainingCost(
-        dict(settings_of(config)),
-        config.steps,
-        config.batch,
-        networks,
-        memory_bytes([student], [student], teachers, config.batch * activations)
-        | faces_bytes(data, config.image_size, notes),
-        disk_bytes([student], student, config.steps),
-        notes,
-    )
+        X = torch.empty(LEAST_BATCH, 3, INPUT_SIZE, INPUT_SIZE)
+    kept = config.batch * (kept_bytes(lambda: student(X), student) // LEAST_BATCH)
+    networks = [_count("student", student, (X[:1],), 1, 1), *costs]
+    return _total(config, data, size, networks, (student,), teachers, kept, 0, notes)
+
+
+def kept_bytes(forward: Callable[[], Any], *modules: nn.Module) -> int:
+    """Return the bytes that autograd keeps of a forward pass, without the modules' weights."""
+    weights = {
+        tensor.untyped_storage()._cdata
+        for module in modules
+        for tensor in (*module.parameters(), *module.buffers())
+    }
+    kept: dict[int, Tensor] = {}  # by storage; held here, so that no storage is used again
+
+    def pack(tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()._cdata
+        if storage not in weights:
+            kept[storage] = tensor.detach()
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        output = forward()
+    del output
+    return sum(tensor.untyped_storage().nbytes() for tensor in kept.values())
 
 
 def settings_of(value: Any, name: str = "") -> Iterator[tuple[str, Any]]:
-    """Dotted names and values of everything in a configuration."""
+    """Give dotted names and values of everything in a configuration."""
     if is_dataclass(value):
         for field in fields(value):
             yield from settings_of(getattr(value, field.name), f"{name}.{field.name}".strip("."))
@@ -319,32 +186,101 @@ def settings_of(value: Any, name: str = "") -> Iterator[tuple[str, Any]]:
         yield name, value
 
 
+def _count_encoders(
+    specs: Sequence[str], geometry: CropGeometry, size: int, num_z_id: int | None, notes: list[str]
+) -> tuple[list[nn.Module], list[NetworkCost], int]:
+    """Load and count frozen encoders, and note which cannot be loaded.
+
+    The first one makes ``num_z_id`` z_id per pair, and all take turns as judges; with None they are
+    teachers, which are run before the first step. The last value is the most bytes that autograd
+    keeps of a face.
+    """
+    encoders: list[nn.Module] = []
+    costs, kept = [], 0
+    turn = 1 / len(specs)  # each judges one step in so many
+    X = torch.zeros(1, 3, size, size, requires_grad=True)
+    for idx, spec in enumerate(specs):
+        try:
+            encoder = load_identity_encoder(spec, geometry)
+        except FaceShifterError as error:
+            start = f"training cannot start yet, and {spec} is in none of the sums"
+            notes.append(f"{start}: {error}")
+            continue
+        encoders.append(encoder)
+        if num_z_id is None:
+            costs.append(_count(spec, encoder, (X,), 0))
+        else:
+            forwards = 2 * turn if idx else num_z_id + turn
+            costs.append(_count(spec, encoder, (X,), forwards, 0, turn))
+            kept = max(kept, kept_bytes(partial(encoder, X), encoder))
+    return encoders, costs, kept
+
+
+def _count(name: str, network: nn.Module, inputs: tuple[Any, ...], *passes: float) -> NetworkCost:
+    """Count one network in evaluation, given the inputs of one sample."""
+    with FlopCounterMode(display=False) as flops, torch.no_grad():
+        network.eval()(*inputs)
+    parameters = sum(parameter.numel() for parameter in network.parameters())
+    return NetworkCost(name, parameters, flops.get_total_flops() / 2e9, *passes)
+
+
+def _total(
+    config: AEITrainConfig | HEARTrainConfig | IdentityTrainConfig,
+    data: Path,
+    size: int,
+    networks: list[NetworkCost],
+    trained: Sequence[nn.Module],
+    frozen: Sequence[nn.Module],
+    activations: int,
+    rows: int,
+    notes: list[str],
+) -> TrainingCost:
+    """Add up memory and disk; of the trained networks the first is averaged and exported."""
+    states = [list(module.state_dict().values()) for module in (*trained, trained[0])]
+    parameters = [list(module.parameters()) for module in trained]
+    moments = 2 * sum(map(_bytes, parameters))
+    held = [[*module.parameters(), *module.buffers()] for module in frozen]
+    memory = {
+        "weights that are trained": sum(map(_bytes, states[:-1])),
+        "their average": _bytes(states[-1]),
+        "frozen networks": sum(map(_bytes, held)),
+        "gradients": max(map(_bytes, parameters)),  # those of one network at a time
+        "Adam's moments": moments,
+        "activations of a batch": activations,
+    }
+    if (data / "index.jsonl").exists():
+        count = len(read_lines(data / "index.jsonl", remedy=PREPARE_AGAIN))
+        memory[f"{count} decoded faces"] = count * 3 * size**2
+    else:
+        notes.append(f"{data} is not a prepared set yet; its faces are not in the memory")
+    snapshots = math.ceil(config.steps / Intervals().checkpoint)
+    kept = min(KEPT + 1, snapshots)  # one more while it is written
+    # Adam has two moments and a number of four bytes for each parameter.
+    checkpoint = sum(_bytes(state) + HEADER_BYTES * len(state) for state in states) + moments
+    checkpoint += (4 + 3 * HEADER_BYTES) * sum(map(len, parameters))
+    halves = [t.nbytes // 2 if t.is_floating_point() else t.nbytes for t in states[-1]]
+    disk = {
+        f"checkpoints ({kept} of {checkpoint / 1e6:.1f} MB)": kept * checkpoint,
+        "exported weights": sum(halves) + HEADER_BYTES * len(halves),
+    }
+    if rows:
+        sheet = rows * NUM_SAMPLES * 3 * size**2
+        disk[f"pictures ({snapshots}, before compression)"] = snapshots * sheet
+    settings = dict(settings_of(config))
+    return TrainingCost(settings, config.steps, config.batch, networks, memory, disk, notes)
+
+
+def _bytes(tensors: Sequence[Tensor]) -> int:
+    return sum(tensor.nbytes for tensor in tensors)
+
+
 def _first_stage(
     config: HEARTrainConfig, aei_weights: Path, notes: list[str]
 ) -> tuple[AEIConfig, str]:
+    """Return the first stage's configuration and encoder."""
     if aei_weights.exists():
         aei, info = load_aei(aei_weights)
         return aei.config, info["identity"]["name"]
     name = next((name for name, model in HEAR_PRESETS.items() if model == config.model), "paper")
     notes.append(f"{aei_weights} does not exist yet; the first stage is taken to be {name}")
     return AEI_PRESETS[name], AEI_RECIPES[name][1].identity
-
-
-def _encoder_costs(
-    specs: Sequence[str], encoders: Sequence[IdentityEncoder | None], size: int, num_z_id: int
-) -> Iterator[NetworkCost]:
-    """Of the encoder that makes ``num_z_id`` z_id a pair, and of those that judge with it."""
-    turn = 1 / len(specs)  # each encoder judges one step in so many
-    for idx, (spec, encoder) in enumerate(zip(specs, encoders, strict=True)):
-        if encoder is not None:
-            forwards = num_z_id + turn if idx == 0 else 2 * turn
-            yield encoder_cost(spec, encoder, size, forwards, turn)
-
-
-def _find_encoder(spec: str, geometry: CropGeometry, notes: list[str]) -> IdentityEncoder | None:
-    """An encoder to count, or what there is to say about its lack."""
-    try:
-        return load_identity_encoder(spec, geometry)
-    except FaceShifterError as error:
-        notes.append(f"training cannot start yet, and {spec} is in none of the sums: {error}")
-        return None

@@ -1,147 +1,128 @@
-"""Run folders of trainings."""
+"""What all trainings share around their steps: processes, run folder, encoders and exports.
 
-import json
+RUN/config.json           what made the run; another configuration is refused
+RUN/command.txt, env.json the first command line, and the versions it ran with
+RUN/stats.jsonl           reports
+RUN/checkpoints/          everything needed to resume
+RUN/samples/              contact sheets of watched pairs
+RUN/weights.safetensors   the averaged network, in half precision
+"""
+
 import platform
 import shlex
 import sys
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
-from torch import nn
-from tqdm import tqdm
+from jaxtyping import Float
+from torch import Tensor, nn
 
 from faceshifter import __version__
-from faceshifter.errors import CheckpointError, OutputError, TrainingError
-from faceshifter.files import sha256, write_atomically, write_lines
-from faceshifter.tensors import load_strictly, load_tensors
-from faceshifter.train.checkpoint import (
-    Stateful,
-    find_checkpoints,
-    load_checkpoint,
-)
-from faceshifter.train.distributed import Ranks
+from faceshifter.config import CropGeometry, Intervals, Runtime
+from faceshifter.data.shards import read_geometry
+from faceshifter.encoders.encoder import IdentityEncoder, load_identity_encoder
+from faceshifter.errors import TrainingError
+from faceshifter.files import claim, make_folder, sha256, write_atomically, write_json
+from faceshifter.images import Photo, save_photo
+from faceshifter.marks.xmp import WORKING
+from faceshifter.networks import to_images
+from faceshifter.tensors import export_weights
+from faceshifter.train.distributed import Ranks, join_ranks, part_size
+
+
+@dataclass(frozen=True)
+class Run:
+    """A training's folder, its processes, and how they compute and report."""
+
+    folder: Path
+    ranks: Ranks
+    runtime: Runtime
+    intervals: Intervals
+
+    @property
+    def device(self) -> torch.device:
+        """Where this process computes."""
+        return self.ranks.device
+
+    def claim(self, config: Mapping[str, Any]) -> None:
+        """Make the folder, or check that it is a run of the same configuration.
+
+        Raises:
+            OutputError: It is another run's; the message names the keys that differ.
+        """
+        self.ranks.first_does(lambda: _claim(self.folder, config))
+
+    def load_encoders(
+        self, specs: Sequence[str], data: Path, geometry: CropGeometry, remedy: str
+    ) -> list[IdentityEncoder]:
+        """Load identity encoders for a prepared set.
+
+        Raises:
+            TrainingError: The set was cropped with another geometry than the networks want.
+        """
+        if read_geometry(data) != geometry:
+            raise TrainingError(f"{data} was cropped with another geometry than {remedy}")
+        return [load_identity_encoder(spec, geometry).to(self.device) for spec in specs]
+
+    def export(
+        self,
+        kind: str,
+        network: nn.Module,
+        position: int,
+        teachers: Sequence[Mapping[str, str]],
+        **info: object,
+    ) -> None:
+        """Write a network for use, with what is needed to build it."""
+        first = {"kind": kind, "version": __version__}
+        last = {"teachers": teachers, "step": position}
+        export_weights(self.folder / "weights.safetensors", network, {**first, **info, **last})
+
+    def samples_path(self, position: int) -> Path:
+        """Return the file of a checkpoint's samples."""
+        return self.folder / "samples" / f"step-{position:08d}.png"
+
+    def save_samples(self, position: int, rows: Sequence[Float[Tensor, "b 3 h w"]]) -> None:
+        """Write a contact sheet, one row for each tensor of pictures in [-1, 1]."""
+        images = [np.concatenate(list(to_images(row)), axis=1) for row in rows]
+        save_photo(self.samples_path(position), Photo(np.concatenate(images, axis=0)), WORKING)
+
+
+@contextmanager
+def start_run(
+    folder: Path, batch: int, accumulate: int, runtime: Runtime | None, intervals: Intervals | None
+) -> Iterator[Run]:
+    """Meet the other processes, and check that they can share each step's samples.
+
+    Raises:
+        DeviceError: The device asked for is not there.
+        TrainingError: The samples cannot be shared evenly, or another process is lost.
+    """
+    runtime = runtime or Runtime()
+    with join_ranks(runtime.device) as ranks:
+        part_size(batch, accumulate, ranks)
+        yield Run(folder, ranks, runtime, intervals or Intervals())
 
 
 def name_teachers(specs: Sequence[str]) -> list[dict[str, str]]:
-    """What exported weights say of the files that judged them: nothing may measure by those."""
+    """Return names and hashes of the encoders' files: no evaluation may measure by those."""
     paths = [Path(spec) for spec in specs if Path(spec).is_file()]
     return [{"name": path.name, "sha256": sha256(path)} for path in paths]
 
 
-def start_from(init: Path, kind: str, networks: Mapping[str, nn.Module]) -> None:
-    """Load the networks of a checkpoint; or exported weights of a kind, the average's, into both.
-
-    Raises:
-        CheckpointError: The file is missing, damaged or of another network.
-    """
-    tensors, info = load_tensors(init)
-    if info.get("kind") != kind:
-        load_checkpoint(init, networks)
-        return
-    for name in (kind, "ema"):
-        load_strictly(networks[name], tensors, str(init))
-
-
-def open_run(run: Path, config: dict[str, Any], ranks: Ranks) -> None:
-    """Make the run's folder, or check that it is a run of the same configuration.
-
-    Raises:
-        TrainingError: It is another run's; the message names the keys that differ.
-    """
-    ranks.first_does(lambda: _open_run(run, config))
-
-
-def refuse_another_run(run: Path, config: dict[str, Any], option: str = "--run") -> bool:
-    """Whether a folder is a run of this configuration already; ``option`` is what gave the folder.
-
-    Raises:
-        TrainingError: It is another run's; the message names the keys that differ.
-    """
-    path = run / "config.json"
-    if not path.exists():
-        return False
-    try:
-        saved = json.loads(path.read_text())
-    except ValueError:
-        raise TrainingError(f"{path} is damaged; restore it, or give another {option}") from None
-    differing = sorted(_differences(saved, json.loads(json.dumps(config))))
-    if differing:
-        raise TrainingError(
-            f"{run} is a run with other {', '.join(differing)}; "
-            f"give the same values to resume it, or another {option}"
-        )
-    return True
-
-
-def _open_run(run: Path, config: dict[str, Any]) -> None:
-    if refuse_another_run(run, config):
-        return
-    try:
-        (run / "checkpoints").mkdir(parents=True, exist_ok=True)
-        (run / "samples").mkdir(exist_ok=True)
-        write_atomically(run / "config.json", json.dumps(config, indent=1).encode())
-        write_atomically(run / "command.txt", (shlex.join(sys.argv) + "\n").encode())
+def _claim(folder: Path, config: Mapping[str, Any]) -> None:
+    if not claim(folder, config, option="--run"):
+        write_atomically(folder / "command.txt", (shlex.join(sys.argv) + "\n").encode())
         environment = {
             "faceshifter": __version__,
             "torch": torch.__version__,
             "python": platform.python_version(),
             "machine": platform.platform(),
         }
-        write_atomically(run / "env.json", json.dumps(environment, indent=1).encode())
-    except OSError as error:
-        raise TrainingError(
-            f"{run} cannot be written ({error.strerror}); choose another --run"
-        ) from None
-
-
-def _differences(saved: Any, config: Any, prefix: str = "") -> Iterator[str]:
-    if isinstance(saved, dict) and isinstance(config, dict):
-        for key in saved.keys() | config.keys():
-            yield from _differences(saved.get(key), config.get(key), f"{prefix}.{key}".strip("."))
-    elif saved != config:
-        yield prefix
-
-
-def _resume(run: Path, state: Mapping[str, Stateful]) -> int:
-    """Load the newest checkpoint that is whole; returns its step, or 0 where there is none."""
-    checkpoints = find_checkpoints(run / "checkpoints")
-    for path in reversed(checkpoints):
-        try:
-            return int(load_checkpoint(path, state)["step"])
-        except CheckpointError:
-            if path == checkpoints[0]:
-                raise
-            tqdm.write(f"{path} is damaged; going on from the one before", sys.stderr)
-    return 0
-
-
-def _read_history(stats: Path, position: int) -> list[dict[str, Any]]:
-    """The reports up to a checkpoint; those behind it are dropped, as they will be made again.
-
-    A line that a kill or a full disk has cut off is dropped too.
-    """
-    if not stats.exists():
-        return []
-    history = []
-    for line in stats.read_text(errors="replace").splitlines():
-        try:
-            report = json.loads(line)
-        except ValueError:
-            continue
-        if report["step"] <= position:
-            history.append(report)
-    write_lines(stats, history)
-    return history
-
-
-def _append(stats: Path, line: dict[str, Any]) -> None:
-    try:
-        with stats.open("a") as file:
-            file.write(json.dumps(line) + "\n")
-    except OSError as error:
-        raise OutputError(
-            f"{stats} cannot be written ({error.strerror}); free disk space there and give the "
-            "same command again"
-        ) from None
+        write_json(folder / "env.json", environment)
+    make_folder(folder / "checkpoints")
+    make_folder(folder / "samples")

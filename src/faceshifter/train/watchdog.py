@@ -1,4 +1,4 @@
-"""What goes wrong in a training, in words, from its reports alone.
+"""Names of what goes wrong in a training, found in its reports alone.
 
 A report is a line of ``stats.jsonl``: ``loss/...``, ``score/...`` and ``grad/...`` are means since
 the line before; ``watch/...`` are of the averaged network on pairs that training never sees.
@@ -14,17 +14,17 @@ Report = Mapping[str, Any]
 PATIENCE = 500
 """Steps that a failure must last before it is named."""
 LOOKS = 3
-"""Looks in a row at a network that gets worse before a run is stopped."""
+"""Reports in a row of a network that gets worse, before a run is stopped."""
 
 
 def problems(history: Sequence[Report]) -> list[str]:
     """Name every failure that the last reports show; each message begins with its name."""
-    found = [check(history) for check in CHECKS]
-    return [message for message in found if message]
+    found = [_lasting(history, key, check) for key, check in CHECKS]
+    return [message for message in (*found, _growing_gradients(history)) if message]
 
 
 def is_diverging(history: Sequence[Report]) -> bool:
-    """Whether the last report is of a network that has become much worse than it was.
+    """Return whether the last report is of a network that has become much worse.
 
     Its error on its own input has more than doubled from the lowest, or its gradients are a
     hundred times what is usual.
@@ -40,57 +40,52 @@ def is_diverging(history: Sequence[Report]) -> bool:
 
 
 def has_diverged(history: Sequence[Report]) -> bool:
-    """Whether the last looks all were at a network that gets worse."""
+    """Return whether the last measurements all are of a network that gets worse."""
     looks = [idx for idx, report in enumerate(history) if "watch/rec" in report][-LOOKS:]
     return len(looks) == LOOKS and all(is_diverging(history[: idx + 1]) for idx in looks)
 
 
-def _lasting(history: Sequence[Report], key: str, holds: Callable[[Report], bool]) -> bool:
-    """Whether something has held for the last ``PATIENCE`` steps, in every report with a key."""
+def _lasting(
+    history: Sequence[Report], key: str, check: Callable[[Report], str | None]
+) -> str | None:
+    """Return a failure's message once all reports with a key show it for ``PATIENCE`` steps."""
     reports = [report for report in history if key in report]
     since = None
     for report in reversed(reports):
-        if not holds(report):
+        if check(report) is None:
             break
         since = report["step"]
-    return since is not None and reports[-1]["step"] - since >= PATIENCE
+    if since is None or reports[-1]["step"] - since < PATIENCE:
+        return None
+    return check(reports[-1])
 
 
 def _cosines(report: Report, of: str) -> list[float]:
     return [value for key, value in report.items() if key.startswith(f"watch/cos_{of}/")]
 
 
-def _copies_target(history: Sequence[Report]) -> str | None:
-    def holds(report: Report) -> bool:
-        source, target = _cosines(report, "source"), _cosines(report, "target")
-        return bool(target) and min(target) > 0.6 and max(source) < 0.4
-
-    if not _lasting(history, "watch/rec", holds):
+def _copies_target(report: Report) -> str | None:
+    source, target = _cosines(report, "source"), _cosines(report, "target")
+    if not target or min(target) <= 0.6 or max(source) >= 0.4:
         return None
-    report = next(report for report in reversed(history) if "watch/rec" in report)
     return (
-        f"copies the target: cosine to target {min(_cosines(report, 'target')):.2f}, to source "
-        f"{max(_cosines(report, 'source')):.2f}; check the identity encoder with "
-        "check-identity, then raise the identity weight"
+        f"copies the target: cosine to target {min(target):.2f}, to source {max(source):.2f}; "
+        "check the identity encoder with check-identity, then raise the identity weight"
     )
 
 
-def _fools_encoder(history: Sequence[Report]) -> str | None:
-    def holds(report: Report) -> bool:
-        source = _cosines(report, "source")
-        return len(source) > 1 and max(source) - min(source) > 0.45
-
-    if not _lasting(history, "watch/rec", holds):
+def _fools_encoder(report: Report) -> str | None:
+    source = _cosines(report, "source")
+    if len(source) < 2 or max(source) - min(source) <= 0.45:
         return None
-    source = _cosines(next(r for r in reversed(history) if "watch/rec" in r), "source")
     return (
         f"fools an encoder: cosine to source {max(source):.2f} by one, {min(source):.2f} by "
         "another; lower the identity weight, or add --teachers"
     )
 
 
-def _loses_target(history: Sequence[Report]) -> str | None:
-    if not _lasting(history, "watch/rec", lambda report: report["watch/rec"] > 0.3):
+def _loses_target(report: Report) -> str | None:
+    if report["watch/rec"] <= 0.3:
         return None
     return (
         "loses the target: given its own identity a target comes back with a mean error above "
@@ -98,24 +93,18 @@ def _loses_target(history: Sequence[Report]) -> str | None:
     )
 
 
-def _saturated_discriminator(history: Sequence[Report]) -> str | None:
-    def holds(report: Report) -> bool:
-        return report["loss/d"] < 0.1
-
-    if not _lasting(history, "loss/d", holds):
+def _saturated_discriminator(report: Report) -> str | None:
+    if report["loss/d"] >= 0.1:
         return None
-    margin = history[-1].get("score/real", 0) - history[-1].get("score/fake", 0)
+    margin = report.get("score/real", 0) - report.get("score/fake", 0)
     return (
         f"discriminator saturated for {PATIENCE} steps: margin {margin:.1f}, the generator no "
         "longer learns from it; lower --adam-d.lr or the adversarial weight"
     )
 
 
-def _blind_discriminator(history: Sequence[Report]) -> str | None:
-    def holds(report: Report) -> bool:
-        return abs(report["score/real"] - report["score/fake"]) < 0.02
-
-    if not _lasting(history, "score/real", holds):
+def _blind_discriminator(report: Report) -> str | None:
+    if abs(report["score/real"] - report["score/fake"]) >= 0.02:
         return None
     return (
         f"discriminator blind for {PATIENCE} steps: it scores targets and swaps alike; "
@@ -123,23 +112,15 @@ def _blind_discriminator(history: Sequence[Report]) -> str | None:
     )
 
 
-def _dead_masks(history: Sequence[Report]) -> str | None:
-    def masks(report: Report) -> dict[str, float]:
-        prefix = "watch/mask/"
-        return {key.removeprefix(prefix): m for key, m in report.items() if key.startswith(prefix)}
-
-    def extreme(report: Report) -> list[str]:
-        return [k for k, m in masks(report).items() if not 0.02 < m < 0.98]
-
-    def holds(report: Report) -> bool:
-        return bool(masks(report)) and 2 * len(extreme(report)) > len(masks(report))
-
-    if not _lasting(history, "watch/rec", holds):
+def _dead_masks(report: Report) -> str | None:
+    prefix = "watch/mask/"
+    masks = {key.removeprefix(prefix): M for key, M in report.items() if key.startswith(prefix)}
+    extreme = [k for k, M in masks.items() if not 0.02 < M < 0.98]
+    if not masks or 2 * len(extreme) <= len(masks):
         return None
-    report = next(report for report in reversed(history) if "watch/rec" in report)
     return (
-        f"masks are closed: M of the levels {', '.join(extreme(report))} is 0 or 1 everywhere, so "
-        "that identity or attributes have no say there; lower --adam-g.lr"
+        f"masks are closed: M of the levels {', '.join(extreme)} is 0 or 1 everywhere, so that "
+        "identity or attributes have no effect there; lower --adam-g.lr"
     )
 
 
@@ -149,13 +130,13 @@ def _growing_gradients(history: Sequence[Report]) -> str | None:
         if len(norms) > 10 and norms[-1] > 10 * median(norms[-50:-1]):
             return (
                 f"gradients grow: {key} is {norms[-1]:.3g}, usually {median(norms[-50:-1]):.3g}; "
-                "if it stays so, lower the learning rate"
+                "if this lasts, lower the learning rate"
             )
     return None
 
 
-def _changes_nothing(history: Sequence[Report]) -> str | None:
-    if not _lasting(history, "watch/chg", lambda report: report["watch/chg"] < 0.005):
+def _changes_nothing(report: Report) -> str | None:
+    if report["watch/chg"] >= 0.005:
         return None
     return (
         "second stage changes nothing: mean change below 0.005; raise --lambda-rec, or see whether "
@@ -163,11 +144,8 @@ def _changes_nothing(history: Sequence[Report]) -> str | None:
     )
 
 
-def _undoes_swap(history: Sequence[Report]) -> str | None:
-    def holds(report: Report) -> bool:
-        return max(_cosines(report, "lost"), default=0.0) > 0.15
-
-    if not _lasting(history, "watch/chg", holds):
+def _undoes_swap(report: Report) -> str | None:
+    if max(_cosines(report, "lost"), default=0.0) <= 0.15:
         return None
     return (
         "second stage undoes the swap: it lowers the cosine to the source by more than 0.15; raise "
@@ -175,24 +153,24 @@ def _undoes_swap(history: Sequence[Report]) -> str | None:
     )
 
 
-def _starves(history: Sequence[Report]) -> str | None:
-    if not _lasting(history, "time/data", lambda report: report["time/data"] > 0.05):
+def _starves(report: Report) -> str | None:
+    if report["time/data"] <= 0.05:
         return None
     return (
-        f"waits for data {history[-1]['time/data']:.0%} of the time; give more --workers, or "
+        f"waits for data {report['time/data']:.0%} of the time; give more --workers, or "
         "--faces memory"
     )
 
 
-CHECKS = (
-    _copies_target,
-    _fools_encoder,
-    _loses_target,
-    _saturated_discriminator,
-    _blind_discriminator,
-    _dead_masks,
-    _growing_gradients,
-    _changes_nothing,
-    _undoes_swap,
-    _starves,
+CHECKS: tuple[tuple[str, Callable[[Report], str | None]], ...] = (
+    ("watch/rec", _copies_target),
+    ("watch/rec", _fools_encoder),
+    ("watch/rec", _loses_target),
+    ("loss/d", _saturated_discriminator),
+    ("score/real", _blind_discriminator),
+    ("watch/rec", _dead_masks),
+    ("watch/chg", _changes_nothing),
+    ("watch/chg", _undoes_swap),
+    ("time/data", _starves),
 )
+"""Which reports say whether something is wrong, by a key of theirs, and the message if it is."""
