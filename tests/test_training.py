@@ -465,7 +465,7 @@ def test_the_second_stage_takes_errors_of_its_set_and_first_stage_alone(
     other = AEINet(first_stage.config).eval()
     rank_errors(faces_data, other, encoder, tmp_path / "others")
     not_fitting = replace(training, files=training.files | {"errors": tmp_path / "others"})
-    with pytest.raises(DataError, match=r"errors of other first stage \(--aei\);") as error:
+    with pytest.raises(OutputError, match=r"made with other aei; .* another --errors") as error:
         not_fitting(tmp_path / "refused")
     assert_is_one_sentence(error.value)
     rank_errors(faces_data, first_stage, encoder, tmp_path / "few", ranked=4)

@@ -136,9 +136,9 @@ class Embedding:
             # The last map is the one before it, upsampled: in v that one simply stands twice.
             z_att = self.networks.attributes(crops[part])[:-1]
             z_att[-1] = np.float32(math.sqrt(2)) * z_att[-1]
-            w = [(R @ z @ R.T).reshape(len(z), -1) for z, R in zip(z_att, self.roots, strict=True)]
-            v = np.concatenate(w, axis=1)
-            vectors.append(v if self.sketch_size is None else self.sketch(v, self.sketch_size))
+            maps = [R @ z @ R.T for z, R in zip(z_att, self.roots, strict=True)]
+            w = np.concatenate([z.reshape(len(z), -1) for z in maps], axis=1)
+            vectors.append(w if self.sketch_size is None else self.sketch(w, self.sketch_size))
         return np.concatenate(vectors)
 
     def sketch(self, w: Float32[np.ndarray, "b n"], size: int) -> Float32[np.ndarray, "b size"]:
