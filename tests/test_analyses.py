@@ -12,14 +12,13 @@ import torch
 from PIL import Image
 from torch.nn import functional as F
 
-from faceshifter.analyses import query
 from faceshifter.analyses.masks import PairMasks, check_has_masks, draw_masks
-from faceshifter.analyses.query import Embedding, Gallery, Index
+from faceshifter.analyses.query import Embedding, Gallery, Index, Method
 from faceshifter.cli import main as cli
 from faceshifter.config import AEIConfig, CropGeometry
 from faceshifter.data.shards import Crop, write_shard
 from faceshifter.encoders.encoder import load_identity_encoder
-from faceshifter.errors import CheckpointError, DataError
+from faceshifter.errors import CheckpointError, DataError, DependencyError, OutputError
 from faceshifter.face.detect import DlibDetector
 from faceshifter.files import write_lines
 from faceshifter.marks.xmp import read_mark
@@ -36,6 +35,11 @@ def aei(tiny_aei_config: AEIConfig) -> AEINet:
     net = AEINet(tiny_aei_config)
     net(torch.rand(8, 3, 16, 16) * 2 - 1, F.normalize(torch.randn(8, 1, 12), dim=2))
     return net.eval().requires_grad_(False)
+
+
+@pytest.fixture
+def networks(aei: AEINet) -> SwapNetworks:
+    return SwapNetworks(aei, None, load_identity_encoder("distilled", CropGeometry()), CPU)
 
 
 @pytest.fixture
@@ -130,9 +134,9 @@ def test_recording_masks_changes_no_result_and_leaves_no_hook(aei: AEINet) -> No
     assert not any(module._forward_hooks for module in aei.modules())
 
 
-def test_a_network_without_masks_is_refused(aei: AEINet) -> None:
+def test_a_network_without_masks_is_refused(aei: AEINet, networks: SwapNetworks) -> None:
     encoder = load_identity_encoder("distilled", CropGeometry())
-    check_has_masks(SwapNetworks(aei, None, encoder, CPU))
+    check_has_masks(networks)
     for integration in ("add", "cat"):
         without = AEINet(replace(aei.config, integration=integration))
         with recorded_masks(without) as levels:
@@ -210,10 +214,10 @@ def test_bad_input_is_refused_in_one_sentence(
 
 
 def test_short_vectors_have_the_inner_products_of_the_paper_s(
-    aei: AEINet, gallery: Gallery
+    aei: AEINet, networks: SwapNetworks, gallery: Gallery
 ) -> None:
     crops = [gallery.crop(file) for file in gallery.files]
-    v, w = v_of_the_paper(aei, crops), Embedding(aei, exact=True)(crops).double().numpy()
+    v, w = v_of_the_paper(aei, crops), Embedding(networks)(crops).astype(np.float64)
     assert w.shape[1] * 4 < v.shape[1]
     np.testing.assert_allclose(w @ w.T, v @ v.T, rtol=1e-4)
 
@@ -222,17 +226,16 @@ def test_short_vectors_have_the_inner_products_of_the_paper_s(
 @pytest.mark.parametrize("num_components", [512, 3])
 def test_distances_are_those_of_pca_over_the_paper_s_vectors(
     aei: AEINet,
+    networks: SwapNetworks,
     gallery: Gallery,
     tmp_path: Path,
-    method: query.Method,
+    method: Method,
     num_components: int,
-    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     # Vectors this short fit into the sketch, which then only changes their order and signs.
-    monkeypatch.setattr(query, "NUM_COMPONENTS", num_components)
     crops = [gallery.crop(file) for file in gallery.files]
     known = replace(gallery, files=gallery.files[:9])
-    index = Index(tmp_path / "index", known, aei, method)
+    index = Index(tmp_path / "index", known, networks, method, num_components=num_components)
     index.build()
     results, about = index.query(crops[9:], nearest=4)
     v = v_of_the_paper(aei, crops)
@@ -245,60 +248,52 @@ def test_distances_are_those_of_pca_over_the_paper_s_vectors(
         np.testing.assert_allclose([d for _, d in found], expected, rtol=1e-3)
 
 
-def test_a_sketch_keeps_inner_products_up_to_its_known_error(
-    aei: AEINet, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    embedding = Embedding(aei, exact=False)
-    monkeypatch.setattr(query, "SKETCH_SIZE", 256)
-    w = torch.randn(60, embedding.length)
-    sketched = embedding.sketch(w)
+def test_a_sketch_keeps_inner_products_up_to_its_known_error(networks: SwapNetworks) -> None:
+    embedding = Embedding(networks, 256)
+    w = np.random.default_rng(0).normal(size=(60, len(embedding.order))).astype(np.float32)
+    sketched = embedding.sketch(w, 256)
     assert sketched.shape == (60, 256)
-    exact, near = torch.pdist(w), torch.pdist(sketched)
+    exact, near = torch.pdist(torch.from_numpy(w)), torch.pdist(torch.from_numpy(sketched))
     error = (near / exact).square().sub(1)
     assert abs(error.mean()) < 0.02
     assert 0.5 * (2 / 256) ** 0.5 < error.std() < 1.5 * (2 / 256) ** 0.5
 
 
-def test_a_killed_index_goes_on_where_it_was(
-    aei: AEINet, gallery: Gallery, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_a_killed_index_resumes(
+    networks: SwapNetworks, gallery: Gallery, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(query, "PART", 4)
-    whole = Index(tmp_path / "whole", gallery, aei, "exact")
-    whole.build()
-    crop, read = Gallery.crop, []
+    def make(name: str) -> Index:
+        index = Index(tmp_path / name, gallery, networks, "exact", part_size=4)
+        index.build()
+        return index
 
-    def crop_until_killed(self: Gallery, file) -> np.ndarray:
-        if len(read) == 6:
+    whole = make("whole")
+    crop, read, die_at = Gallery.crop, [], 6
+
+    def counted(self: Gallery, file) -> np.ndarray:
+        if len(read) == die_at:
             raise KeyboardInterrupt
         read.append(file.name)
         return crop(self, file)
 
-    monkeypatch.setattr(Gallery, "crop", crop_until_killed)
+    monkeypatch.setattr(Gallery, "crop", counted)
     with pytest.raises(KeyboardInterrupt):
-        Index(tmp_path / "killed", gallery, aei, "exact").build()
-
-    def crop_and_count(self: Gallery, file) -> np.ndarray:
-        read.append(file.name)
-        return crop(self, file)
-
-    monkeypatch.setattr(Gallery, "crop", crop_and_count)
+        make("killed")
     read.clear()
-    index = Index(tmp_path / "killed", gallery, aei, "exact")
-    index.build()
+    die_at = -1
+    index = make("killed")
     assert read == [f"photo-{idx}.jpg" for idx in range(4, 12)]
     query_crop = [crop(gallery, gallery.files[3])]
     assert index.query(query_crop, 3) == whole.query(query_crop, 3)
     read.clear()
-    Index(tmp_path / "killed", gallery, aei, "exact").build()
+    make("killed")
     assert read == []
 
 
 def test_pca_of_a_large_sketched_gallery_is_fitted_on_some_of_its_faces(
-    aei: AEINet, gallery: Gallery, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    networks: SwapNetworks, gallery: Gallery, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr(query, "FIT_FACES", 6)
-    monkeypatch.setattr(query, "PART", 5)
-    index = Index(tmp_path / "index", gallery, aei, "sketch")
+    index = Index(tmp_path / "index", gallery, networks, "sketch", fit_faces=6, part_size=5)
     index.build()
     crops = [gallery.crop(file) for file in gallery.files]
     results, about = index.query(crops, 1)
@@ -307,37 +302,46 @@ def test_pca_of_a_large_sketched_gallery_is_fitted_on_some_of_its_faces(
 
 
 def test_large_galleries_are_sketched(
-    aei: AEINet, gallery: Gallery, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    networks: SwapNetworks, gallery: Gallery, tmp_path: Path
 ) -> None:
-    needed = 4 * 12 * Embedding(aei, exact=True).length
+    needed = 4 * 12 * Embedding(networks).length
     for limit, exact in ((needed, True), (needed - 1, False)):
-        monkeypatch.setattr(query, "EXACT_BYTES", limit)
-        folder = tmp_path / str(limit)
-        assert Index(folder, gallery, aei, "auto").embedding.exact == exact
+        index = Index(tmp_path / str(limit), gallery, networks, "auto", exact_bytes=limit)
+        assert index.is_exact == exact
 
 
 @pytest.mark.parametrize("change", ["gallery", "aei", "vectors"])
 def test_an_index_of_something_else_is_refused(
-    aei: AEINet, gallery: Gallery, tmp_path: Path, change: str
+    aei: AEINet, networks: SwapNetworks, gallery: Gallery, tmp_path: Path, change: str
 ) -> None:
-    Index(tmp_path / "index", gallery, aei, "exact")
+    Index(tmp_path / "index", gallery, networks, "exact")
     if change == "gallery":
         gallery = replace(gallery, files=gallery.files[1:])
     if change == "aei":
         aei.attributes_encoder.down[0][0].weight.data += 1
-    method: query.Method = "sketch" if change == "vectors" else "exact"
-    with pytest.raises(DataError, match=f"index with other {change}; choose another --index"):
-        Index(tmp_path / "index", gallery, aei, method)
+    method: Method = "sketch" if change == "vectors" else "exact"
+    with pytest.raises(OutputError, match=f"made with other {change};.* another --index"):
+        Index(tmp_path / "index", gallery, networks, method)
 
 
 def test_a_gallery_of_another_crop_or_without_two_faces_is_refused(
-    aei: AEINet, gallery: Gallery, faces: Path, tmp_path: Path
+    networks: SwapNetworks, gallery: Gallery, faces: Path, tmp_path: Path
 ) -> None:
     with pytest.raises(DataError, match="prepared with another crop geometry"):
         Gallery.open(faces, DlibDetector(), CropGeometry(nose=(0.5, 0.6)), 16)
     one = replace(gallery, files=gallery.files[:1])
     with pytest.raises(DataError, match="fewer than two faces"):
-        Index(tmp_path / "index", one, aei, "exact").build()
+        Index(tmp_path / "index", one, networks, "exact").build()
+
+
+def test_a_missing_scikit_learn_is_named_before_anything_is_embedded(
+    networks: SwapNetworks, gallery: Gallery, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    index = Index(tmp_path / "index", gallery, networks, "exact")
+    monkeypatch.setitem(sys.modules, "sklearn.decomposition", None)
+    with pytest.raises(DependencyError, match="scikit-learn; pip install"):
+        index.build()
+    assert [path.name for path in (tmp_path / "index").iterdir()] == ["index.json"]
 
 
 def test_query_finds_the_photo_itself_first_and_leaves_out_what_has_no_face(

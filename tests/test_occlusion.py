@@ -10,8 +10,7 @@ import pytest
 from PIL import Image
 from skimage.data import astronaut
 
-from faceshifter.data import occlusion
-from faceshifter.data.occlusion import Occluders, match_colours, occlude
+from faceshifter.data.occlusion import KINDS, Occluders, cover, match_colours, occlude
 from faceshifter.errors import DataError
 
 SIZE = 128
@@ -63,22 +62,29 @@ def test_a_quarter_of_the_faces_is_the_face_itself_and_the_others_all_differ(fac
     assert len({result.tobytes() for result in results}) == 400 - unchanged + 1
 
 
-def test_hands_objects_and_both_are_a_quarter_each(face, folder, monkeypatch):
-    placed = []
-    place = occlusion._place
+def test_nothing_an_object_a_hand_and_both_are_a_quarter_each(face, folder):
+    occluders, counts = Occluders.load([folder]), dict.fromkeys(KINDS, 0)
+    for seed in range(400):
+        rng = np.random.default_rng(seed)
+        kind = KINDS[int(rng.integers(4))]
+        counts[kind] += 1
+        if seed < 40:
+            result = occlude(face, np.random.default_rng(seed), occluders)
+            assert np.array_equal(result, cover(face, kind, rng, occluders))
+            assert np.array_equal(result, face) == (kind == "none")
+    assert all(abs(count - 100) < TOLERANCE for count in counts.values())
 
-    def record(cutout, size, rng, **how):
-        placed[-1].append("hand" if "reach" in how else "object")
-        return place(cutout, size, rng, **how)
 
-    monkeypatch.setattr(occlusion, "_place", record)
-    rng, occluders = np.random.default_rng(2), Occluders.load([folder])
-    for _ in range(400):
-        placed.append([])
-        result = occlude(face, rng, occluders)
-        assert np.array_equal(result, face) == (not placed[-1])
-    for combination in ([], ["hand"], ["object"], ["object", "hand"]):
-        assert abs(placed.count(combination) - 100) < TOLERANCE
+def test_a_hand_is_a_hand_and_both_are_an_object_below_it(face):
+    cutout = np.zeros((9, 9, 4), np.uint8)  # next to nothing
+    nothing, without = Occluders(hands=[cutout]), Occluders(hands=[cutout], objects=[cutout])
+    for seed in range(20):
+        results = {kind: cover(face, kind, np.random.default_rng(seed), nothing) for kind in KINDS}
+        assert np.array_equal(results["hand"], face)
+        assert np.array_equal(results["both"], results["object"])
+        assert not np.array_equal(results["object"], face)  # it is drawn
+    objects = [cover(face, "object", np.random.default_rng(seed), without) for seed in range(40)]
+    assert 8 < sum(np.array_equal(result, face) for result in objects) < 32  # half are cut-outs
 
 
 @pytest.mark.parametrize("size", [64, 256])
@@ -91,12 +97,16 @@ def test_an_occlusion_covers_a_part_of_the_face_at_any_size(size):
     assert 0.1 < np.mean(covered) < 0.6
 
 
-def test_what_lies_outside_the_layer_and_its_shadow_keeps_its_exact_values(face):
-    for seed in range(10):
-        result = occlusion._blend(face, disc_layer((200, 20, 20), 15), np.random.default_rng(seed))
-        outside = np.hypot(*(np.indices((SIZE, SIZE)) - 64)) > 15 + 45
-        assert np.array_equal(result[outside], face[outside])
-        assert not np.array_equal(result, face)
+def test_what_lies_outside_a_cutout_and_its_shadow_keeps_its_exact_values(face):
+    dot = np.zeros((100, 100, 4), np.uint8)
+    cv2.circle(dot, (50, 50), 8, (200, 20, 20, 255), -1)
+    sizes = []
+    for seed in range(40):
+        result = cover(face, "hand", np.random.default_rng(seed), Occluders(hands=[dot]))
+        ys, xs = (result != face).any(axis=2).nonzero()
+        sizes.append(max(np.ptp(ys), np.ptp(xs)) if len(ys) else 0)
+    assert sum(size > 0 for size in sizes) > 30  # some arms reach in from outside
+    assert max(sizes) < 48  # the dot of 20 pixels, its shadow and their soft edges
 
 
 def test_the_original_is_not_modified(face):
@@ -137,15 +147,16 @@ def test_matching_keeps_a_translucent_layer_premultiplied_and_an_empty_one_empty
 
 
 def test_edges_are_soft_and_show_nothing_of_what_transparent_pixels_hide(folder):
-    disc = Occluders.load([folder]).objects[0]
+    disc = Occluders.load([folder]).hands[0]
     assert disc.shape == (41, 41, 4)  # without its empty border
+    colour = np.array((200, 150, 120), np.uint8)
+    flat = np.full((SIZE, SIZE, 3), colour)  # no colour has to move: it only gets lighter or darker
     for seed in range(20):
-        layer = occlusion._place(disc, SIZE, np.random.default_rng(seed))
-        alpha = layer[:, :, 3]
-        assert ((alpha > 40) & (alpha < 215)).sum() > 20
-        edge = alpha > 100
-        straight = layer[edge, :3] * 255 / alpha[edge, None]
-        assert np.abs(straight - (40, 90, 200)).max() < 6
+        result = cover(flat, "hand", np.random.default_rng(seed), Occluders(hands=[disc]))
+        lightness = result / colour
+        assert np.ptp(lightness, axis=2).max() < 0.02
+        steps = np.abs(np.diff(lightness[:, :, 0], axis=1))
+        assert steps.max() < 0.6 * np.ptp(lightness) + 0.01
 
 
 def test_a_folder_and_a_tar_give_the_same_cutouts_by_kind(folder, tmp_path):
@@ -215,15 +226,11 @@ def test_cutouts_of_other_formats_and_from_compressed_tars_are_the_same(folder, 
         Occluders.load([tmp_path / "cut.tar.xz"])
 
 
-def test_a_drawn_shadow_only_darkens():
+def test_some_drawn_objects_are_shadows_which_only_darken():
     image = np.random.default_rng(0).integers(0, 256, (SIZE, SIZE, 3), np.uint8)
-    for seed in range(20):
-        rng = np.random.default_rng(seed)
-        shadow = occlusion._draw(rng, occlusion._draw_shadow)
-        layer = occlusion._place(shadow, SIZE, rng, worn=(1.3, 1.5))
-        result = occlusion._blend(image, layer, rng)
-        assert (result <= image).all()
-        assert (result < image).any()
+    results = [cover(image, "object", np.random.default_rng(seed), DRAWN) for seed in range(200)]
+    shadows = sum((result <= image).all() and (result < image).any() for result in results)
+    assert 8 < shadows < 40
 
 
 def test_a_flat_face_keeps_the_hues_of_a_layer_in_their_order():

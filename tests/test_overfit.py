@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from faceshifter.config import CropGeometry, Intervals, Runtime
-from faceshifter.data.batches import OccludedFetch, read_pairs
+from faceshifter.data.batches import Fetch, read_pairs
 from faceshifter.data.occlusion import Occluders
 from faceshifter.data.pairs import Population, draw_pairs
 from faceshifter.data.shards import load_faces
@@ -38,8 +38,8 @@ def overfit(stage: str, data: Path, steps: int) -> list[float]:
         training = AEITraining(AEI_RECIPES["tiny"][1], [encoder], run)
     else:
         config = replace(HEAR_RECIPES["tiny"][1], batch=8)
-        fetch = OccludedFetch(config, population, np.arange(len(people)), faces, Occluders())
-        pairs = fetch.occlude(fetch.draw(0, 8), 0).to_pairs(CPU, augmented=False)
+        fetch = Fetch(config, population, np.arange(len(people)), faces, Occluders())
+        pairs = fetch.read(fetch.draw(0, 8), faces, 0).to_pairs(CPU, augmented=False)
         aei, _ = load_aei(packaged_weights() / "aei.safetensors")
         training = HEARTraining(config, aei, [encoder], run)
     return [training.step(step, [pairs])["loss/rec"].item() for step in range(steps)]

@@ -8,9 +8,9 @@ import torch
 from torch import Tensor
 
 from faceshifter.config import CropGeometry
-from faceshifter.data.batches import Fetch, OccludedFetch, find_sharpest
+from faceshifter.data.batches import Fetch, RawPairs, find_sharpest
 from faceshifter.data.occlusion import Occluders
-from faceshifter.data.pairs import Draws, Pairs, Population, RawPairs, draw_pairs
+from faceshifter.data.pairs import Draws, Pairs, Population, draw_pairs
 from faceshifter.data.shards import Crop, Faces
 from faceshifter.errors import DataError
 from faceshifter.models.losses import reconstruction_loss
@@ -171,8 +171,8 @@ def faces() -> Faces:
 def occluded(faces: Faces, *, position: int = 0, batch: int = 64, **changes) -> Pairs:
     config = replace(HEAR_RECIPES["smoke"][1], batch=batch, **changes)
     population = Population(np.arange(12), np.arange(12))
-    fetch = OccludedFetch(config, population, np.array([1, 4]), faces, Occluders())
-    raw = fetch.occlude(fetch.draw(position, batch), position)
+    fetch = Fetch(config, population, np.array([1, 4]), faces, Occluders())
+    raw = fetch.read(fetch.draw(position, batch), faces, position)
     return raw.to_pairs(torch.device("cpu"), augmented=False)
 
 
@@ -207,8 +207,8 @@ def test_stage_one_occludes_a_share_of_its_targets_and_shares_them_out(faces) ->
     population = Population(np.arange(12), np.arange(12))
 
     def fetch(**changes) -> list[RawPairs]:
-        make = Fetch(config, population, np.arange(12), faces, Occluders(), **changes)
-        return [part for part in make(3) if isinstance(part, RawPairs)]
+        steps = Fetch(config, population, np.arange(12), faces, Occluders(), **changes)
+        return [part for part in steps[3] if isinstance(part, RawPairs)]
 
     (pairs,) = fetch()
     plain = faces.pictures(pairs.draws.target)

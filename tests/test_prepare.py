@@ -4,7 +4,6 @@ import io
 import json
 import shutil
 import tarfile
-from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
 
@@ -15,9 +14,9 @@ import torch
 from PIL import Image
 
 from faceshifter.config import CropGeometry
-from faceshifter.data import prepare as preparation
+from faceshifter.data.photos import PhotoFile
 from faceshifter.data.prepare import PrepareReport, prepare
-from faceshifter.data.shards import Crop, iter_shard, load_faces, read_geometry, write_shard
+from faceshifter.data.shards import Crop, load_faces, read_geometry, read_index, write_shard
 from faceshifter.errors import DataError, FaceShifterError, OutputError
 from faceshifter.files import read_lines, write_atomically, write_lines
 
@@ -25,10 +24,6 @@ SIZE = 96
 PHOTOS_A_SHARD = 3
 ORIENTATION = 0x0112  # EXIF's tag
 TURN_RIGHT = 6  # EXIF: shown upright after a quarter turn clockwise
-
-
-def read_index(out, name="index"):
-    return read_lines(out / f"{name}.jsonl", remedy="")
 
 
 @pytest.fixture(scope="module")
@@ -59,33 +54,29 @@ def photos(tmp_path_factory: pytest.TempPathFactory, portraits) -> Path:
 
 
 @pytest.fixture(scope="module")
-def prepared(
-    photos: Path, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[tuple[Path, PrepareReport]]:
-    """Those photos prepared in one go, and three photos a shard from here on."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(preparation, "SHARD_SIZE", PHOTOS_A_SHARD)
-        out = tmp_path_factory.mktemp("prepared") / "out"
-        yield out, prepare(photos, out, size=SIZE)
+def prepared(photos: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, PrepareReport]:
+    """Those photos prepared in one go."""
+    out = tmp_path_factory.mktemp("prepared") / "out"
+    return out, prepare(photos, out, size=SIZE, shard_size=PHOTOS_A_SHARD)
 
 
 def contents(folder: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in folder.iterdir()}
 
 
-def count_aligned(monkeypatch: pytest.MonkeyPatch, kill_at: int = -1) -> list[str]:
-    """Names of the photos worked on from now on; the work is interrupted at one of them."""
-    aligned: list[str] = []
-    align = preparation._align
+def count_read(monkeypatch: pytest.MonkeyPatch, kill_at: int = -1) -> list[str]:
+    """Names of the photos read from now on; the work is interrupted at one of them."""
+    names: list[str] = []
+    pixels = PhotoFile.pixels
 
-    def counted(photo, detector, job):
-        if len(aligned) == kill_at:
+    def counted(photo: PhotoFile) -> np.ndarray:
+        if len(names) == kill_at:
             raise KeyboardInterrupt
-        aligned.append(photo.name)
-        return align(photo, detector, job)
+        names.append(photo.name)
+        return pixels(photo)
 
-    monkeypatch.setattr(preparation, "_align", counted)
-    return aligned
+    monkeypatch.setattr(PhotoFile, "pixels", counted)
+    return names
 
 
 def assert_is_one_sentence(error: FaceShifterError) -> None:
@@ -106,7 +97,9 @@ def test_the_report_counts_photos_crops_people_and_reasons(prepared) -> None:
 
 def test_every_photo_skipped_is_named_with_its_reason(prepared) -> None:
     out, _ = prepared
-    assert {line["photo"]: line["skipped"] for line in read_index(out, "skipped")} == {
+    assert {
+        line["photo"]: line["skipped"] for line in read_lines(out / "skipped.jsonl", remedy="")
+    } == {
         "cut.jpg": "unreadable",
         "note.jpg": "unreadable",
         "wall.png": "no face found",
@@ -115,7 +108,7 @@ def test_every_photo_skipped_is_named_with_its_reason(prepared) -> None:
 
 def test_identities_come_from_the_index_else_the_folder_else_the_photo_itself(prepared) -> None:
     out, _ = prepared
-    assert {line["photo"]: line["identity"] for line in read_index(out)} == {
+    assert {crop.photo: crop.identity for crop in read_index(out)} == {
         "alone.png": "alone.png",
         "listed.jpg": "eileen",
         "navy/grace/turned.JPG": "grace",
@@ -127,24 +120,21 @@ def test_identities_come_from_the_index_else_the_folder_else_the_photo_itself(pr
 
 def test_every_crop_of_the_index_is_in_its_shard_and_has_the_size(prepared) -> None:
     out, report = prepared
-    crops = [Crop(**line) for line in read_index(out)]
-    stored = {
-        (shard.name, name): jpeg for shard in out.glob("*.tar") for name, jpeg in iter_shard(shard)
-    }
+    crops, stored = read_index(out), set()
+    for shard in out.glob("*.tar"):
+        with tarfile.open(shard) as tar:
+            for member in tar:
+                stored.add((shard.name, member.name))
+                jpeg = np.frombuffer(tar.extractfile(member).read(), np.uint8)
+                assert cv2.imdecode(jpeg, cv2.IMREAD_COLOR).shape == (SIZE, SIZE, 3)
     assert len(crops) == report.num_crops
-    assert set(stored) == {(crop.shard, crop.file) for crop in crops}
-    for jpeg in stored.values():
-        assert cv2.imdecode(np.frombuffer(jpeg, np.uint8), cv2.IMREAD_COLOR).shape == (
-            SIZE,
-            SIZE,
-            3,
-        )
+    assert stored == {(crop.shard, crop.file) for crop in crops}
     assert len(list(out.glob("*.tar"))) == 3
 
 
 def test_the_eyes_lie_as_far_apart_as_in_the_photo(prepared) -> None:
     out, _ = prepared
-    found = {line["photo"]: line["eye_distance"] for line in read_index(out)}
+    found = {crop.photo: crop.eye_distance for crop in read_index(out)}
     assert found["navy/grace/upright.jpg"] == pytest.approx(82.5, rel=0.1)  # by hand
     assert found["alone.png"] == pytest.approx(44, rel=0.1)
 
@@ -162,9 +152,9 @@ def test_a_photo_turned_by_its_exif_is_the_upright_photo(prepared) -> None:
 def test_a_second_run_does_nothing_and_reports_the_same(photos, prepared, monkeypatch) -> None:
     out, report = prepared
     before = contents(out)
-    aligned = count_aligned(monkeypatch)
-    assert prepare(photos, out, size=SIZE) == report
-    assert not aligned
+    names = count_read(monkeypatch)
+    assert prepare(photos, out, size=SIZE, shard_size=PHOTOS_A_SHARD) == report
+    assert not names
     assert contents(out) == before
 
 
@@ -173,13 +163,13 @@ def test_a_killed_run_goes_on_where_it_was_and_equals_one_in_one_go(
 ) -> None:
     done, report = prepared
     with monkeypatch.context() as patch:
-        count_aligned(patch, kill_at=4)  # in the second shard
+        count_read(patch, kill_at=4)  # in the second shard
         with pytest.raises(KeyboardInterrupt):
-            prepare(photos, tmp_path / "out", size=SIZE)
+            prepare(photos, tmp_path / "out", size=SIZE, shard_size=PHOTOS_A_SHARD)
     assert not (tmp_path / "out" / "index.jsonl").exists()
-    aligned = count_aligned(monkeypatch)
-    assert prepare(photos, tmp_path / "out", size=SIZE) == report
-    assert len(aligned) == report.num_photos - PHOTOS_A_SHARD
+    names = count_read(monkeypatch)
+    assert prepare(photos, tmp_path / "out", size=SIZE, shard_size=PHOTOS_A_SHARD) == report
+    assert len(names) == report.num_photos - PHOTOS_A_SHARD
     assert contents(tmp_path / "out") == contents(done)
 
 
@@ -189,31 +179,32 @@ def test_a_shard_that_was_deleted_is_prepared_again(
     done, _ = prepared
     shutil.copytree(done, tmp_path / "out")
     (tmp_path / "out" / "shard-00001.tar").unlink()
-    aligned = count_aligned(monkeypatch)
-    prepare(photos, tmp_path / "out", size=SIZE)
-    assert len(aligned) == PHOTOS_A_SHARD
+    names = count_read(monkeypatch)
+    prepare(photos, tmp_path / "out", size=SIZE, shard_size=PHOTOS_A_SHARD)
+    assert len(names) == PHOTOS_A_SHARD
     assert contents(tmp_path / "out") == contents(done)
 
 
 @pytest.mark.slow
 def test_two_workers_write_the_same_bytes_as_one(photos, prepared, tmp_path) -> None:
     done, report = prepared
-    assert prepare(photos, tmp_path / "out", size=SIZE, workers=2) == report
+    assert (
+        prepare(photos, tmp_path / "out", size=SIZE, workers=2, shard_size=PHOTOS_A_SHARD) == report
+    )
     assert contents(tmp_path / "out") == contents(done)
 
 
-def test_a_face_too_small_to_teach_anything_is_skipped(portraits, monkeypatch, tmp_path) -> None:
+def test_a_face_too_small_to_teach_anything_is_skipped(portraits, tmp_path) -> None:
     (tmp_path / "photos").mkdir()
-    portraits[1].save(tmp_path / "photos" / "small.png")
-    monkeypatch.setattr(preparation, "MIN_EYE_DISTANCE", 60.0)
+    portraits[1].reduce(3).save(tmp_path / "photos" / "small.png")
     report = prepare(tmp_path / "photos", tmp_path / "out")
-    assert report.skipped == {"eyes less than 60 pixels apart": 1}
+    assert report.skipped == {"eyes less than 16 pixels apart": 1}
     with pytest.raises(DataError, match="fewer than two faces"):
         load_faces(tmp_path / "out", SIZE)
 
 
 def test_the_faces_of_one_tar_are_prepared_without_a_folder(photos, prepared, tmp_path) -> None:
-    report = prepare(photos / "people.tar", tmp_path / "out", size=SIZE)
+    report = prepare(photos / "people.tar", tmp_path / "out", size=SIZE, shard_size=PHOTOS_A_SHARD)
     assert (report.num_photos, report.num_crops, report.num_people) == (2, 2, 2)
 
 
@@ -221,7 +212,7 @@ def test_the_faces_of_one_tar_are_prepared_without_a_folder(photos, prepared, tm
     ("changes", "named"),
     [
         ({"size": SIZE + 1}, "other size;"),
-        ({"geometry": CropGeometry(nose=(0.5, 0.5))}, "other geometry;"),
+        ({"geometry": CropGeometry(nose=(0.5, 0.5))}, r"other geometry\.nose;"),
     ],
 )
 def test_another_preparation_is_refused_by_the_key_that_differs(
@@ -229,7 +220,7 @@ def test_another_preparation_is_refused_by_the_key_that_differs(
 ) -> None:
     out, _ = prepared
     before = contents(out)
-    with pytest.raises(DataError, match=named) as error:
+    with pytest.raises(OutputError, match=named) as error:
         prepare(photos, out, **({"size": SIZE} | changes))
     assert_is_one_sentence(error.value)
     assert contents(out) == before
@@ -237,8 +228,8 @@ def test_another_preparation_is_refused_by_the_key_that_differs(
 
 def test_photos_that_came_since_are_refused_by_name(portraits, prepared, tmp_path) -> None:
     portraits[0].save(tmp_path / "new.jpg")
-    with pytest.raises(DataError, match="other photos;"):
-        prepare(tmp_path, prepared[0], size=SIZE)
+    with pytest.raises(OutputError, match="other photos;"):
+        prepare(tmp_path, prepared[0], size=SIZE, shard_size=PHOTOS_A_SHARD)
 
 
 def test_a_missing_or_empty_folder_and_a_compressed_tar_are_refused(tmp_path) -> None:
@@ -260,7 +251,7 @@ def test_a_missing_or_empty_folder_and_a_compressed_tar_are_refused(tmp_path) ->
 def test_an_out_folder_that_cannot_be_or_lies_among_the_photos_is_refused(photos, tmp_path) -> None:
     (tmp_path / "file").write_text("in the way")
     for out in (tmp_path / "file", tmp_path / "file" / "out"):
-        with pytest.raises(OutputError, match="cannot be written") as error:
+        with pytest.raises(OutputError, match="cannot be made") as error:
             prepare(photos, out)
         assert_is_one_sentence(error.value)
     with pytest.raises(DataError, match="choose another") as refused:
@@ -332,7 +323,7 @@ def test_damaged_sets_are_refused(shards) -> None:
             load_faces(shards, 8, progress=False)
         assert_is_one_sentence(error.value)
 
-    shard = shards / "shard-00000.tar"
+    shard, whole_index = shards / "shard-00000.tar", (shards / "index.jsonl").read_text()
     whole = shard.read_bytes()
     shard.write_bytes(whole[:700])  # within the first picture
     refused("cannot be read")
@@ -346,10 +337,22 @@ def test_damaged_sets_are_refused(shards) -> None:
     refused("cannot be read")
     (shards / "index.jsonl").write_text("{")
     refused("index.jsonl, line 1, is damaged")
+    lines = whole_index.splitlines(keepends=True)
+    for line in ("{}", lines[1].replace("20.0", '"far"'), lines[1].replace("{", '{"more": 1, ')):
+        (shards / "index.jsonl").write_text("".join([lines[0], line]))
+        refused("index.jsonl, line 2, is damaged")
     (shards / "index.jsonl").unlink()
     refused("index.jsonl does not exist")
     (shards / "prepared.json").unlink()
     refused("not a prepared set")
+
+
+def test_an_index_of_photos_that_names_no_file_is_refused(photos, tmp_path) -> None:
+    shutil.copytree(photos, tmp_path / "photos")
+    (tmp_path / "photos" / "index.jsonl").write_text('{"photo": "a.jpg"}\n{"identity": "a"}\n')
+    with pytest.raises(DataError, match=r"index\.jsonl, line 2, has no file") as error:
+        prepare(tmp_path / "photos", tmp_path / "out")
+    assert_is_one_sentence(error.value)
 
 
 def test_a_damaged_plan_is_refused_in_one_sentence(tmp_path, grace_hopper_path):
@@ -358,6 +361,6 @@ def test_a_damaged_plan_is_refused_in_one_sentence(tmp_path, grace_hopper_path):
     out.mkdir()
     (photos / "a.jpg").write_bytes(grace_hopper_path.read_bytes())
     (out / "prepared.json").write_text('{"size": 2')
-    with pytest.raises(DataError, match=r"prepared\.json is damaged; choose another --out"):
+    with pytest.raises(OutputError, match=r"prepared\.json is damaged; .* another --out"):
         prepare(photos, out)
     assert (out / "prepared.json").read_text() == '{"size": 2'

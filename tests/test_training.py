@@ -19,8 +19,9 @@ from torch import nn
 
 from faceshifter.config import AdamConfig, AEIWeights, CropGeometry, Intervals, Runtime
 from faceshifter.data.augment import RandomView
+from faceshifter.data.batches import RawPairs
 from faceshifter.data.hardest import load_errors, rank_errors
-from faceshifter.data.pairs import Population, RawPairs, draw_pairs
+from faceshifter.data.pairs import Population, draw_pairs
 from faceshifter.data.shards import load_faces
 from faceshifter.encoders.encoder import load_identity_encoder
 from faceshifter.errors import DataError, DeviceError, FaceShifterError, OutputError, TrainingError
@@ -464,7 +465,7 @@ def test_the_second_stage_takes_errors_of_its_set_and_first_stage_alone(
     other = AEINet(first_stage.config).eval()
     rank_errors(faces_data, other, encoder, tmp_path / "others")
     not_fitting = replace(training, files=training.files | {"errors": tmp_path / "others"})
-    with pytest.raises(DataError, match=r"errors of other first stage \(--aei\);") as error:
+    with pytest.raises(OutputError, match=r"made with other aei; .* another --errors") as error:
         not_fitting(tmp_path / "refused")
     assert_is_one_sentence(error.value)
     rank_errors(faces_data, first_stage, encoder, tmp_path / "few", ranked=4)

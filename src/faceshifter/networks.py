@@ -91,7 +91,7 @@ class Embedder:
     def embed(self, crops: Sequence[Crop]) -> Float[np.ndarray, "n c_id"]:
         """Return z_id of aligned faces, of unit length."""
         z_id = [np.zeros((0, self._encoder.c_id), np.float32)]
-        for part in batches(len(crops), MOST_AT_ONCE[self._device.type]):
+        for part in batch_slices(len(crops), MOST_AT_ONCE[self._device.type]):
             X = to_tensor(np.stack(crops[part])).to(self._device)
             z_id.append(self._encoder(X).cpu().numpy())
         return np.concatenate(z_id)
@@ -182,6 +182,11 @@ class SwapNetworks:
         return self._aei.config.integration == "aad"
 
     @property
+    def num_parameters(self) -> int:
+        """Weights of AEI-Net."""
+        return sum(parameter.numel() for parameter in self._aei.parameters())
+
+    @property
     def runtime(self) -> str:
         """What computes, and its version."""
         return f"torch {torch.__version__} on {self._device}"
@@ -207,7 +212,7 @@ class SwapNetworks:
             strength: How much of the source identity is used, in [0, 1].
         """
         swapped = []
-        for part in batches(len(crops), self.most_at_once):
+        for part in batch_slices(len(crops), self.most_at_once):
             X_t = self._tensor(crops[part])
             own = torch.from_numpy(np.stack(z_id_t[part]))
             other = torch.from_numpy(np.stack(z_id_s[part])).to(own)
@@ -240,14 +245,8 @@ class SwapNetworks:
     def _tensor(self, crops: Sequence[Crop]) -> Float[Tensor, "b 3 s s"]:
         return to_tensor(np.stack(crops)).to(self._device)
 
-    def _batches(self, count: int) -> list[slice]:
-        """Of so many faces, as many at once as the device is fast with."""
-        return [
-            slice(start, start + self.most_at_once) for start in range(0, count, self.most_at_once)
-        ]
 
-
-def batches(count: int, most: int) -> list[slice]:
+def batch_slices(count: int, most: int) -> list[slice]:
     """Return slices of at most so many of ``count`` items."""
     return [slice(start, start + most) for start in range(0, count, most)]
 

@@ -26,13 +26,13 @@ class Cell:
     pixels: Pixels
     """RGB."""
     caption: str
-    """Of one line or more; what is too long for the picture's width is cut off."""
+    """One line or more; each is cut off at the picture's width."""
 
 
 def draw_sheet(rows: Sequence[Sequence[Cell]], side: int) -> Pixels:
     """Put pictures side by side, each in a square of ``side`` pixels over its caption.
 
-    A picture smaller than that is enlarged to blocks, so that its own pixels can be told apart.
+    A smaller picture is enlarged to blocks, so that its own pixels can be seen.
     """
     lines = max(cell.caption.count("\n") + 1 for row in rows for cell in row)
     height = side + 2 * MARGIN + lines * LINE_HEIGHT
@@ -60,8 +60,8 @@ def save_histogram(path: Path, errors: Sequence[float], threshold: float) -> Non
     """Draw how many faces have which error, with those from the threshold on in red.
 
     Args:
-        path: Where to.
-        errors: Of all faces, in [0, 2].
+        path: Picture to write.
+        errors: Those of all faces, in [0, 2].
         threshold: The smallest error that is selected.
     """
     values = np.array(errors)
@@ -74,21 +74,21 @@ def save_histogram(path: Path, errors: Sequence[float], threshold: float) -> Non
     draw, font = ImageDraw.Draw(image), ImageFont.load_default(13)
     floor, inner = HEIGHT - BORDER, WIDTH - 2 * BORDER
 
-    def place(error: float) -> int:
+    def to_x(error: float) -> int:
         return round(BORDER + inner * (error - lower) / (upper - lower))
 
     scale = (floor - BORDER) / int(counts.max())
     for part, colour in ((counts, GREY), (selected, RED)):
         for count, left, right in zip(part.tolist(), edges[:-1], edges[1:], strict=True):
             if count:
-                height = max(round(scale * count), 1)  # a bar of one face in thousands is seen too
-                box = (place(left), floor - height, place(right) - 1, floor - 1)
+                height = max(round(scale * count), 1)  # one face in thousands is visible too
+                box = (to_x(left), floor - height, to_x(right) - 1, floor - 1)
                 draw.rectangle(box, colour)
     draw.line((BORDER, floor, WIDTH - BORDER, floor), INK)
     for error in np.linspace(lower, upper, 7):
-        draw.line((place(error), floor, place(error), floor + 4), INK)
-        draw.text((place(error), floor + 6), f"{error:.3f}", INK, font, anchor="ma")
-    x = place(threshold)
+        draw.line((to_x(error), floor, to_x(error), floor + 4), INK)
+        draw.text((to_x(error), floor + 6), f"{error:.3f}", INK, font, anchor="ma")
+    x = to_x(threshold)
     draw.line((x, BORDER - 12, x, floor), RED)
     label = f"{selected.sum()} of {len(values)} faces from {threshold:.4f} on"
     anchor = "rs" if x > WIDTH / 2 else "ls"

@@ -5,7 +5,6 @@ FOLDER/ablation.md    the table; .json has all figures
 FOLDER/ablation.png   the picture
 """
 
-import json
 import os
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
@@ -13,7 +12,6 @@ from pathlib import Path
 from statistics import median
 
 import numpy as np
-import torch
 from jaxtyping import Float, UInt8
 
 from faceshifter import __version__
@@ -22,10 +20,16 @@ from faceshifter.data.pairs import Population
 from faceshifter.data.shards import open_faces
 from faceshifter.encoders.encoder import load_identity_encoder
 from faceshifter.errors import DataError, TrainingError
-from faceshifter.files import check_claim, read_lines, write_atomically
+from faceshifter.files import (
+    check_claim,
+    markdown_table,
+    read_lines,
+    write_atomically,
+    write_json,
+)
 from faceshifter.images import Photo, save_photo
 from faceshifter.marks.xmp import WORKING
-from faceshifter.networks import choose_device, load_aei, to_images
+from faceshifter.networks import SwapNetworks, choose_device, load_aei, to_images
 from faceshifter.recipes import BASELINES
 from faceshifter.sheets import Cell, draw_sheet
 from faceshifter.tensors import load_tensors
@@ -43,18 +47,18 @@ Embed = Callable[[UInt8[np.ndarray, "b s s 3"]], Float[np.ndarray, "b d"]]
 
 @dataclass(frozen=True)
 class Ablation:
-    """What came out."""
+    """Figures of the four methods, trained and measured alike."""
 
     config: AEITrainConfig
     """Of Full."""
     held_out: bool
     """Whether training saw none of the faces measured."""
     figures: dict[str, dict[str, float]]
-    """Of each method, by name."""
+    """By method and name."""
 
 
 def variants(config: AEITrainConfig) -> dict[str, AEITrainConfig]:
-    """The recipe of each method: one network, changed in what Section 4.2 changes.
+    """Return the recipe of each method: one network, changed in what Section 4.2 changes.
 
     Raises:
         TrainingError: The recipe is of a variant itself.
@@ -84,13 +88,13 @@ def ablate(
     Args:
         config: The recipe of Full.
         data: A folder that ``prepare`` wrote.
-        folder: Where to; the same call goes on.
+        folder: Where to; the same call resumes.
         embed: A recogniser that takes no part in training, to measure with too.
         runtime: Where and how to compute.
         intervals: Of each run.
 
     Returns:
-        None where a signal stopped a training before its end.
+        The figures, or None where a signal stopped a training before its end.
 
     Raises:
         TrainingError: A run in the folder is of another recipe, seed, budget or data, or failed.
@@ -109,7 +113,7 @@ def ablate(
             train(recipe, data, folder / method, runtime=runtime, intervals=intervals)
         if not is_finished(folder / method, recipe):
             return None
-    return _measure(recipes, data, folder, embed, choose_device(runtime.device))
+    return _measure(recipes, data, folder, embed, runtime.device)
 
 
 def is_finished(run: Path, config: AEITrainConfig) -> bool:
@@ -118,70 +122,65 @@ def is_finished(run: Path, config: AEITrainConfig) -> bool:
     return weights.exists() and load_tensors(weights)[1].get("step") == config.steps
 
 
-@torch.no_grad()
 def _measure(
     recipes: dict[str, AEITrainConfig],
     data: Path,
     folder: Path,
     embed: Embed | None,
-    device: torch.device,
+    device_name: str,
 ) -> Ablation:
-    config = recipes["full"]
-    size = config.model.image_size
+    config, device = recipes["full"], choose_device(device_name)
+    size, geometry = config.model.image_size, config.model.geometry
     faces = open_faces(data, size)
     _, held_out = Population.split([crop.identity for crop in faces.crops], config.seed)
-    X_s, X_t = choose_watched(faces, held_out, device)
+    watched = choose_watched(faces, held_out, device)
     encoders = [
-        load_identity_encoder(spec, config.model.geometry).to(device)
+        load_identity_encoder(spec, geometry).to(device)
         for spec in (config.identity, *config.teachers)
     ]
-    columns = {"X_s": to_images(X_s), "X_t": to_images(X_t)}
-    figures = {}
+    sources, targets = (to_images(X) for X in watched)
+    columns, figures = {"X_s": sources, "X_t": targets}, {}
     for method in recipes:
         aei = to_device(load_aei(folder / method / "weights.safetensors")[0], device)
-        Y_st = to_images(aei(X_t, encoders[0](X_s)[:, None])[:, 0])
-        columns[method.capitalize()] = Y_st
+        networks = SwapNetworks(aei, None, encoders[0], device)
+        z_id_s, z_id_t = networks.embed(list(sources)), networks.embed(list(targets))
+        swaps = networks.swap(list(targets), list(z_id_t), list(z_id_s))
+        columns[method.capitalize()] = np.stack([swap.Y_hat_st for swap in swaps])
         figures[method] = {
-            "parameters": sum(p.numel() for p in aei.parameters()),
+            "parameters": networks.num_parameters,
             **_training_figures(folder / method / "stats.jsonl"),
-            **measure_swaps(aei, encoders, (X_s, X_t)),
+            **measure_swaps(aei, encoders, watched),
         }
         if embed is not None:
-            z = embed(Y_st)
-            for name, X in (("source", X_s), ("target", X_t)):
-                cosine = (z * embed(to_images(X))).sum(axis=1).mean()
+            z = embed(columns[method.capitalize()])
+            for name, pixels in (("source", sources), ("target", targets)):
+                cosine = (z * embed(pixels)).sum(axis=1).mean()
                 figures[method][f"recogniser/cos_{name}"] = float(cosine)
     result = Ablation(config, len(held_out) > 1, figures)
     rows = [
         [Cell(pixels[idx], name) for name, pixels in columns.items()] for idx in range(NUM_ROWS)
     ]
     save_photo(folder / "ablation.png", Photo(draw_sheet(rows, max(size, MIN_SIDE))), WORKING)
-    write_atomically(folder / "ablation.md", ("\n".join(markdown(result)) + "\n").encode())
-    saved = {
-        "version": __version__,
-        "data": data.name,
-        "pairs": NUM_WATCHED,
-        "held_out": result.held_out,
-        "recipe": asdict(config),
-        "methods": figures,
-    }
-    write_atomically(folder / "ablation.json", json.dumps(saved, indent=1).encode())
+    write_atomically(folder / "ablation.md", f"{markdown(result)}\n".encode())
+    about = {"version": __version__, "data": data.name, "pairs": NUM_WATCHED}
+    about |= {"held_out": result.held_out, "recipe": asdict(config), "methods": figures}
+    write_json(folder / "ablation.json", about)
     return result
 
 
 def _training_figures(stats: Path) -> dict[str, float]:
-    """Losses, which are means since the report before the last, and the median speed."""
+    """Return losses, which are means since the report before the last, and the median speed."""
     lines = read_lines(stats, remedy="delete the run and train it again")
     if not lines:
         raise DataError(f"{stats} is empty; delete {stats.parent} and train it again")
     losses = {key: value for key, value in lines[-1].items() if key.startswith("loss/")}
     speeds = [line["time/samples_per_second"] for line in lines]
-    # The first interval has what happens once in it; a resumed run has more than one such.
+    # The first interval includes what happens only once; a resumed run has several such intervals.
     return {**losses, "samples_per_second": median(speeds[1:] or speeds)}
 
 
-def markdown(result: Ablation) -> list[str]:
-    """The table and what it is of."""
+def markdown(result: Ablation) -> str:
+    """Return the table and a sentence on what it was measured with, without a last line break."""
     names = {"parameters": "parameters, M", "samples_per_second": "samples a second"}
     first = result.figures["full"]
     for key in first:
@@ -193,18 +192,15 @@ def markdown(result: Ablation) -> list[str]:
     names |= {key: f"L_{key[5:]}" for key in first if key.startswith("loss/")}
     config = result.config
     whose = "held out from training" if result.held_out else "that were in training: too few faces"
-    lines = [
-        f"{config.steps} steps of {config.batch} pairs, seed {config.seed}; "
-        f"cosines and errors are means over {NUM_WATCHED} pairs {whose}.",
-        "",
-        "| method | " + " | ".join(names.values()) + " |",
-        "|---" * (len(names) + 1) + "|",
+    rows = [
+        [method.capitalize(), *(_cell(key, result.figures[method][key]) for key in names)]
+        for method in ("full", *METHODS[:-1])
     ]
-    for method in ("full", *METHODS[:-1]):
-        figures = result.figures[method]
-        cells = [_cell(key, figures[key]) for key in names]
-        lines.append(f"| {method.capitalize()} | " + " | ".join(cells) + " |")
-    return lines
+    return (
+        f"{config.steps} steps of {config.batch} pairs, seed {config.seed}; "
+        f"cosines and errors are means over {NUM_WATCHED} pairs {whose}.\n\n"
+        + markdown_table(["method", *names.values()], rows)
+    )
 
 
 def _cell(key: str, value: float) -> str:

@@ -26,7 +26,7 @@ class PairMasks:
     X_t: UInt8[np.ndarray, "s s 3"]
     Y_hat_st: UInt8[np.ndarray, "s s 3"]
     levels: list[dict[str, Mask]]
-    """Coarse to fine; of each AAD layer of the level's block, by the layer's name, in (0, 1)."""
+    """Coarse to fine: the mask of each AAD layer of the level's block, by its name, in (0, 1)."""
 
     @property
     def means(self) -> list[Mask]:
@@ -35,10 +35,10 @@ class PairMasks:
 
 
 def check_has_masks(networks: SwapNetworks) -> None:
-    """Refuse a network that blends without masks.
+    """Refuse a variant of AEI-Net that blends without masks.
 
     Raises:
-        CheckpointError: It does.
+        CheckpointError: This is one.
     """
     if not networks.has_masks:
         raise CheckpointError(
@@ -47,7 +47,7 @@ def check_has_masks(networks: SwapNetworks) -> None:
 
 
 def masks_of_pair(source: Path, target: Path, swapper: FaceSwapper) -> PairMasks:
-    """Swap the largest faces of two photos by the first stage, and keep the masks.
+    """Swap the largest faces of two photos by the first stage, and record the masks.
 
     Raises:
         CheckpointError: This AEI-Net blends without masks.
@@ -68,14 +68,11 @@ def masks_of_pair(source: Path, target: Path, swapper: FaceSwapper) -> PairMasks
 
 
 def draw_masks(pairs: Sequence[PairMasks], side: int) -> Pixels:
-    """A row a pair: source, target, Y_hat_st, M^1 to M^n; black is 0 (attributes), white is 1."""
+    """Draw a row a pair: source, target, Y_hat_st, M^1 to M^n; white is 1, all identity."""
     rows = []
     for pair in pairs:
-        cells = [
-            Cell(pair.X_s, "source"),
-            Cell(pair.X_t, "target"),
-            Cell(pair.Y_hat_st, "Y_hat_st"),
-        ]
+        pictures = {"source": pair.X_s, "target": pair.X_t, "Y_hat_st": pair.Y_hat_st}
+        cells = [Cell(pixels, caption) for caption, pixels in pictures.items()]
         for k, M in enumerate(pair.means, 1):
             grey = np.round(255 * M).astype(np.uint8)
             caption = f"M^{k}, {len(M)} x {len(M)}\nmean {M.mean():.3f}"
@@ -85,7 +82,7 @@ def draw_masks(pairs: Sequence[PairMasks], side: int) -> Pixels:
 
 
 def masks_as_json(pairs: Sequence[PairMasks]) -> list[dict[str, object]]:
-    """Means and values of M^k and of each layer, for ``json.dumps``."""
+    """Return means and values of M^k and of each layer, as JSON's own types."""
     return [
         {
             "source": str(pair.source),

@@ -222,6 +222,7 @@ def query(
     nearest: int = 5,
     method: Literal["auto", "exact", "sketch"] = "auto",
     weights: Path | None = None,
+    identity: Path | None = None,
     yunet: Path | None = None,
     device: Device = "auto",
 ) -> None:
@@ -238,6 +239,7 @@ def query(
         nearest: How many faces a query.
         method: exact, sketch (approximate, for large galleries), or auto, by the gallery's size.
         weights: Folder with aei.safetensors, in place of the package's.
+        identity: Identity encoder that --weights were trained with, where it is not built in.
         yunet: YuNet's model file, to detect faces with it instead of dlib.
         device: Where to compute.
     """
@@ -249,19 +251,21 @@ def query(
     from json import dumps
 
     from faceshifter.analyses.query import Gallery, Index
-    from faceshifter.face.detect import load_detector
+    from faceshifter.face.detect import crop_largest, load_detector
     from faceshifter.files import write_atomically
     from faceshifter.images import Photo, load_photo, save_photo
     from faceshifter.marks.xmp import WORKING
-    from faceshifter.networks import choose_device, load_aei, packaged_weights
+    from faceshifter.networks import SwapNetworks
     from faceshifter.sheets import Cell, draw_sheet
 
-    chosen = choose_device(device)
-    aei, _ = load_aei((weights or packaged_weights()) / "aei.safetensors")
-    config = aei.config
-    faces = Gallery.open(gallery, load_detector(yunet), config.geometry, config.image_size)
-    crops = [faces.crop_photo(load_photo(path).pixels, str(path)) for path in photos]
-    made = Index(index, faces, aei.to(chosen), method)
+    networks = SwapNetworks.load(weights, hear=False, identity=identity, device=device)
+    detector, size = load_detector(yunet), networks.image_size
+    faces = Gallery.open(gallery, detector, networks.geometry, size)
+    crops = [
+        crop_largest(load_photo(path).pixels, detector, networks.geometry, size, path)[0]
+        for path in photos
+    ]
+    made = Index(index, faces, networks, method)
     made.build()
     results, about = made.query(crops, nearest)
     rows = [
@@ -275,7 +279,7 @@ def query(
         ]
         for crop, found in zip(crops, results, strict=True)
     ]
-    save_photo(out, Photo(draw_sheet(rows, config.image_size)), WORKING)
+    save_photo(out, Photo(draw_sheet(rows, size)), WORKING)
     queries = [
         {
             "query": str(path),

@@ -395,7 +395,7 @@ def ablate(
     if result is None:
         print(f"stopped; give the same command again to go on in {out}")
         return
-    print("\n".join(markdown(result)))
+    print(markdown(result))
     print(f"\n{out / 'ablation.png'} shows the first of these pairs")
 
 

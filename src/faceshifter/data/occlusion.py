@@ -20,19 +20,19 @@ from PIL import Image
 from faceshifter.config import CropGeometry
 from faceshifter.errors import DataError
 
-Picture = UInt8[np.ndarray, "_ _ _"]  # an RGB surface or an RGBA cut-out
+Picture = UInt8[np.ndarray, "_ _ _"]  # an RGB texture or an RGBA cut-out
 Face = UInt8[np.ndarray, "s s 3"]
 Layer = Float32[np.ndarray, "s s 4"]  # RGBA in [0, 255], as large as the face
 T = TypeVar("T")
 Kind = Literal["none", "object", "hand", "both"]
 KINDS: tuple[Kind, ...] = get_args(Kind)
 _CANVAS = 160  # pixels; side of drawings
-_STORED = 256  # pixels; at most the longer side of a cut-out in memory
+_STORED = 256  # pixels; longest side of a cut-out in memory
 _SUFFIXES = (".png", ".webp", ".tif", ".tiff")
 _TILTS = (15, 180)  # degrees; standard deviations: half of the occluders are about upright
-_P_CUTOUT, _P_CAST = 0.5, 0.6  # objects that are no drawings, occluders that cast a shadow
+_P_CUTOUT, _P_CAST = 0.5, 0.6  # shares of objects that are cut-outs, of occluders with a shadow
 _LENGTH = (0.4, 1.0)  # an occluder's longer side over the picture's, which a face fills
-_WORN = ((1.3, 1.5), (1.0, 1.15))  # the same of what has its place: hair and shadows, glasses
+_WORN = ((1.3, 1.5), (1.0, 1.15))  # the same of hair and shadows, and of glasses
 _MATCH_HAND, _MATCH_OBJECT = (0.5, 1.0), (0.0, 0.5)  # how far colours move to the skin's
 _MATCH_WORN = (0.0, 0.2)
 _WHITE, _SKIN_COLOUR = (255, 255, 255, 255), (205, 150, 120)
@@ -40,22 +40,23 @@ _WHITE, _SKIN_COLOUR = (255, 255, 255, 255), (205, 150, 120)
 
 @dataclass(frozen=True)
 class Occluders:
-    """Premultiplied cut-outs by kind, RGB textures for what is drawn, and useless files' count."""
+    """Premultiplied cut-outs by kind, and RGB textures for drawings."""
 
     hands: list[Picture] = field(default_factory=list)
     objects: list[Picture] = field(default_factory=list)
     textures: list[Picture] = field(default_factory=list)
     skipped: int = 0
+    """Files that could not be used."""
 
     @classmethod
     def load(cls, paths: Sequence[Path]) -> Self:
         """Read folders and tars of RGBA cut-outs; a kind that is missing is drawn.
 
         ``hand_*`` is a hand, ``texture_*`` a texture, all else an object. Files that are damaged,
-        opaque without being textures, or next to empty are skipped.
+        opaque without being textures, or almost empty are skipped.
 
         Raises:
-            DataError: A path is not there, is no folder or tar, or holds no usable picture.
+            DataError: A path is not a folder or tar, or holds no usable picture.
         """
         kinds: dict[str, list[Picture]] = {"hand": [], "texture": [], "object": []}
         skipped = 0
@@ -81,7 +82,7 @@ def occlude(image: Face, rng: np.random.Generator, occluders: Occluders) -> Face
 
 
 def cover(image: Face, kind: Kind, rng: np.random.Generator, occluders: Occluders) -> Face:
-    """``occlude`` with what is given by name."""
+    """Cover an aligned RGB face with a given kind of occluder; the face itself is not changed."""
     result = image.copy()
     if kind in ("object", "both"):
         result = _blend(result, _object_layer(image, rng, occluders), rng)
@@ -97,7 +98,7 @@ def match_colours(layer: Layer, image: Face, amount: float) -> Layer:
 
     Spread is one number for the three channels: a gain for each would change the layer's hues.
     """
-    size, step = len(image), max(len(image) // 128, 1)  # every second pixel of 256 tells enough
+    size, step = len(image), max(len(image) // 128, 1)  # of 256 pixels every second is enough
     sample = layer[::step, ::step]
     visible = sample[sample[:, :, 3] > 25]
     if not len(visible):
@@ -116,7 +117,7 @@ def match_colours(layer: Layer, image: Face, amount: float) -> Layer:
 
 
 def _read_files(path: Path) -> list[tuple[str, bytes]]:
-    """File names and contents of a folder or tar, sorted."""
+    """Read file names and contents of a folder or tar, sorted."""
     try:
         if path.is_dir():
             paths = [file for file in path.rglob("*") if file.suffix.lower() in _SUFFIXES]
@@ -133,7 +134,7 @@ def _read_files(path: Path) -> list[tuple[str, bytes]]:
 
 
 def _decode(name: str, data: bytes) -> Picture | None:
-    """A texture, or a premultiplied cut-out without its empty border; None if it is of no use."""
+    """Decode a texture, or a premultiplied cut-out without its empty border; None if unusable."""
     try:
         with Image.open(io.BytesIO(data)) as file:
             picture = file.convert("RGB" if name.startswith("texture_") else "RGBA")
@@ -141,7 +142,7 @@ def _decode(name: str, data: bytes) -> Picture | None:
         return None
     if picture.mode == "RGBA":
         alpha = np.asarray(picture)[:, :, 3]
-        if alpha.min() == 255 or np.count_nonzero(alpha > 127) < 16:  # next to empty
+        if alpha.min() == 255 or np.count_nonzero(alpha > 127) < 16:  # almost empty
             return None
         picture = picture.convert("RGBa").crop(picture.getchannel("A").getbbox())
     picture.thumbnail((_STORED, _STORED), Image.Resampling.BOX)
@@ -149,7 +150,7 @@ def _decode(name: str, data: bytes) -> Picture | None:
 
 
 def _object_layer(image: Face, rng: np.random.Generator, occluders: Occluders) -> Layer:
-    """A cut-out or a drawing in its place and colours."""
+    """Make a cut-out or a drawing, placed and coloured."""
     size = len(image)
     if occluders.objects and rng.random() < _P_CUTOUT:
         layer = _place(_mirror(_pick(rng, occluders.objects), rng), size, rng)
@@ -169,7 +170,7 @@ def _object_layer(image: Face, rng: np.random.Generator, occluders: Occluders) -
 
 
 def _mirror(cutout: Picture, rng: np.random.Generator) -> Picture:
-    """Left and right exchanged, half of the time."""
+    """Exchange left and right, half of the time."""
     return np.ascontiguousarray(cutout[:, :: _pick(rng, (1, -1))])
 
 
@@ -183,9 +184,13 @@ def _place(
 ) -> Layer:
     """Scale, turn, move and soften a cut-out, as a layer of a face of ``size`` pixels.
 
-    What is ``worn``, at one of those scales, is in place but for some jitter. A cut-out moves by up
-    to ``reach`` of the face's side in the direction of its lower end, as an arm comes in from
-    outside.
+    Args:
+        cutout: RGBA.
+        size: Side of the face in pixels.
+        rng: Makes the choices.
+        worn: Range of scales of what stays centred but for some jitter, such as glasses.
+        reach: Largest shift, as a share of the side, in the direction of the cut-out's lower end,
+            as an arm comes in from outside.
     """
     factor = size * rng.uniform(*(worn or _LENGTH)) / max(cutout.shape[:2])
     if factor < 1:  # warping alone would alias
@@ -202,7 +207,7 @@ def _place(
 
 
 def _blend(image: Face, layer: Layer, rng: np.random.Generator) -> Face:
-    """Lay a layer, brightened or darkened, over a face that mostly is in its soft shadow."""
+    """Lay a layer, brightened or darkened, over a face, in most cases with a soft shadow."""
     brightness, alpha = rng.uniform(0.75, 1.15), cv2.extractChannel(layer, 3)
     keep = 1 - alpha / 255
     if rng.random() < _P_CAST:
@@ -224,14 +229,14 @@ def _pick(rng: np.random.Generator, items: Sequence[T]) -> T:
 
 
 def _draw(rng: np.random.Generator, *drawings: Callable[..., None]) -> Picture:
-    """One of the drawings on an empty canvas, where antialiasing also premultiplies."""
+    """Draw one of the drawings on an empty canvas, where antialiasing also premultiplies."""
     canvas = np.zeros((_CANVAS, _CANVAS, 4), np.uint8)
     _pick(rng, drawings)(rng, canvas)
     return canvas
 
 
 def _draw_shape(rng: np.random.Generator, canvas: Picture) -> None:
-    """A polygon or an ellipse."""
+    """Draw a polygon or an ellipse."""
     axes, step = rng.integers(25, 55, 2).tolist(), _pick(rng, (5, 5, 60, 90, 120))
     points = np.array(cv2.ellipse2Poly((80, 80), axes, 0, 0, 360, step))
     points += rng.integers(-step // 6, step // 6 + 1, points.shape, np.int32)
@@ -239,7 +244,7 @@ def _draw_shape(rng: np.random.Generator, canvas: Picture) -> None:
 
 
 def _draw_shadow(rng: np.random.Generator, canvas: Picture) -> None:
-    """A band of shadow across the face, its edges from hard to soft."""
+    """Draw a band of shadow across the face, its edges from hard to soft."""
     centre, angle = rng.uniform(30, 130, 2), rng.uniform(0, np.pi)
     along = 250 * np.array((np.cos(angle), np.sin(angle)))
     start, end = np.rint((centre - along, centre + along)).astype(int).tolist()
@@ -249,20 +254,20 @@ def _draw_shadow(rng: np.random.Generator, canvas: Picture) -> None:
 
 
 def _draw_text(rng: np.random.Generator, canvas: Picture) -> None:
-    """Eight letters, digits and signs."""
+    """Draw eight letters, digits and signs."""
     letters = "".join(map(chr, rng.integers(48, 91, 8)))
-    place, font, weight = (4, 92), cv2.FONT_HERSHEY_DUPLEX, int(rng.integers(3, 6))
-    cv2.putText(canvas, letters, place, font, 1.0, _WHITE, weight, cv2.LINE_AA)
+    font, weight = cv2.FONT_HERSHEY_DUPLEX, int(rng.integers(3, 6))
+    cv2.putText(canvas, letters, (4, 92), font, 1.0, _WHITE, weight, cv2.LINE_AA)
 
 
 def _draw_stick(rng: np.random.Generator, canvas: Picture) -> None:
-    """A bar with a ball on it: microphones, lollipops, pens."""
+    """Draw a bar with a ball on it: a microphone, a lollipop, a pen."""
     _draw_limbs(canvas, [((80, 38, 80, 140), int(rng.integers(5, 28)))], [rng.uniform(80, 255)] * 3)
     _draw_limbs(canvas, [((80, 38, 80, 38), int(rng.integers(5, 72)))], _WHITE[:3])
 
 
 def _draw_hand(rng: np.random.Generator, canvas: Picture) -> None:
-    """A forearm, a palm and fingers, some of them bent."""
+    """Draw a forearm, a palm and fingers, some of them bent."""
     limbs = [((80, 110, 80, 175), 42), ((72, 112, 88, 112), 48)]
     for turn in (-58, -20, -7, 7, 21):  # degrees
         length, angle = rng.uniform(*_pick(rng, ((36, 44), (56, 68)))), np.radians(turn)
@@ -274,8 +279,8 @@ def _draw_hand(rng: np.random.Generator, canvas: Picture) -> None:
 def _draw_limbs(
     canvas: Picture, limbs: Sequence[tuple[Sequence[int], int]], rgb: Sequence[float]
 ) -> None:
-    """Thick lines with round ends (x, y, x, y), darker towards the edge of them all."""
-    for share in np.linspace(1, 0.3, 8):  # the edges of all first, so that limbs grow together
+    """Draw thick lines (x, y, x, y) with round ends, darker towards their common edge."""
+    for share in np.linspace(1, 0.3, 8):  # all edges first, so that limbs join
         colour = (*((1.2 - 0.55 * share**2) * np.array(rgb)), 255)
         for ends, width in limbs:
             thickness = max(1, int(share * width))
@@ -283,7 +288,7 @@ def _draw_limbs(
 
 
 def _draw_hair(rng: np.random.Generator, canvas: Picture) -> None:
-    """Locks of tapered strands that hang from the top of the face."""
+    """Draw locks of tapered strands that hang from the top of the face."""
     colour = np.array([110, 80, 55]) * rng.uniform(0.15, 1.9) + rng.uniform(0, 30)
     t = np.linspace(0, 1, 12)[:, None]
     for _ in range(int(rng.integers(1, 5))):
@@ -298,7 +303,7 @@ def _draw_hair(rng: np.random.Generator, canvas: Picture) -> None:
 
 
 def _draw_glasses(rng: np.random.Generator, canvas: Picture) -> None:
-    """A frame on the eyes, with lenses from clear to dark."""
+    """Draw a frame on the eyes, with lenses from clear to dark."""
     eyes = (np.array(CropGeometry().points[:2]) * _CANVAS).astype(np.int32)
     axes, step = rng.integers((19, 14), (28, 24)).tolist(), _pick(rng, (5, 45))
     rings = eyes[:, None] + cv2.ellipse2Poly((0, 0), axes, 0, step // 2, step // 2 + 360, step)

@@ -7,12 +7,11 @@ from typing import Literal
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float, Float32, Int, UInt8
+from jaxtyping import Bool, Float, Float32, Int
 from torch import Tensor
 
-from faceshifter.data.augment import NUM_VARIATIONS, augment
+from faceshifter.data.augment import NUM_VARIATIONS
 from faceshifter.errors import DataError
-from faceshifter.networks import to_range
 
 HELD_OUT = (0.01, 64)
 """Share of the faces, and at most how many, that training never sees and the watchdog does."""
@@ -22,15 +21,15 @@ SamePairs = Literal["photo", "person"]
 
 @dataclass(frozen=True)
 class Population:
-    """The faces that pairs are drawn of."""
+    """The faces that pairs are drawn from."""
 
     faces: Int[np.ndarray, " n"]
     """Their indices in the prepared set."""
     people: Int[np.ndarray, " n"]
-    """Whose face each is, as a number."""
+    """A number for the person of each."""
 
     def __post_init__(self) -> None:
-        """Refuse a population in which no two people meet."""
+        """Refuse a population of one person alone."""
         if len(np.unique(self.people)) < 2:
             raise DataError("all faces are of one person; prepare photos of more people")
 
@@ -39,7 +38,7 @@ class Population:
         return np.argsort(self.people, kind="stable")
 
     def another_photo(self, idx: int, rng: np.random.Generator) -> int:
-        """Position of another face of the same person, or the same where there is none."""
+        """Return the position of another face of the person, or ``idx`` where there is none."""
         first, last = (
             int(np.searchsorted(self.people, self.people[idx], side, sorter=self._by_person))
             for side in ("left", "right")
@@ -53,9 +52,9 @@ class Population:
     def split(
         cls, identities: Sequence[str], seed: int
     ) -> "tuple[Population, Int[np.ndarray, ' k']]":
-        """The faces to train on, and the indices of those held out: whole people, at random.
+        """Split a set into the faces to train on and the indices of those held out.
 
-        Of a set of fewer than a hundred faces none is held out.
+        Whole people are held out, drawn at random; of fewer than a hundred faces, none.
         """
         _, people = np.unique(np.array(identities), return_inverse=True)
         share, most = HELD_OUT
@@ -72,16 +71,18 @@ class Draws:
     """Which faces make the pairs of a batch, and how each picture is varied."""
 
     target: Int[Tensor, " b"]
+    """Indices in the prepared set."""
     source: Int[Tensor, " b"]
     same: Bool[Tensor, " b"]
+    """Whether X_t = X_s, or another photo of the same person."""
     vary_t: Float32[Tensor, "b v"]
-    """Uniform in [0, 1); what they mean is ``augment``'s."""
+    """What ``augment`` takes, uniform in [0, 1)."""
     vary_s: Float32[Tensor, "b v"]
     num_same: float
-    """Same pairs that L_rec is divided by: of the whole step, shared evenly among its parts."""
+    """Same pairs of the whole step, at least one, shared evenly among its parts: divides L_rec."""
 
     def part(self, idx: int, parts: int) -> "Draws":
-        """One of several equal parts of a step."""
+        """Return one of several equal parts of a step."""
         rows = slice(idx * len(self.same) // parts, (idx + 1) * len(self.same) // parts)
         return Draws(
             self.target[rows],
@@ -102,9 +103,8 @@ class Pairs:
     X_t: Float[Tensor, "b 3 s s"]
     """Targets, RGB in [-1, 1]."""
     same: Bool[Tensor, " b"]
-    """Whether X_t = X_s, or another photo of the same person."""
     num_same: float
-    """Same pairs that L_rec is divided by; at least one a step."""
+    """As in ``Draws``."""
 
 
 def draw_pairs(
@@ -117,17 +117,17 @@ def draw_pairs(
     same_pairs: SamePairs = "photo",
     targets: Int[np.ndarray, " k"] | None = None,
 ) -> Draws:
-    """Draw the pairs ``position .. position + batch``.
+    """Draw the pairs ``position .. position + batch`` of a run.
 
     Args:
         population: Faces to draw from.
-        seed: Of the run.
+        seed: The run's.
         position: Pairs drawn before this batch.
         batch: Pairs to draw.
         different: Share of pairs of two people; the paper's is 0.8 in stage one, 0.5 in two.
-        same_pairs: Whether the others are one photo twice; or two photos of a person who has more,
-            and of others one photo, varied otherwise as source.
-        targets: Positions in the population of the faces that may be targets; without them all.
+        same_pairs: What the other pairs are. ``photo``: one photo twice. ``person``: two photos of
+            a person, or one photo, varied in two ways, where there is no other.
+        targets: Positions in the population of the faces that may be targets; None: all.
     """
     faces, people = population.faces, population.people
     targets = np.arange(len(faces)) if targets is None else targets
@@ -148,28 +148,3 @@ def draw_pairs(
         torch.from_numpy(np.array(column)) for column in zip(*drawn, strict=True)
     )
     return Draws(target, source, same, vary_t, vary_s, max(same.sum().item(), 1.0))
-
-
-@dataclass(frozen=True)
-class RawPairs:
-    """The pictures of drawn pairs, as a worker process hands them over."""
-
-    draws: Draws
-    sources: UInt8[Tensor, "b 3 s s"]
-    targets: UInt8[Tensor, "b 3 s s"]
-
-    def pin_memory(self) -> "RawPairs":
-        """Where a GPU can fetch them while it computes."""
-        return RawPairs(self.draws, self.sources.pin_memory(), self.targets.pin_memory())
-
-    def to_pairs(self, device: torch.device, augmented: bool) -> Pairs:
-        """On the device, varied as drawn where wanted."""
-        draws = self.draws
-        sources = self.sources.to(device, non_blocking=True)
-        targets = self.targets.to(device, non_blocking=True)
-        if augmented:
-            X_s = augment(sources, draws.vary_s.to(device))
-            X_t = augment(targets, draws.vary_t.to(device))
-        else:
-            X_s, X_t = to_range(sources), to_range(targets)
-        return Pairs(X_s, X_t, draws.same.to(device), draws.num_same)

@@ -13,12 +13,12 @@ from faceshifter.images import Pixels, decode_photo
 from faceshifter.media import PHOTO_SUFFIXES
 
 PREPARE_AGAIN = "run faceshifter prepare, to its end, again"
-"""What helps where a prepared set is not whole."""
+"""Remedy for a prepared set that is not whole."""
 
 
 @dataclass(frozen=True)
 class PhotoFile:
-    """Where a photo's bytes are: a file, or a part of a tar."""
+    """A photo on disk: a file, or a part of a tar."""
 
     name: str
     identity: str
@@ -27,13 +27,13 @@ class PhotoFile:
     size: int = -1
 
     def read(self) -> bytes:
-        """The photo's bytes."""
+        """Return the photo's bytes."""
         with self.path.open("rb") as file:
             file.seek(self.offset)
             return file.read(self.size)
 
     def pixels(self) -> Pixels:
-        """The photo, upright and RGB.
+        """Decode the photo, upright and RGB.
 
         Raises:
             ImageError: It is not a readable image.
@@ -42,7 +42,15 @@ class PhotoFile:
 
 
 def find_photos(photos: Path) -> Iterator[PhotoFile]:
-    """Every photo of a folder or a tar, in the order of names."""
+    """Yield every photo of a folder or a tar, in the order of names.
+
+    A photo's identity is taken from an ``index.jsonl`` beside it or its tar (``file``,
+    ``identity``); else from its folder's name where it lies in a folder below ``photos``; else it
+    is a person of its own.
+
+    Raises:
+        DataError: The path does not exist, or a tar or an index cannot be read.
+    """
     if not photos.exists():
         raise DataError(f"{photos} does not exist; give a folder of photos or a .tar")
     root = photos if photos.is_dir() else photos.parent
@@ -75,12 +83,14 @@ def _photos_in_tar(path: Path, root: Path) -> Iterator[PhotoFile]:
 
 @cache
 def _identities(folder: Path) -> dict[str, str]:
-    """File name to identity from a folder's index.jsonl; empty where there is none."""
+    """Read file names and identities from a folder's index.jsonl; empty where there is none."""
     index = folder / "index.jsonl"
     if not index.exists():
         return {}
-    return {
-        str(line["file"]): str(line["identity"])
-        for line in read_lines(index, remedy=PREPARE_AGAIN)
-        if "identity" in line
-    }
+    identities = {}
+    for number, line in enumerate(read_lines(index, remedy="correct or delete it"), 1):
+        if "identity" in line:
+            if "file" not in line:
+                raise DataError(f"{index}, line {number}, has no file; name the photo it is about")
+            identities[str(line["file"])] = str(line["identity"])
+    return identities

@@ -1,6 +1,6 @@
 """Prepared faces on disk: tar shards of JPEG crops, and an index with one line of JSON a crop.
 
-DATA/shard-00000.tar    up to SHARD_SIZE aligned crops
+DATA/shard-00000.tar    up to 1,000 aligned crops
 DATA/shard-00000.jsonl  their lines, and those of the photos skipped
 DATA/index.jsonl        the lines of all crops, written last: its presence means complete
 DATA/prepared.json      the crop's size and geometry, and what was prepared
@@ -12,8 +12,10 @@ import os
 import tarfile
 from collections.abc import Collection, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from contextlib import contextmanager
+from dataclasses import dataclass, fields
 from pathlib import Path
+from typing import TypeVar
 
 import cv2
 import numpy as np
@@ -26,6 +28,8 @@ from faceshifter.config import CropGeometry
 from faceshifter.data.photos import PREPARE_AGAIN
 from faceshifter.errors import DataError
 from faceshifter.files import read_lines, write_atomically
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,7 +45,7 @@ class Crop:
     identity: str
     """Whose face it is; photos of one person share it."""
     eye_distance: float
-    """Of the eyes in the photo, in its pixels: what the crop's resolution really is."""
+    """Distance of the eyes in the photo, in its pixels: the crop's true resolution."""
     sharpness: float
     """Variance of the Laplacian of the crop at 128 pixels, grey levels 0..255."""
 
@@ -58,11 +62,11 @@ class Faces:
     """Of every crop."""
 
     def pictures(self, chosen: Int[Tensor, " b"]) -> UInt8[Tensor, "b 3 s s"]:
-        """Some of the faces, RGB, where the images are."""
+        """Return some of the faces, RGB, on the device of the images."""
         return self.images[chosen.to(self.images.device)]
 
     def to(self, device: torch.device) -> "Faces":
-        """The same set on another device."""
+        """Return the same set on another device."""
         return Faces(self.images.to(device), self.crops, self.geometry)
 
 
@@ -70,30 +74,31 @@ class Faces:
 class StoredFaces:
     """A prepared set that stays on disk: each face is read from its tar when it is wanted.
 
-    A tar is not compressed, so a face is one read at a known place, and the pairs of a batch are
+    A tar is not compressed, so a face is one read at a known offset, and the pairs of a batch are
     those of a set in memory. docs/decisions.md#sets-larger-than-memory
     """
 
     crops: list[Crop]
     """One for each face."""
-    places: list[tuple[Path, int, int]]
+    locations: list[tuple[Path, int, int]]
     """Tar, offset and length of each."""
     size: int
-    """Side in pixels at which faces are given out."""
+    """Side in pixels of the pictures."""
 
     def pictures(self, chosen: Int[Tensor, " b"]) -> UInt8[Tensor, "b 3 s s"]:
-        """Some of the faces, RGB, read and decoded now."""
-        return torch.stack([self._read(*self.places[idx]) for idx in chosen.tolist()])
+        """Read and decode some of the faces, RGB."""
+        return torch.stack([self.picture(idx) for idx in chosen.tolist()])
 
-    def _read(self, shard: Path, offset: int, length: int) -> UInt8[Tensor, "3 s s"]:
-        try:
-            with shard.open("rb") as file:
-                file.seek(offset)
-                jpeg = file.read(length)
-        except OSError as error:
-            raise DataError(
-                f"{shard} cannot be read ({error}); delete it and run prepare again"
-            ) from None
+    def picture(self, idx: int) -> UInt8[Tensor, "3 s s"]:
+        """Read and decode one face, RGB.
+
+        Raises:
+            DataError: Its shard cannot be read or is damaged.
+        """
+        shard, offset, length = self.locations[idx]
+        with _reading(shard), shard.open("rb") as file:
+            file.seek(offset)
+            jpeg = file.read(length)
         return decode_crop(jpeg, self.size, shard)
 
 
@@ -108,34 +113,12 @@ def write_shard(path: Path, jpegs: Iterable[tuple[str, bytes]]) -> None:
     write_atomically(path, buffer.getvalue())
 
 
-def iter_shard(path: Path) -> Iterator[tuple[str, bytes]]:
-    """Names and contents of a shard's files, in order."""
-    try:
-        with tarfile.open(path, "r:") as tar:
-            for member in tar:
-                file = tar.extractfile(member)
-                if file is not None:
-                    yield member.name, file.read()
-    except (OSError, tarfile.TarError) as error:
-        raise DataError(
-            f"{path} cannot be read ({error}); delete it and run prepare again"
-        ) from None
-
-
-def read_jpegs(data: Path, shard: str, files: Collection[str]) -> dict[str, bytes]:
-    """Some files of one shard by name.
+def decode_crop(jpeg: bytes, size: int, shard: Path) -> UInt8[Tensor, "3 s s"]:
+    """Decode a crop to RGB, reduced by area averages to the given side.
 
     Raises:
-        DataError: The shard is missing or damaged, or lacks one of them.
+        DataError: It is not a picture; the message names ``shard``.
     """
-    jpegs = {name: jpeg for name, jpeg in iter_shard(data / shard) if name in files}
-    if len(jpegs) < len(files):
-        raise DataError(f"{data} lacks faces of {shard}; delete that and run prepare again")
-    return jpegs
-
-
-def decode_crop(jpeg: bytes, size: int, shard: Path) -> UInt8[Tensor, "3 s s"]:
-    """A crop in RGB, reduced by area averages to the given side; ``shard`` is for the message."""
     bgr = cv2.imdecode(np.frombuffer(jpeg, np.uint8), cv2.IMREAD_COLOR) if jpeg else None
     if bgr is None:
         raise DataError(f"{shard} is damaged; delete it and run prepare again")
@@ -145,10 +128,14 @@ def decode_crop(jpeg: bytes, size: int, shard: Path) -> UInt8[Tensor, "3 s s"]:
 
 
 def read_geometry(data: Path) -> CropGeometry:
-    """The geometry that a prepared set was cropped with."""
+    """Return the geometry that a prepared set was cropped with.
+
+    Raises:
+        DataError: The folder is not a prepared set.
+    """
     path = data / "prepared.json"
     try:
-        return CropGeometry.from_dict(json.loads(path.read_text())["geometry"])
+        return CropGeometry.from_dict(json.loads(path.read_text("utf-8"))["geometry"])
     except (OSError, ValueError, KeyError, TypeError):
         raise DataError(
             f"{data} is not a prepared set ({path.name} is missing or damaged); run faceshifter "
@@ -156,16 +143,42 @@ def read_geometry(data: Path) -> CropGeometry:
         ) from None
 
 
-def read_crops(data: Path) -> list[Crop]:
-    """The index of a prepared set.
+def read_index(data: Path) -> list[Crop]:
+    """Read the index of a prepared set.
 
     Raises:
-        DataError: It is missing, damaged or of fewer than two faces.
+        DataError: The index is missing, damaged or of fewer than two faces.
     """
-    crops = [Crop(**line) for line in read_lines(data / "index.jsonl", remedy=PREPARE_AGAIN)]
+    crops = read_records(data / "index.jsonl", Crop, remedy=PREPARE_AGAIN)
     if len(crops) < 2:
         raise DataError(f"{data} holds fewer than two faces; prepare more photos to make pairs of")
     return crops
+
+
+def read_records(path: Path, kind: type[T], *, remedy: str, torn: bool = False) -> list[T]:
+    """Read JSON lines as records of a dataclass, whose fields are texts and numbers.
+
+    Args:
+        path: The file.
+        kind: The dataclass.
+        remedy: What to do where the file is missing or damaged, for the message.
+        torn: Accept a missing file and a last line that was cut off, as ``read_lines`` does.
+
+    Raises:
+        DataError: The file is missing or damaged, or a line lacks a field or has another.
+    """
+    types = {
+        field.name: str if field.type is str else (int, float)
+        for field in fields(kind)  # type: ignore[arg-type]
+    }
+    records = []
+    for number, line in enumerate(read_lines(path, remedy=remedy, torn=torn), 1):
+        if line.keys() != types.keys() or not all(
+            isinstance(line[name], expected) for name, expected in types.items()
+        ):
+            raise DataError(f"{path}, line {number}, is damaged; {remedy}")
+        records.append(kind(**line))
+    return records
 
 
 def open_faces(data: Path, size: int) -> StoredFaces:
@@ -173,33 +186,24 @@ def open_faces(data: Path, size: int) -> StoredFaces:
 
     Args:
         data: The folder that ``prepare`` wrote.
-        size: Side in pixels at which faces are given out.
+        size: Side in pixels of the pictures.
 
     Raises:
         DataError: The set is missing, damaged or of fewer than two faces.
     """
-    crops = read_crops(data)
-    places: dict[tuple[str, str], tuple[Path, int, int]] = {}
+    crops = read_index(data)
+    locations: dict[tuple[str, str], tuple[Path, int, int]] = {}
     for shard in sorted({crop.shard for crop in crops}):
-        try:
-            with tarfile.open(data / shard, "r:") as tar:
-                for member in tar:
-                    place = data / shard, member.offset_data, member.size
-                    places[shard, member.name] = place
-        except (OSError, tarfile.TarError) as error:
-            raise DataError(
-                f"{data / shard} cannot be read ({error}); delete it and run prepare again"
-            ) from None
-    lacking = {crop.shard for crop in crops if (crop.shard, crop.file) not in places}
-    if lacking:
-        raise DataError(
-            f"{data} lacks faces of {', '.join(sorted(lacking))}; delete that and run prepare again"
-        )
-    return StoredFaces(crops, [places[crop.shard, crop.file] for crop in crops], size)
+        path = data / shard
+        with _reading(path), tarfile.open(path, "r:") as tar:
+            for member in tar:
+                locations[shard, member.name] = path, member.offset_data, member.size
+    refuse_lacking(data, [c.shard for c in crops if (c.shard, c.file) not in locations])
+    return StoredFaces(crops, [locations[crop.shard, crop.file] for crop in crops], size)
 
 
 def load_faces(data: Path, size: int, progress: bool = True) -> Faces:
-    """Decode a whole prepared set to uint8 at the given size.
+    """Decode a whole prepared set at the given size.
 
     Args:
         data: The folder that ``prepare`` wrote.
@@ -209,28 +213,34 @@ def load_faces(data: Path, size: int, progress: bool = True) -> Faces:
     Raises:
         DataError: The set is missing, damaged or of fewer than two faces.
     """
-    geometry, crops = read_geometry(data), read_crops(data)
-    images = torch.empty(len(crops), 3, size, size, dtype=torch.uint8)
-    idx_of = {(crop.shard, crop.file): idx for idx, crop in enumerate(crops)}
+    geometry, stored = read_geometry(data), open_faces(data, size)
+    images = torch.empty(len(stored.crops), 3, size, size, dtype=torch.uint8)
 
-    def decode(item: tuple[int, bytes]) -> int:
-        idx, jpeg = item
-        images[idx] = decode_crop(jpeg, size, data / crops[idx].shard)
-        return idx
+    def decode(idx: int) -> None:
+        images[idx] = stored.picture(idx)
 
-    stored = (
-        (idx_of[shard, name], jpeg)
-        for shard in sorted({crop.shard for crop in crops})
-        for name, jpeg in iter_shard(data / shard)
-        if (shard, name) in idx_of
-    )
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        decoded = pool.map(
-            decode, tqdm(stored, f"reading {data.name}", len(crops), disable=not progress)
-        )
-        lacking = {crops[idx].shard for idx in set(range(len(crops))).difference(decoded)}
-    if lacking:
+        decoded = pool.map(decode, range(len(images)))
+        for _ in tqdm(decoded, f"reading {data.name}", len(images), disable=not progress):
+            pass
+    return Faces(images, stored.crops, geometry)
+
+
+def refuse_lacking(data: Path, shards: Collection[str]) -> None:
+    """Refuse a prepared set in which shards, named here, lack faces of the index."""
+    if shards:
         raise DataError(
-            f"{data} lacks faces of {', '.join(sorted(lacking))}; delete that and run prepare again"
+            f"{data} lacks faces of {', '.join(sorted(set(shards)))}; delete that and run "
+            "prepare again"
         )
-    return Faces(images, crops, geometry)
+
+
+@contextmanager
+def _reading(shard: Path) -> Iterator[None]:
+    """Turn errors of reading a shard into one sentence."""
+    try:
+        yield
+    except (OSError, tarfile.TarError) as error:
+        raise DataError(
+            f"{shard} cannot be read ({error}); delete it and run prepare again"
+        ) from None

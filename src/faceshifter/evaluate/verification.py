@@ -12,9 +12,8 @@ from tqdm import tqdm
 
 from faceshifter.config import CropGeometry
 from faceshifter.data.photos import find_photos
-from faceshifter.errors import DataError, ImageError
-from faceshifter.face.align import crop_face, crop_matrix
-from faceshifter.face.detect import FaceDetector
+from faceshifter.errors import DataError, ImageError, NoFaceError
+from faceshifter.face.detect import FaceDetector, crop_largest
 from faceshifter.networks import Embedder
 
 FALSE_ACCEPTS = 1e-3
@@ -120,9 +119,7 @@ def labelled_crops(
     """
     for photo in tqdm(list(find_photos(photos)), unit="photo"):
         try:
-            pixels = photo.pixels()
-        except ImageError:
+            crop, _ = crop_largest(photo.pixels(), detector, geometry, size, photo.name)
+        except (ImageError, NoFaceError):
             continue
-        for face in detector.detect(pixels)[:1]:
-            matrix = crop_matrix(face.landmarks, geometry, size)
-            yield crop_face(pixels, matrix, size), photo.identity
+        yield crop, photo.identity

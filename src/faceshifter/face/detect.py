@@ -13,9 +13,17 @@ import dlib
 import numpy as np
 from jaxtyping import Float, UInt8
 
+from faceshifter.config import CropGeometry
 from faceshifter.downloads import dlib_file, model_file
 from faceshifter.errors import DependencyError, NoFaceError
-from faceshifter.face.align import fit_similarity, invert_matrix, transform_points
+from faceshifter.face.align import (
+    Matrix,
+    crop_face,
+    crop_matrix,
+    fit_similarity,
+    invert_matrix,
+    transform_points,
+)
 from faceshifter.face.landmarks import PATCH_BOX, PATCH_LANDMARKS, refine_landmarks
 from faceshifter.images import Pixels
 
@@ -168,6 +176,31 @@ def load_detector(yunet: Path | None = None) -> FaceDetector:
         DependencyError: The file is missing or of another form.
     """
     return DlibDetector() if yunet is None else YuNetDetector(model_file(yunet))
+
+
+def crop_largest(
+    pixels: Pixels, detector: FaceDetector, geometry: CropGeometry, size: int, name: object
+) -> tuple[UInt8[np.ndarray, "s s 3"], Matrix]:
+    """Cut the largest face of a photo out, aligned.
+
+    Args:
+        pixels: RGB photo.
+        detector: Finds the faces.
+        geometry: Where the landmarks belong in the crop.
+        size: Side of the crop in pixels.
+        name: What the message calls the photo, such as its path.
+
+    Returns:
+        The crop, RGB, and the transform from photo pixels to crop pixels.
+
+    Raises:
+        NoFaceError: The photo has no face.
+    """
+    faces = detector.detect(pixels)
+    if not faces:
+        raise NoFaceError(f"no face was found in {name}; give a photo with a larger face")
+    matrix = crop_matrix(faces[0].landmarks, geometry, size)
+    return crop_face(pixels, matrix, size), matrix
 
 
 def _find_boxes(pixels: Pixels, thorough: bool) -> list[Found]:

@@ -72,7 +72,7 @@ class GeneratorLoss(nn.Module):
             z_judge_s = z_id_s if judge is encoder else judge(pairs.X_s)
         z_att = self.aei.attributes_encoder(pairs.X_t)
         Y = self.aei.generator(z_att, z_id_s[:, None])[:, 0]
-        viewed = Y.float() if view is None else view.of(Y.float())
+        viewed = Y.float() if view is None else view.apply(Y.float())
         loss_id = losses.identity_loss(judge(viewed), z_judge_s)
         # z_att(X_t) is held: else both sides would move. docs/decisions.md#attributes-loss
         z_att_t = [z_att_k.detach() for z_att_k in z_att]

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from faceshifter.config import HEARTrainConfig, Intervals, Runtime
-from faceshifter.data.batches import OccludedFetch, batches, load_set
+from faceshifter.data.batches import Fetch, batches, load_set
 from faceshifter.data.hardest import RankedFace, load_errors, rank_errors, select_hardest
 from faceshifter.data.occlusion import Occluders
 from faceshifter.data.pairs import Pairs, Population
@@ -193,10 +193,10 @@ def train(
         )
         population, held_out = Population.split([c.identity for c in faces.crops], config.seed)
         targets = np.flatnonzero(np.isin(population.faces, hardest))
-        fetch = OccludedFetch(
+        fetch = Fetch(
             config, population, targets, faces, occluders, run.ranks.rank, run.ranks.world
         )
-        watched = watched_pairs(fetch, held_out, run.device)
+        watched = watched_pairs(fetch, faces, held_out, run.device)
         model, of_aei = asdict(config.model), made_by["aei"]
         named_teachers = name_teachers(config.teachers)
 
@@ -217,10 +217,13 @@ def train(
 
 
 def watched_pairs(
-    fetch: OccludedFetch, held_out: Int[np.ndarray, " k"], device: torch.device
+    fetch: Fetch,
+    faces: Faces | StoredFaces,
+    held_out: Int[np.ndarray, " k"],
+    device: torch.device,
 ) -> Pairs:
     """Return occluded pairs of people that training never sees; of a small set, that it does."""
-    identities = [crop.identity for crop in fetch.faces.crops]
+    identities = [crop.identity for crop in faces.crops]
     people = np.unique(identities, return_inverse=True)[1]
     if len(np.unique(people[held_out])) > 1:
         population = Population(held_out, people[held_out])
@@ -229,7 +232,7 @@ def watched_pairs(
         population, targets = fetch.population, fetch.targets
     config = replace(fetch.config, seed=fetch.config.seed + 1)
     watched = replace(fetch, config=config, population=population, targets=targets)
-    raw = watched.occlude(watched.draw(0, NUM_WATCHED), 0)
+    raw = watched.read(watched.draw(0, NUM_WATCHED), faces, 0)
     return raw.to_pairs(device, augmented=False)
 
 
