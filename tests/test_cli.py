@@ -366,7 +366,7 @@ def test_an_existing_result_survives_a_run_that_fails_while_writing(
     monkeypatch.setattr(Image.Image, "save", full_disk)
     photos = inputs / "eileen.jpg", inputs / "grace.png"
     error = refuse("swap", *photos, "--out", out, "--weights", inputs / "weights")
-    assert "result.jpg cannot be written: No space left on device" in error
+    assert "No space left on device" in error
     assert out.read_bytes() == b"the result of yesterday"
 
 

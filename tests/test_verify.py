@@ -98,7 +98,7 @@ def test_marks_of_other_tools_are_told(run, tmp_path, grace_hopper, config):
     )
     unsigned = io.BytesIO()
     Image.fromarray(grace_hopper).save(unsigned, "JPEG", xmp=xmp.encode())
-    algorithm, chain, key = signer.load_signer(signer.signer_file())
+    algorithm, chain, key = signer.load_signer(signer.ensure_signer())
     actions = [{"action": "c2pa.created", "digitalSourceType": CAPTURE}]
     manifest = {
         "claim_generator_info": [{"name": "Camera \x1b[31m"}],
@@ -227,15 +227,14 @@ def test_the_doctor_sees_a_wrong_crop_and_swapped_colours(monkeypatch):
 
 
 def test_the_doctor_sees_a_certificate_that_runs_out(monkeypatch, tmp_path):
-    monkeypatch.setattr(signer, "YEARS", 0.05)
-    (tmp_path / "own.pem").write_bytes(signer.make_signer())
+    (tmp_path / "own.pem").write_bytes(signer.make_signer(years=0.05))
     monkeypatch.setenv(signer.SIGNER_VARIABLE, str(tmp_path / "own.pem"))
     (check,) = doctor._signing()
     assert "new certificate" in check.remedy
 
 
 def test_the_doctor_makes_no_key(monkeypatch, tmp_path):
-    monkeypatch.setenv(signer.CONFIG_VARIABLE, str(tmp_path / "config"))
+    monkeypatch.setenv("FACESHIFTER_CONFIG", str(tmp_path / "config"))
     (check,) = doctor._signing()
     assert check.remedy is None
     assert "made on first use" in check.found

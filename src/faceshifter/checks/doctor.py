@@ -23,10 +23,10 @@ from faceshifter.downloads import MODEL_FILES, cache_folder, cached_path, dlib_f
 from faceshifter.encoders import dlib_net as dlib_resnet
 from faceshifter.errors import DependencyError, FaceShifterError
 from faceshifter.face.detect import load_detector
-from faceshifter.files import sha256
+from faceshifter.files import sha256, user_folder
 from faceshifter.images import Pixels
 from faceshifter.marks.c2pa import read_manifest, sign
-from faceshifter.marks.signer import SIGNER, config_folder, load_signer, signer_path
+from faceshifter.marks.signer import SIGNER, load_signer, signer_path
 from faceshifter.marks.xmp import SWAPPED
 from faceshifter.networks import (
     Embedder,
@@ -201,7 +201,7 @@ def _dlib_descriptor(photo: Pixels, mean: Float[np.ndarray, " d"]) -> Float[np.n
 def _signing() -> Iterator[Check]:
     """The key that results are signed with: there, valid, and of use."""
     path = signer_path()
-    if not path.is_file() and path.name == SIGNER and config_folder() == path.parent:
+    if not path.is_file() and path == user_folder("config") / SIGNER:
         yield Check("signing", f"a key is made on first use, in {path}")
         return
     _, chain, _ = load_signer(path)
@@ -213,9 +213,10 @@ def _signing() -> Iterator[Check]:
         remedy = f"Get a new certificate; a key that was made here is made again if {path} is gone."
         yield Check("signing", text, remedy)
         return
-    picture = BytesIO()
+    picture, signed = BytesIO(), BytesIO()
     Image.new("RGB", (8, 8)).save(picture, "PNG")
-    manifest = read_manifest(sign(picture, "image/png", SWAPPED), "image/png")
+    sign(picture, signed, "image/png", SWAPPED)
+    manifest = read_manifest(signed, "image/png")
     assert manifest is not None
     if manifest.state == "Invalid":
         problems = ", ".join(manifest.problems)
