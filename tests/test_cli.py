@@ -265,7 +265,7 @@ def test_wrong_photos_and_options_are_refused_in_one_sentence(
         ("cut", "aei.safetensors is damaged"),
         ("nowhere", "aei.safetensors does not exist; give"),
         ("grace.png", "aei.safetensors does not exist; give"),
-        ("mixed", "hear.safetensors was trained over another AEI-Net"),
+        ("mixed", "hear.safetensors was trained on another AEI-Net"),
     ],
 )
 def test_weights_that_do_not_fit_are_refused_in_one_sentence(
