@@ -111,9 +111,8 @@ def _decode(image: Image.Image) -> Photo:
 def _kept_exif(image: Image.Image) -> bytes | None:
     """Return the parts of a file's EXIF that a result keeps."""
     exif = image.getexif()
-    for tag in list(exif):
-        if tag not in EXIF_TEXTS_AND_CAMERA:
-            del exif[tag]
+    for tag in set(exif) - EXIF_TEXTS_AND_CAMERA:
+        del exif[tag]
     return exif.tobytes() if len(exif) else None
 
 

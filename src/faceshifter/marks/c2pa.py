@@ -54,15 +54,12 @@ def sign(source: BufferedIOBase, target: BufferedIOBase, mime: str, origin: Orig
     """
     import c2pa  # large, and not every command needs it
 
-    actions: list[dict[str, Any]] = [
-        {
-            "action": "c2pa.created",
-            "digitalSourceType": origin.digital_source_type,
-            "description": origin.description,
-        }
-    ]
-    if origin.watermark:
-        actions.append({"action": WATERMARKED})
+    created = {
+        "action": "c2pa.created",
+        "digitalSourceType": origin.digital_source_type,
+        "description": origin.description,
+    }
+    actions = [created, {"action": WATERMARKED}] if origin.watermark else [created]
     # No title, ingredients or thumbnail: they would show names and faces of the inputs.
     manifest = {
         "claim_generator_info": [{"name": "faceshifter", "version": __version__}],

@@ -38,7 +38,6 @@ CSS = """
 DELETE_CACHE = (3600, 24 * 3600)
 """Seconds between two searches for files without a page, and the age at which they are deleted."""
 
-
 PICTURE: dict[str, Any] = {"type": "filepath", "height": 320}
 PHOTO: dict[str, Any] = {
     "preprocess": False,  # else Gradio would encode files again
@@ -89,7 +88,7 @@ class _Handlers:
         import gradio as gr
 
         @contextmanager
-        def told() -> Iterator[None]:
+        def errors_shown() -> Iterator[None]:
             try:
                 yield
             except FaceShifterError as error:
@@ -97,21 +96,21 @@ class _Handlers:
 
         def act(method: Callable[..., Any]) -> Callable[..., Any]:
             def handle(request: gr.Request, *values: Any) -> Any:
-                with told():
+                with errors_shown():
                     return method(sessions.get(str(request.session_hash)), *values)
 
             return handle
 
         def click(method: Callable[..., Any]) -> Callable[..., Any]:
             def handle(request: gr.Request, event: gr.SelectData, *values: Any) -> Any:
-                with told():
+                with errors_shown():
                     return method(sessions.get(str(request.session_hash)), event.index, *values)
 
             return handle
 
         def stream(method: Callable[..., Iterator[Any]]) -> Callable[..., Iterator[Any]]:
             def handle(request: gr.Request, *values: Any) -> Iterator[Any]:
-                with told():
+                with errors_shown():
                     yield from method(sessions.get(str(request.session_hash)), *values)
 
             return handle
