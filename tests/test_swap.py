@@ -271,5 +271,6 @@ def test_networks_of_another_encoder_ask_for_it(weights: Path, tmp_path: Path) -
 def test_everything_the_swapper_refuses_is_a_user_s_error(tmp_path: Path) -> None:
     with pytest.raises(FaceShifterError, match=r"aei.safetensors does not exist"):
         FaceSwapper.from_pretrained(tmp_path, device="cpu")
-    with pytest.raises(FaceShifterError, match="--device abacus is not known"):
-        FaceSwapper.from_pretrained(tmp_path, device="abacus")
+    for device in ("abacus", "mps"):
+        with pytest.raises(FaceShifterError, match=f"--device {device} is not known"):
+            FaceSwapper.from_pretrained(tmp_path, device=device)

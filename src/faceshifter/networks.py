@@ -339,11 +339,13 @@ def choose_device(name: str) -> torch.device:
     try:
         device = torch.device(name)
     except RuntimeError:
-        raise DeviceError(f"--device {name} is not known; use auto, cpu or cuda") from None
+        device = None
+    if device is None or device.type not in MOST_AT_ONCE:
+        raise DeviceError(f"--device {name} is not known; use auto, cpu or cuda")
     if device.type == "cuda" and not torch.cuda.is_available():
         raise DeviceError(
-            "--device cuda was asked for, but PyTorch sees no CUDA device; "
-            "use --device cpu, or install a CUDA build of PyTorch and a driver"
+            f"--device {name} was asked for, but PyTorch sees no CUDA device; use --device cpu, or "
+            "install a CUDA build of PyTorch and a driver"
         )
     return device
 

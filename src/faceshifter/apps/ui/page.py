@@ -125,11 +125,11 @@ def _source(photos: PhotoActions, on: _Handlers) -> tuple["gradio.Radio", "gradi
     """Add the source's photos, and return the number of its face and the strength."""
     import gradio as gr
 
-    source = _picture("Source: who is put in", "source")
+    source = _picture("Source: whose face is used", "source")
     face = gr.Radio(label="Which face", visible=False, elem_id="source-face")
     with gr.Accordion("More photos of the same person", open=False):
         more = gr.File(file_count="multiple", file_types=["image"], show_label=False, height=140)
-    info = "0 keeps the target's own identity, 1 puts in all of the source's."
+    info = "0 keeps the target's own identity, 1 takes all of the source's."
     strength = gr.Slider(0, 1, 1, step=0.05, label="Strength", info=info, elem_id="strength")
 
     given = [source.upload, source.clear]

@@ -63,7 +63,7 @@ class Session:
     closed: bool = False
 
     def delete(self) -> None:
-        """Delete the folder; code that goes on writing into it has to call this again."""
+        """Delete the folder; code that still writes into it has to call this again."""
         shutil.rmtree(self.folder, ignore_errors=True)
 
     def new_file(self, name: str) -> Path:
