@@ -22,12 +22,18 @@ from filelock import FileLock
 from PIL import Image
 
 from faceshifter.apps.ui import server as ui_server
-from faceshifter.apps.ui.faces import draw_faces, face_at, open_photo, source_identity
+from faceshifter.apps.ui.faces import draw_faces, face_at, open_photo, source_identity, update
 from faceshifter.apps.ui.photo_tab import PhotoActions
 from faceshifter.apps.ui.privacy import COOKIE
 from faceshifter.apps.ui.server import private_folder
 from faceshifter.apps.ui.sessions import SHOWN_SIDE, Session, Sessions, ShownPhoto
-from faceshifter.apps.ui.video_tab import Finished, VideoProgress, read_frame, run_video
+from faceshifter.apps.ui.video_tab import (
+    Finished,
+    VideoActions,
+    VideoProgress,
+    read_frame,
+    run_video,
+)
 from faceshifter.errors import ImageError, NoFaceError, VideoError
 from faceshifter.face.detect import Face
 from faceshifter.images import Photo, load_photo
@@ -341,6 +347,19 @@ def test_a_cancelled_video_leaves_no_file(swapper, files, tmp_path):
     assert finished.summary.frames == FRAMES
     assert len(finished.report.read_text().splitlines()) >= FRAMES
     assert all(isinstance(state, VideoProgress) for state in progress)
+
+
+def test_a_running_video_alone_tells_that_it_was_cancelled(swapper, files, tmp_path):
+    session = session_with(swapper, files, tmp_path, "group.png")
+    session.video, session.video_name = files / "long.mp4", "long.mp4"
+    actions = VideoActions(swapper)
+    actions.queue_video(session)
+    messages = actions.swap_video(session, 0, "largest", [], 1.0)
+    next(messages)
+    assert actions.cancel_video(session) == (update(), update(), update())
+    *_, last = messages
+    assert "Cancelled" in last[0]
+    assert "Cancelled" in actions.cancel_video(session)[0]  # nothing runs any more
 
 
 def test_frames_a_second_and_the_time_left_count_each_frame_once() -> None:

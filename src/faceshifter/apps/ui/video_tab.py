@@ -110,14 +110,15 @@ class VideoActions:
         if not session.queued:  # it was cancelled, or queued again, while it waited
             yield update(), *unchanged
             return
-        session.queued = False
+        session.queued, session.running = False, True
         try:
             selection = self._selection(session, *choices)
-            session.running = True
             for state in run_video(self.swapper, selection, session):
                 if isinstance(state, VideoProgress):
                     bar = f'<progress max="{max(state.total, 1)}" value="{state.done}"></progress>'
-                    yield bar + _message(state.sentence()), *unchanged
+                    stopping = session.cancelled.is_set()
+                    sentence = "Stopping" if stopping else state.sentence()
+                    yield bar + _message(sentence), *unchanged
                 elif isinstance(state, Finished):
                     yield (
                         _message(state.sentence()),
@@ -164,8 +165,8 @@ class VideoActions:
         """Stop the video, or take it out of the queue: message and two buttons."""
         session.queued = False
         session.cancelled.set()
-        if session.running:  # ``swap_video`` tells when it has stopped
-            return _message("Stopping"), update(), update()
+        if session.running:  # ``swap_video`` tells it: messages of two events may change places
+            return update(), update(), update()
         return _message("Cancelled"), *_buttons(busy=False)
 
 
