@@ -12,7 +12,7 @@ from faceshifter.encoders.encoder import load_identity_encoder
 from faceshifter.errors import CheckpointError, DataError, ImageError, NoFaceError
 from faceshifter.face.detect import Face
 from faceshifter.images import load_photo
-from faceshifter.networks import MOST_AT_ONCE, SwapNetworks, load_aei
+from faceshifter.networks import SwapNetworks, load_aei
 from faceshifter.swap.people import SourceReader, average_photos, is_photo, read_person, split_match
 from faceshifter.swap.selection import (
     SAME_PERSON,
@@ -315,24 +315,20 @@ def test_strength_goes_from_the_target_s_own_identity_to_the_source_s(
 
 
 def test_a_crowd_is_swapped_in_batches_of_bounded_size(
-    swapper: FaceSwapper, photos: Path, monkeypatch: pytest.MonkeyPatch
+    swapper: FaceSwapper, photos: Path, smoke_weights: Path
 ) -> None:
     pixels = load_photo(photos / "two.png").pixels
     a, b = swapper.align(pixels, swapper.detector.detect(pixels))
     crowd = [a, b, a, b, a]
-    whole = swapper.swap_faces(crowd, [b.z_id] * 5)
+    whole = swapper.without_hear().swap_faces(crowd, [b.z_id] * 5)
     batches: list[int] = []
-    networks = swapper.networks
-    hooks = [
+    aei, _ = load_aei(smoke_weights / "aei.safetensors")
+    encoder = load_identity_encoder("distilled", aei.config.geometry)
+    for network in (aei, encoder):
         network.register_forward_pre_hook(lambda _, args: batches.append(len(args[0])))
-        for network in (networks._aei, networks._embedder._encoder)
-    ]
-    monkeypatch.setitem(MOST_AT_ONCE, "cpu", 2)
-    monkeypatch.setattr(networks, "most_at_once", 2)
-    parts = swapper.swap_faces(crowd, [b.z_id] * 5)
+    networks = SwapNetworks(aei, None, encoder, torch.device("cpu"), most_at_once=2)
+    parts = FaceSwapper(networks, swapper.detector).swap_faces(crowd, [b.z_id] * 5)
     found = networks.embed([t.crop for t in crowd])
-    for hook in hooks:
-        hook.remove()
     assert batches == [2, 2, 1, 2, 2, 1]
     for one, other in zip(whole, parts, strict=True):
         np.testing.assert_allclose(one.steps.Y_st, other.steps.Y_st, atol=1)

@@ -155,9 +155,10 @@ def check_signing() -> Iterator[Check]:
         remedy = f"Get a new certificate; a key that was made here is made again if {path} is gone."
         yield Check("signing", text, remedy)
         return
-    picture = BytesIO()
+    picture, signed = BytesIO(), BytesIO()
     Image.new("RGB", (8, 8)).save(picture, "PNG")
-    manifest = read_manifest(sign(picture, "image/png", SWAPPED), "image/png")
+    sign(picture, signed, "image/png", SWAPPED)
+    manifest = read_manifest(signed, "image/png")
     assert manifest is not None
     text = f"{text}; a manifest signed with it is {manifest.state.lower()}"
     if manifest.state == "Invalid":
