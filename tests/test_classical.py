@@ -23,7 +23,7 @@ from faceshifter.evaluate.classical import (
     triangulate,
 )
 from faceshifter.face.detect import DlibDetector
-from faceshifter.face.mesh import FaceMesh, MeshFinder
+from faceshifter.face.mesh import FaceMesh, MeshFinder, load_landmarker
 from faceshifter.images import Photo, load_photo
 
 RNG = np.random.default_rng(0)
@@ -46,8 +46,8 @@ class FixedMeshes(MeshFinder):
     def __init__(self, source: FaceMesh, target: FaceMesh) -> None:
         self.meshes = {"the source photo": source, "the target photo": target}
 
-    def find(self, pixels, where="the photo") -> FaceMesh:
-        return self.meshes[where]
+    def find(self, pixels, name="the photo") -> FaceMesh:
+        return self.meshes[name]
 
 
 def picture(height=120, width=120, seed=0):
@@ -205,13 +205,13 @@ def test_blending_takes_gradients_and_stays_in_place(height: int, width: int, st
 
 def test_meshes_need_mediapipe_and_its_file(monkeypatch, tmp_path: Path) -> None:
     with pytest.raises(DependencyError, match=r"no\.task does not exist"):
-        MeshFinder(DlibDetector(), tmp_path / "no.task")
+        load_landmarker(tmp_path / "no.task")
     (tmp_path / "text.task").write_text("no model")
     with pytest.raises(DependencyError, match=r"text\.task is not a face landmarker"):
-        MeshFinder(DlibDetector(), tmp_path / "text.task")
+        load_landmarker(tmp_path / "text.task")
     monkeypatch.setitem(sys.modules, "mediapipe", None)
     with pytest.raises(DependencyError, match="need mediapipe; run pip install"):
-        MeshFinder(DlibDetector(), tmp_path / "no.task")
+        load_landmarker(tmp_path / "text.task")
 
 
 def test_the_nearer_of_two_triangles_is_shown() -> None:
@@ -348,7 +348,7 @@ def run(monkeypatch, capsys):
         (["--pairs", "none.csv", "--out", "c"], "none.csv cannot be read"),
         (
             ["a.png", "b.png", "--out", "c.png", "--landmarker", "no"],
-            "no does not exist; give Medi",
+            "no does not exist; give a face_landmarker.task",
         ),
     ],
 )
@@ -381,7 +381,8 @@ def finder(tmp_path_factory) -> MeshFinder:
     folder = os.environ.get("FACESHIFTER_SHARED")
     if not folder:
         pytest.skip("FACESHIFTER_SHARED is not set")
-    return MeshFinder(DlibDetector(), Path(folder) / "models" / "face_landmarker.task")
+    landmark = load_landmarker(Path(folder) / "models" / "face_landmarker.task")
+    return MeshFinder(DlibDetector(), landmark)
 
 
 def test_landmarks_follow_the_photo_s_size_place_and_turn(finder, astronaut) -> None:

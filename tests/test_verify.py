@@ -12,7 +12,7 @@ from faceshifter.checks import doctor, verify
 from faceshifter.checks.doctor import examine
 from faceshifter.checks.verify import inspect
 from faceshifter.cli import main as cli
-from faceshifter.downloads import CACHE_VARIABLE, MODEL_FILES
+from faceshifter.downloads import MODEL_FILES
 from faceshifter.images import Photo, save_photo
 from faceshifter.marks import signer
 from faceshifter.marks.c2pa import mark_video
@@ -175,7 +175,7 @@ def problems():
 
 
 def test_the_doctor_finds_this_installation_well(run, monkeypatch, tmp_path):
-    monkeypatch.setenv(CACHE_VARIABLE, str(tmp_path))
+    monkeypatch.setenv("FACESHIFTER_CACHE", str(tmp_path))
     monkeypatch.setattr(doctor, "MIN_FREE", 0)
     code, out, err = run("doctor")
     assert (code, err) == (0, "")
@@ -189,7 +189,7 @@ def test_the_doctor_prints_problems_with_remedies_and_exits_with_1(run, monkeypa
     damaged = tmp_path / MODEL_FILES["yunet"].file
     damaged.write_text("hello")
     (tmp_path / "own.pem").write_text("hello")
-    monkeypatch.setenv(CACHE_VARIABLE, str(tmp_path))
+    monkeypatch.setenv("FACESHIFTER_CACHE", str(tmp_path))
     monkeypatch.setenv(signer.SIGNER_VARIABLE, str(tmp_path / "own.pem"))
     monkeypatch.setattr(doctor, "packaged_weights", lambda: tmp_path)
     monkeypatch.setattr(doctor, "MIN_FREE", 1e30)

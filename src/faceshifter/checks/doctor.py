@@ -19,11 +19,11 @@ from jaxtyping import Float
 from PIL import Image
 
 from faceshifter import __version__
-from faceshifter.downloads import MODEL_FILES, cache_folder, cached_path, dlib_file
+from faceshifter.downloads import MODEL_FILES, cached_path, dlib_file
 from faceshifter.encoders import dlib_net as dlib_resnet
 from faceshifter.errors import DependencyError, FaceShifterError
 from faceshifter.face.detect import load_detector
-from faceshifter.files import sha256
+from faceshifter.files import sha256, user_folder
 from faceshifter.images import Pixels
 from faceshifter.marks.c2pa import read_manifest, sign
 from faceshifter.marks.signer import SIGNER, config_folder, load_signer, signer_path
@@ -258,7 +258,7 @@ def _codecs() -> Iterator[Check]:
 
 def _disk() -> Iterator[Check]:
     for name, folder in (
-        ("cache", cache_folder()),
+        ("cache", user_folder("cache")),
         ("temporary files", Path(tempfile.gettempdir())),
     ):
         while not folder.exists():

@@ -13,7 +13,7 @@ import dlib
 import numpy as np
 from jaxtyping import Float, UInt8
 
-from faceshifter.downloads import dlib_file, model_file
+from faceshifter.downloads import dlib_file
 from faceshifter.errors import DependencyError, NoFaceError
 from faceshifter.face.align import fit_similarity, invert_matrix, transform_points
 from faceshifter.face.landmarks import PATCH_BOX, PATCH_LANDMARKS, refine_landmarks
@@ -162,12 +162,12 @@ class LockedDetector:
 
 
 def load_detector(yunet: Path | None = None) -> FaceDetector:
-    """YuNet where its model file, or the name ``yunet``, is given, dlib otherwise.
+    """Return YuNet where its model file is given, dlib otherwise.
 
     Raises:
         DependencyError: The file is missing or of another form.
     """
-    return DlibDetector() if yunet is None else YuNetDetector(model_file(yunet))
+    return DlibDetector() if yunet is None else YuNetDetector(yunet)
 
 
 def _find_boxes(pixels: Pixels, thorough: bool) -> list[Found]:
