@@ -19,7 +19,7 @@ from faceshifter.evaluate import run
 from faceshifter.evaluate.cases import fixed_pairs, read_cases, read_gallery
 from faceshifter.evaluate.faces import embed_photos
 from faceshifter.evaluate.judges import Judges, Recogniser, refuse_training_recogniser
-from faceshifter.evaluate.methods import OneByOne, OurMethod, Pair
+from faceshifter.evaluate.methods import OurMethod, Pair, Separate
 from faceshifter.evaluate.metrics import (
     Moments,
     background_errors,
@@ -280,8 +280,8 @@ def test_features_belong_to_methods_by_name(tmp_path: Path) -> None:
     rows = [(f"{i}.png", f"{(i + 1) % 12}.png", f"{i}.png", "a file") for i in range(12)]
     cases = read_cases(write_csv(tmp_path / "results.csv", rows), 0)
     makers = [
-        OneByOne("zero", lambda source, target: target),
-        OneByOne("dark", lambda s, t: t // 4),
+        Separate.of("zero", lambda source, target: target),
+        Separate.of("dark", lambda s, t: t // 4),
     ]
     measure_cases(
         cases, makers, Judges(Everywhere(), Blocks(), features=Blocks()), tmp_path / "out", {}
@@ -294,7 +294,7 @@ def test_features_belong_to_methods_by_name(tmp_path: Path) -> None:
     assert fid["dark"] > fid["paste-source"] > 1 > fid["a file"]  # the same faces in another order
     with pytest.raises(DataError, match=r"two methods have one name among .*; rename one"):
         measure_cases(
-            cases, [OneByOne("a file", max)], Judges(Everywhere(), Blocks()), tmp_path, {}
+            cases, [Separate.of("a file", max)], Judges(Everywhere(), Blocks()), tmp_path, {}
         )
 
 

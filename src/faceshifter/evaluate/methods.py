@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Protocol, runtime_checkable
+from typing import Protocol, Self, runtime_checkable
 
 import numpy as np
 from jaxtyping import Bool, UInt8
@@ -83,49 +83,48 @@ class Maker(Protocol):
         """Yield pair by pair, so that only one pair's results are in memory."""
 
 
-class Anchors:
-    """The target unchanged, and with the source's aligned face pasted: swaps lie in between."""
+class Separate:
+    """Methods that make each result by itself; None is no result."""
 
-    names = ("copy-target", "paste-source")
+    def __init__(self, methods: dict[str, Callable[[Pair], Pixels | None]]) -> None:
+        self.names, self.methods = list(methods), methods
 
-    def __call__(self, pairs: Sequence[Pair]) -> Iterator[Results]:
-        """Yield both."""
-        for pair in pairs:
-            matrix = crop_matrix(pair.face_t.landmarks, GEOMETRY, CROP)
-            pasted = paste_face(pair.target, pair.crops(GEOMETRY, CROP)[0], matrix)
-            yield Results(dict(zip(self.names, (pair.target, pasted), strict=True)))
-
-
-class OneByOne:
-    """A method that takes whole photos."""
-
-    def __init__(self, name: str, method: Method) -> None:
-        self.names, self.method = (name,), method
+    @classmethod
+    def of(cls, name: str, method: Method) -> Self:
+        """Wrap one method that takes whole photos."""
+        return cls({name: lambda pair: method(pair.source, pair.target)})
 
     def __call__(self, pairs: Sequence[Pair]) -> Iterator[Results]:
-        """Yield its results, or its errors."""
+        """Yield the results, or the errors that were raised."""
         for pair in pairs:
-            yield Results({self.names[0]: _attempt(partial(self.method, pair.source, pair.target))})
+            photos: dict[str, Pixels | FaceShifterError] = {}
+            for name, method in self.methods.items():
+                try:
+                    photo = method(pair)
+                except FaceShifterError as error:
+                    photos[name] = error
+                else:
+                    photos |= {} if photo is None else {name: photo}
+            yield Results(photos)
 
 
-class Files:
-    """Results that any tool left in files."""
-
-    def __init__(self, names: Sequence[str]) -> None:
-        self.names = names
-
-    def __call__(self, pairs: Sequence[Pair]) -> Iterator[Results]:
-        """Yield those that a pair has."""
-        for pair in pairs:
-            files = sorted(pair.case.results.items())
-            yield Results({name: _attempt(picture.pixels) for name, picture in files})
+def _paste_source(pair: Pair) -> Pixels:
+    matrix = crop_matrix(pair.face_t.landmarks, GEOMETRY, CROP)
+    return paste_face(pair.target, pair.crops(GEOMETRY, CROP)[0], matrix)
 
 
-def _attempt(make: Callable[[], Pixels]) -> Pixels | FaceShifterError:
-    try:
-        return make()
-    except FaceShifterError as error:
-        return error
+ANCHORS = Separate({"copy-target": lambda pair: pair.target, "paste-source": _paste_source})
+"""The target unchanged, and with the source's aligned face pasted: a swap lies in between."""
+
+
+def results_in_files(cases: Sequence[Case]) -> Separate:
+    """Return the methods whose results are in the cases' files."""
+    names = sorted({name for case in cases for name in case.results})
+    return Separate({name: partial(_read_result, name) for name in names})
+
+
+def _read_result(name: str, pair: Pair) -> Pixels | None:
+    return pair.case.results[name].pixels() if name in pair.case.results else None
 
 
 class OurMethod:

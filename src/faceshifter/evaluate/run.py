@@ -3,7 +3,7 @@
 import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from tqdm import tqdm
 
@@ -13,7 +13,7 @@ from faceshifter.evaluate.cases import Case, Picture, read_cases, read_gallery
 from faceshifter.evaluate.classical import METHOD, classical_swap
 from faceshifter.evaluate.faces import embed_photos
 from faceshifter.evaluate.judges import Judges, Recogniser, refuse_training_recogniser
-from faceshifter.evaluate.methods import Anchors, Files, Maker, OneByOne, OurMethod
+from faceshifter.evaluate.methods import ANCHORS, Maker, OurMethod, Separate, results_in_files
 from faceshifter.evaluate.scores import Batch
 from faceshifter.face.detect import load_detector
 from faceshifter.face.mesh import MeshFinder, load_landmarker
@@ -24,6 +24,7 @@ from faceshifter.tensors import load_tensors
 BATCH = 8
 """Pairs whose photos are in memory together; a killed run loses at most these."""
 RECORDS = "records.jsonl"
+MEASURED_BY = {"--landmarker": "pose, expression and gaze", "--features": "FID and KID"}
 
 
 def evaluate_swaps(
@@ -40,41 +41,40 @@ def evaluate_swaps(
     occluders: Sequence[Path] = (),
     num_pairs: int = 100,
 ) -> list[str]:
-    """Measure a tool's results, or our own swaps where the input has none.
+    """Measure results of a tool, or our own swaps where the input has none.
 
     Args:
         swaps: Labelled photos, a CSV, or the folder of FaceForensics++.
-        out: Folder of the run; an earlier one with the same arguments is resumed.
+        out: Folder of the run; an earlier run with the same arguments is resumed.
         load_swapper: Called where swaps have to be made.
         recogniser: ONNX network that measures the identity.
-        trained: Files of weights; a recogniser that they were trained with is refused, as it
-            flatters the result.
+        trained: Files of weights; a recogniser that was used in their training is refused.
         landmarker: MediaPipe's face_landmarker.task, for pose, expression and gaze.
         features: ONNX network for FID and KID.
-        classical: face_landmarker.task of the classical method, which is left out without it.
+        classical: The same task file, to swap the classical way too.
         yunet: YuNet's model file, to detect with it instead of dlib.
         occluders: Cut-outs for the occlusion test; without them all are drawn.
-        num_pairs: Pairs of labelled photos.
+        num_pairs: Number of pairs of labelled photos.
 
     Returns:
-        What could not be measured at all, and why, a line each.
-
-    Raises:
-        CheckpointError: A network is not there, or the recogniser was used in training.
-        DataError: The input is none of these, or shows no faces.
-        DependencyError: A library or model file is missing.
-        OutputError: The folder was made with other arguments.
+        A line for each measurement that was left out, and why.
     """
     cases, gallery = read_cases(swaps, num_pairs), read_gallery(swaps)
     ours = not any(case.results for case in cases)
     for path in trained if ours else ():  # other tools' results owe nothing to our training
         refuse_training_recogniser(recogniser, load_tensors(path)[1])
-    judges, left_out = _load_judges(recogniser, landmarker, features, yunet)
+    left_out: list[str] = []
+    judges = Judges(
+        load_detector(yunet),
+        Recogniser(recogniser),
+        _load(landmarker, load_landmarker, "--landmarker", left_out),
+        _load(features, Recogniser, "--features", left_out),
+    )
     makers: list[Maker] = []
     networks: dict[str, str] = {}
     if classical:
         finder = MeshFinder(judges.detector, load_landmarker(classical))
-        makers.append(OneByOne(METHOD, lambda s, t: classical_swap(s, t, finder)))
+        makers.append(Separate.of(METHOD, lambda s, t: classical_swap(s, t, finder)))
     if ours:
         swapper = load_swapper()
         makers.append(OurMethod(swapper, Occluders.load(occluders)))
@@ -100,27 +100,20 @@ def evaluate_swaps(
     return left_out
 
 
-def _load_judges(
-    recogniser: Path, landmarker: Path | None, features: Path | None, yunet: Path | None
-) -> tuple[Judges, list[str]]:
-    """Load what measures; without landmarker or features a run measures less and says so."""
-    judges = Judges(load_detector(yunet), Recogniser(recogniser))
-    left_out = []
-    if landmarker is None:
-        left_out.append("pose, expression and gaze: no --landmarker was given")
-    else:
-        try:
-            judges.landmark = load_landmarker(landmarker)
-        except DependencyError as error:
-            left_out.append(f"pose, expression and gaze: {error}")
-    if features is None:
-        left_out.append("FID and KID: no --features were given")
-    else:
-        try:
-            judges.features = Recogniser(features)
-        except CheckpointError as error:
-            left_out.append(f"FID and KID: {error}")
-    return judges, left_out
+Loaded = TypeVar("Loaded")
+
+
+def _load(
+    path: Path | None, load: Callable[[Path], Loaded], option: str, left_out: list[str]
+) -> Loaded | None:
+    """Load an optional judge; without it a run measures less and says so."""
+    try:
+        if path is None:
+            raise DependencyError(f"no {option} was given")
+        return load(path)
+    except (CheckpointError, DependencyError) as error:
+        left_out.append(f"{MEASURED_BY[option]}: {error}")
+        return None
 
 
 def measure_cases(
@@ -135,11 +128,11 @@ def measure_cases(
     """Measure every pair that out/records.jsonl lacks, and append one line for each.
 
     Args:
-        cases: The pairs, with finished results or to be swapped by ``makers``.
-        makers: What makes results, beside the anchors and the files of the cases.
+        cases: Pairs, with results of tools or without.
+        makers: What makes more results of each pair.
         judges: What measures.
-        out: Folder, made where it does not exist.
-        config: What the numbers depend on; a folder of another one is refused.
+        out: Folder of the run.
+        config: What the figures depend on.
         gallery: Photos in which ID retrieval searches beside the pairs' own.
         batch_size: Pairs whose photos are in memory together.
 
@@ -147,8 +140,7 @@ def measure_cases(
         DataError: Two methods have one name, or no photo has a face.
         OutputError: The folder was made with another configuration.
     """
-    files = Files(sorted({name for case in cases for name in case.results}))
-    makers = [Anchors(), *makers, files]
+    makers = [ANCHORS, *makers, results_in_files(cases)]
     names = [name for maker in makers for name in maker.names]
     if len(set(names)) < len(names):
         raise DataError(f"two methods have one name among {', '.join(names)}; rename one")

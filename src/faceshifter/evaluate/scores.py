@@ -107,12 +107,7 @@ class Batch:
         self.strips.append((pair.idx, _strip(pair, photos, self.names)))
 
     def _measure_photo(
-        self,
-        pair: Pair,
-        name: str,
-        photo: Pixels,
-        values: dict[str, Any],
-        notes: list[str],
+        self, pair: Pair, name: str, photo: Pixels, values: dict[str, Any], notes: list[str]
     ) -> None:
         matrix = crop_matrix(pair.face_t.landmarks, GEOMETRY, CROP)
         outside = outside_face(pair.target.shape[:2], matrix, CROP)
