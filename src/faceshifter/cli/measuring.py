@@ -57,24 +57,25 @@ def evaluate(
 
     from faceshifter.evaluate.report import markdown, write_reports
     from faceshifter.evaluate.run import evaluate_swaps
+    from faceshifter.face.detect import load_detector
     from faceshifter.networks import packaged_weights
     from faceshifter.swap.swapper import FaceSwapper
 
     cv2.setNumThreads(1)  # its pictures are small here
     stages = ("aei.safetensors", "hear.safetensors")[: 1 + hear]
-    detector = yunet and model_path(yunet)
+    yunet = yunet and model_path(yunet)
     left_out = evaluate_swaps(
         swaps,
         out,
+        load_detector(yunet),
         lambda: FaceSwapper.from_pretrained(
-            weights, hear=hear, identity=identity, yunet=detector, device=device
+            weights, hear=hear, identity=identity, yunet=yunet, device=device
         ),
         recogniser=model_path(recogniser),
         trained=() if force else [(weights or packaged_weights()) / name for name in stages],
         landmarker=landmarker and model_path(landmarker),
         features=features and model_path(features),
         classical=model_path(landmarker or "face_landmarker") if classical else None,
-        yunet=detector,
         occluders=occluders,
         num_pairs=pairs,
     )

@@ -15,7 +15,7 @@ from faceshifter.evaluate.faces import embed_photos
 from faceshifter.evaluate.judges import Judges, Recogniser, refuse_training_recogniser
 from faceshifter.evaluate.methods import ANCHORS, Maker, OurMethod, Separate, results_in_files
 from faceshifter.evaluate.scores import Batch
-from faceshifter.face.detect import load_detector
+from faceshifter.face.detect import DlibDetector, FaceDetector
 from faceshifter.face.mesh import MeshFinder, load_landmarker
 from faceshifter.files import append_lines, claim, read_lines, sha256, write_atomically, write_lines
 from faceshifter.swap.swapper import FaceSwapper
@@ -30,6 +30,7 @@ MEASURED_BY = {"--landmarker": "pose, expression and gaze", "--features": "FID a
 def evaluate_swaps(
     swaps: Path,
     out: Path,
+    detector: FaceDetector,
     load_swapper: Callable[[], FaceSwapper],
     *,
     recogniser: Path,
@@ -37,7 +38,6 @@ def evaluate_swaps(
     landmarker: Path | None = None,
     features: Path | None = None,
     classical: Path | None = None,
-    yunet: Path | None = None,
     occluders: Sequence[Path] = (),
     num_pairs: int = 100,
 ) -> list[str]:
@@ -46,13 +46,13 @@ def evaluate_swaps(
     Args:
         swaps: Labelled photos, a CSV, or the folder of FaceForensics++.
         out: Folder of the run; an earlier run with the same arguments is resumed.
+        detector: Finds the faces.
         load_swapper: Called where swaps have to be made.
         recogniser: ONNX network that measures the identity.
         trained: Files of weights; a recogniser that was used in their training is refused.
         landmarker: MediaPipe's face_landmarker.task, for pose, expression and gaze.
         features: ONNX network for FID and KID.
         classical: The same task file, to swap the classical way too.
-        yunet: YuNet's model file, to detect with it instead of dlib.
         occluders: Cut-outs for the occlusion test; without them all are drawn.
         num_pairs: Number of pairs of labelled photos.
 
@@ -65,7 +65,7 @@ def evaluate_swaps(
         refuse_training_recogniser(recogniser, load_tensors(path)[1])
     left_out: list[str] = []
     judges = Judges(
-        load_detector(yunet),
+        detector,
         Recogniser(recogniser),
         _load(landmarker, load_landmarker, "--landmarker", left_out),
         _load(features, Recogniser, "--features", left_out),
@@ -94,7 +94,7 @@ def evaluate_swaps(
         "recogniser": sha256(recogniser),
         "landmarker": sha256(landmarker) if landmarker and judges.landmark else "",
         "features": sha256(features) if features and judges.features else "",
-        "detector": "yunet" if yunet else "dlib",
+        "detector": "dlib" if isinstance(detector, DlibDetector) else "yunet",
     }
     measure_cases(cases, makers, judges, out, config, gallery)
     return left_out
