@@ -220,7 +220,7 @@ def test_a_file_of_the_hub_is_asked_for_by_its_commit_and_verified(
 @pytest.mark.usefixtures("hub")
 def test_a_file_of_the_hub_needs_its_library(cached: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "huggingface_hub", None)
-    with pytest.raises(DependencyError, match=r"pip install huggingface_hub\); or get https"):
+    with pytest.raises(DependencyError, match=r"pip install 'faceshifter\[evaluate\]'\); or"):
         model_path("tested")
 
 

@@ -4,9 +4,9 @@ Only the command line resolves names, by ``model_path``; everything else takes p
 """
 
 import importlib.util
-import shutil
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from faceshifter.errors import DependencyError
 from faceshifter.files import make_folder, sha256, user_folder
@@ -100,7 +100,7 @@ def _download(model: ModelFile, path: Path) -> None:
                 path.chmod(0o644)  # pooch makes it private, but users may share a cache
         return
     except ImportError:
-        reason = "it needs pip install huggingface_hub"
+        reason = "it needs pip install 'faceshifter[evaluate]'"
     except Exception as error:  # noqa: BLE001  # requests and the hub share no base class
         response = getattr(error, "response", None)
         reason = getattr(error, "strerror", None) or "the connection failed; run this again"
@@ -115,15 +115,14 @@ def _download(model: ModelFile, path: Path) -> None:
 
 
 def _download_from_hub(url: str, output: str, _: object) -> None:
-    """Download a large file for pooch by a client that resumes where the last call stopped."""
+    """Download a large file for pooch by a client that resumes after a lost connection."""
     from huggingface_hub import hf_hub_download
 
     repository, _, rest = url.removeprefix(HUB).partition("/resolve/")
     revision, file = rest.split("/")
-    parts = Path(output).with_name(f".{file}.parts")
-    whole = hf_hub_download(repository, file, revision=revision, local_dir=parts, token=False)
-    shutil.move(whole, output)
-    shutil.rmtree(parts)
+    with TemporaryDirectory(dir=Path(output).parent) as folder:
+        whole = hf_hub_download(repository, file, revision=revision, local_dir=folder, token=False)
+        Path(whole).replace(output)
 
 
 def dlib_file(name: str) -> Path:
