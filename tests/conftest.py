@@ -37,7 +37,6 @@ torch.set_num_threads(1)  # the tensors are tiny: threads that wait for each oth
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption("--slow", action="store_true", help="also run the tests that take minutes")
     parser.addoption(
         "--write-golden", action="store_true", help="rewrite tests/golden instead of comparing"
     )
@@ -45,8 +44,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     skips = {}
-    if not config.getoption("--slow") and "slow" not in config.getoption("markexpr"):
-        skips["slow"] = "takes minutes; run with --slow"
+    for marker, why in (("slow", "takes minutes"), ("browser", "drives Chromium")):
+        if marker not in config.getoption("markexpr"):
+            skips[marker] = f"{why}; run with -m {marker}"
     if not torch.cuda.is_available():
         skips["gpu"] = "needs a CUDA device"
     for item in items:
