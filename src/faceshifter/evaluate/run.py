@@ -109,7 +109,8 @@ def _load(
     """Load an optional judge; without it a run measures less and says so."""
     try:
         if path is None:
-            raise DependencyError(f"no {option} was given")
+            verb = "were" if option.endswith("s") else "was"
+            raise DependencyError(f"no {option} {verb} given")
         return load(path)
     except (CheckpointError, DependencyError) as error:
         left_out.append(f"{MEASURED_BY[option]}: {error}")
