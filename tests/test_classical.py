@@ -14,16 +14,17 @@ from skimage.transform import warp as skimage_warp
 from faceshifter.batch.pairs import read_pairs, swap_pairs
 from faceshifter.cli import main as cli
 from faceshifter.errors import DataError, DependencyError, NoFaceError
-from faceshifter.evaluate import classical
 from faceshifter.evaluate.classical import (
     MIN_SIDE,
     classical_swap,
+    draw_triangles,
     match_colours,
     poisson_blend,
     triangulate,
+    warp_face,
 )
 from faceshifter.face.detect import DlibDetector
-from faceshifter.face.mesh import FaceMesh, MeshFinder
+from faceshifter.face.mesh import FaceMesh, MeshFinder, load_landmarker
 from faceshifter.images import Photo, load_photo
 
 RNG = np.random.default_rng(0)
@@ -46,8 +47,8 @@ class FixedMeshes(MeshFinder):
     def __init__(self, source: FaceMesh, target: FaceMesh) -> None:
         self.meshes = {"the source photo": source, "the target photo": target}
 
-    def find(self, pixels, where="the photo") -> FaceMesh:
-        return self.meshes[where]
+    def find(self, pixels, name="the photo") -> FaceMesh:
+        return self.meshes[name]
 
 
 def picture(height=120, width=120, seed=0):
@@ -66,7 +67,7 @@ def test_the_warp_is_the_piecewise_affine_one_of_scikit_image() -> None:
     mesh_s, mesh_t = head((58, 62), 38, bend=0.1), head((60, 60), 40, yaw=15, bend=-0.1)
     source = picture()
     size = np.array([120, 120])
-    warped, mask = classical._warp(source, mesh_s, mesh_t, np.array([0, 0]), size)
+    warped, mask = warp_face(source, mesh_s, mesh_t, np.array([0, 0]), size)
     reference = PiecewiseAffineTransform.from_estimate(mesh_t.points, mesh_s.points)
     expected = skimage_warp(source, reference, order=1, preserve_range=True)
     assert mask.sum() > 3000
@@ -163,7 +164,7 @@ def test_a_source_much_larger_than_the_target_is_averaged_not_sampled() -> None:
     stripes[:, ::2] = 255
     source, target = head((600, 600), 400), head((30, 30), 20)
     size = np.array([60, 60])
-    warped, mask = classical._warp(stripes, source, target, np.array([0, 0]), size)
+    warped, mask = warp_face(stripes, source, target, np.array([0, 0]), size)
     assert np.abs(warped[mask].astype(int) - 127).max() < 20
 
 
@@ -205,20 +206,20 @@ def test_blending_takes_gradients_and_stays_in_place(height: int, width: int, st
 
 def test_meshes_need_mediapipe_and_its_file(monkeypatch, tmp_path: Path) -> None:
     with pytest.raises(DependencyError, match=r"no\.task does not exist"):
-        MeshFinder(DlibDetector(), tmp_path / "no.task")
+        load_landmarker(tmp_path / "no.task")
     (tmp_path / "text.task").write_text("no model")
     with pytest.raises(DependencyError, match=r"text\.task is not a face landmarker"):
-        MeshFinder(DlibDetector(), tmp_path / "text.task")
+        load_landmarker(tmp_path / "text.task")
     monkeypatch.setitem(sys.modules, "mediapipe", None)
     with pytest.raises(DependencyError, match="need mediapipe; run pip install"):
-        MeshFinder(DlibDetector(), tmp_path / "no.task")
+        load_landmarker(tmp_path / "text.task")
 
 
 def test_the_nearer_of_two_triangles_is_shown() -> None:
     points = np.array([[0, 0], [20, 0], [0, 20], [0, 0], [20, 0], [20, 20]], float)
     triangles, size = np.array([[0, 1, 2], [3, 4, 5]]), np.array([21, 21])
     for depth, nearer in (([5, 5, 5, 1, 1, 1], 1), ([1, 1, 1, 5, 5, 5], 0)):
-        index = classical._rasterize(triangles, points, np.array(depth, float), size)
+        index = draw_triangles(triangles, points, np.array(depth, float), size)
         assert index[4, 10] == nearer  # in both
         assert (index[10, 2], index[10, 18], index[19, 2]) == (0, 1, -1)
 
@@ -348,7 +349,7 @@ def run(monkeypatch, capsys):
         (["--pairs", "none.csv", "--out", "c"], "none.csv cannot be read"),
         (
             ["a.png", "b.png", "--out", "c.png", "--landmarker", "no"],
-            "no does not exist; give Medi",
+            "no does not exist; give a face_landmarker.task",
         ),
     ],
 )
@@ -381,7 +382,8 @@ def finder(tmp_path_factory) -> MeshFinder:
     folder = os.environ.get("FACESHIFTER_SHARED")
     if not folder:
         pytest.skip("FACESHIFTER_SHARED is not set")
-    return MeshFinder(DlibDetector(), Path(folder) / "models" / "face_landmarker.task")
+    landmark = load_landmarker(Path(folder) / "models" / "face_landmarker.task")
+    return MeshFinder(DlibDetector(), landmark)
 
 
 def test_landmarks_follow_the_photo_s_size_place_and_turn(finder, astronaut) -> None:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Literal
 from tyro.conf import Positional
 
 from faceshifter.cli.options import Device, check_folder, check_output
+from faceshifter.downloads import model_path
 from faceshifter.errors import DataError
 
 
@@ -54,72 +55,30 @@ def evaluate(
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # read as torch is imported
     import cv2
 
-    from faceshifter.data.occlusion import Occluders
-    from faceshifter.errors import CheckpointError, DependencyError
-    from faceshifter.evaluate.cases import read_cases, read_gallery
-    from faceshifter.evaluate.classical import METHOD, classical_swap
-    from faceshifter.evaluate.judges import Landmarker, Recogniser, refuse_training_recogniser
-    from faceshifter.evaluate.methods import Maker, OneByOne, OurMethod
     from faceshifter.evaluate.report import markdown, write_reports
-    from faceshifter.evaluate.run import Tools
-    from faceshifter.evaluate.run import evaluate as measure
+    from faceshifter.evaluate.run import evaluate_swaps
     from faceshifter.face.detect import load_detector
-    from faceshifter.face.mesh import MeshFinder
-    from faceshifter.files import sha256
     from faceshifter.networks import packaged_weights
     from faceshifter.swap.swapper import FaceSwapper
-    from faceshifter.tensors import load_tensors
 
     cv2.setNumThreads(1)  # its pictures are small here
-    cases, gallery = read_cases(swaps, pairs), read_gallery(swaps)
-    ours = not any(case.results for case in cases)
-    if ours and not force:  # other tools' results owe nothing to our training
-        for name in ("aei.safetensors", "hear.safetensors")[: 1 + hear]:
-            info = load_tensors((weights or packaged_weights()) / name)[1]
-            refuse_training_recogniser(recogniser, info)
-    tools = Tools(load_detector(yunet), Recogniser(recogniser))
-    left_out: list[str] = []
-    try:
-        tools.landmarker = Landmarker(landmarker) if landmarker else None
-    except (CheckpointError, DependencyError) as error:
-        left_out.append(f"pose, expression and gaze: {error}")
-    try:
-        tools.features = Recogniser(features) if features else None
-    except CheckpointError as error:
-        left_out.append(f"FID and KID: {error}")
-    if landmarker is None:
-        left_out.append("pose, expression and gaze: no --landmarker was given")
-    if features is None:
-        left_out.append("FID and KID: no --features were given")
-    makers: list[Maker] = []
-    networks: dict[str, str] = {}
-    if classical:
-        finder = MeshFinder(tools.detector, landmarker or Path("face_landmarker"))
-        makers.append(OneByOne(METHOD, lambda s, t: classical_swap(s, t, finder)))
-    if ours:
-        swapper = FaceSwapper.from_pretrained(
+    stages = ("aei.safetensors", "hear.safetensors")[: 1 + hear]
+    yunet = yunet and model_path(yunet)
+    left_out = evaluate_swaps(
+        swaps,
+        out,
+        load_detector(yunet),
+        lambda: FaceSwapper.from_pretrained(
             weights, hear=hear, identity=identity, yunet=yunet, device=device
-        )
-        makers.append(OurMethod(swapper, Occluders.load(occluders)))
-        prints = swapper.networks.fingerprints
-        networks = {name: digits for name, digits in prints.items() if digits is not None}
-        networks["identity"] = networks.pop("encoder")
-    config = {
-        "input": str(swaps),
-        "pairs": [[case.source.name, case.target.name] for case in cases],
-        "methods": [
-            *(name for maker in makers for name in maker.names),
-            *sorted({name for case in cases for name in case.results}),
-        ],
-        "gallery": len(gallery),
-        "weights": networks,
-        "occluders": [str(path) for path in occluders],
-        "recogniser": sha256(recogniser),
-        "landmarker": sha256(landmarker) if landmarker and tools.landmarker else "",
-        "features": sha256(features) if features and tools.features else "",
-        "detector": "yunet" if yunet else "dlib",
-    }
-    measure(cases, makers, tools, out, config, gallery)
+        ),
+        recogniser=model_path(recogniser),
+        trained=() if force else [(weights or packaged_weights()) / name for name in stages],
+        landmarker=landmarker and model_path(landmarker),
+        features=features and model_path(features),
+        classical=model_path(landmarker or "face_landmarker") if classical else None,
+        occluders=occluders,
+        num_pairs=pairs,
+    )
     report = write_reports(out, left_out)
     print("\n".join(markdown(report)))
     if strict and report["notes"]:
@@ -147,9 +106,9 @@ def check_identity(
     from faceshifter.face.detect import load_detector
     from faceshifter.networks import Embedder
 
-    geometry = CropGeometry()
+    geometry, detector = CropGeometry(), load_detector(yunet and model_path(yunet))
     embedder = Embedder.load(encoder, geometry, device)
-    result = verify_encoder(embedder, labelled_crops(faces, load_detector(yunet), geometry))
+    result = verify_encoder(embedder, labelled_crops(faces, detector, geometry))
     print(f"{result.num_faces} faces of {result.num_people} people")
     print(f"{result.num_same} same and {result.num_different} different pairs")
     print(f"AUC {result.auc:.5f}, true accepts at 0.1 % false accepts {result.tar_at_far:.4f}")
@@ -198,7 +157,7 @@ def masks(
     from faceshifter.swap.swapper import FaceSwapper
 
     swapper = FaceSwapper.from_pretrained(
-        weights, hear=False, identity=identity, yunet=yunet, device=device
+        weights, hear=False, identity=identity, yunet=yunet and model_path(yunet), device=device
     )
     pairs = [
         masks_of_pair(source, target, swapper)
@@ -259,7 +218,8 @@ def query(
     from faceshifter.sheets import Cell, draw_sheet
 
     networks = SwapNetworks.load(weights, hear=False, identity=identity, device=device)
-    detector, size = load_detector(yunet), networks.image_size
+    detector = load_detector(yunet and model_path(yunet))
+    size = networks.image_size
     faces = Gallery.open(gallery, detector, networks.geometry, size)
     crops = [
         crop_largest(load_photo(path).pixels, detector, networks.geometry, size, path)[0]

@@ -4,6 +4,7 @@ import os
 from pathlib import Path
 
 from faceshifter.cli.options import Device
+from faceshifter.downloads import model_path
 from faceshifter.errors import OutputError
 
 
@@ -57,7 +58,7 @@ def serve(
         from faceshifter.swap.swapper import FaceSwapper
 
         swapper = FaceSwapper.from_pretrained(
-            weights, identity=identity, yunet=yunet, device=device
+            weights, identity=identity, yunet=yunet and model_path(yunet), device=device
         )
         limits = Limits(max_mb, max_video_mb, max_megapixels, queue, jobs, keep_hours)
         app = create_app(swapper, folder, limits, token)
@@ -97,7 +98,7 @@ def ui(
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))  # so that files are deleted
     with private_folder() as folder, listen(host, port) as where:
         swapper = FaceSwapper.from_pretrained(
-            weights, identity=identity, yunet=yunet, device=device
+            weights, identity=identity, yunet=yunet and model_path(yunet), device=device
         )
         app = create_app(swapper, folder)
         print(f"http://{host}:{where.getsockname()[1]}, until Ctrl-C", flush=True)

@@ -8,6 +8,7 @@ from tqdm import tqdm
 from tyro.conf import Positional, UseAppendAction
 
 from faceshifter.cli.options import Device, check_folder, check_output, make_folder
+from faceshifter.downloads import model_path
 from faceshifter.errors import DataError, ImageError, OutputError
 from faceshifter.media import is_video
 
@@ -109,7 +110,7 @@ def swap(
         raise DataError("--save-steps is for one photo; leave it out, or give one photo")
     check_jobs(jobs)
     swapper = FaceSwapper.from_pretrained(
-        weights, hear=hear, identity=identity, yunet=yunet, device=device
+        weights, hear=hear, identity=identity, yunet=yunet and model_path(yunet), device=device
     )
     casting = SourceReader(
         swapper,
@@ -247,7 +248,7 @@ def identity(
 
     files = [file for photo in photos for file in photos_in(photo)]
     swapper = FaceSwapper.from_pretrained(
-        weights, hear=False, identity=identity, yunet=yunet, device=device
+        weights, hear=False, identity=identity, yunet=yunet and model_path(yunet), device=device
     )
     person = average_photos(swapper, files, source_face)
     save_identity(out, person.identity, swapper.networks)
@@ -363,24 +364,28 @@ def baseline(
     from faceshifter.batch.pairs import read_pairs, swap_pairs
     from faceshifter.evaluate.classical import METHOD, classical_swap
     from faceshifter.face.detect import load_detector
-    from faceshifter.face.mesh import MeshFinder
+    from faceshifter.face.mesh import MeshFinder, load_landmarker
     from faceshifter.images import Photo, load_photo, save_photo
     from faceshifter.marks.xmp import WARPED
 
     origin = replace(WARPED, watermark=watermark)
+
+    def load_finder() -> MeshFinder:
+        detector = load_detector(yunet and model_path(yunet))
+        return MeshFinder(detector, load_landmarker(model_path(landmarker)))
 
     def swap(source: Photo, target: Photo) -> Photo:
         return replace(target, pixels=classical_swap(source.pixels, target.pixels, finder))
 
     if source is not None and target is not None:
         source_photo, target_photo = load_photo(source), load_photo(target)
-        finder = MeshFinder(load_detector(yunet), landmarker)
+        finder = load_finder()
         save_photo(out, swap(source_photo, target_photo), origin)
         print(f"swapped classically: {out}")
         return
     assert pairs is not None
     todo = read_pairs(pairs)
-    finder = MeshFinder(load_detector(yunet), landmarker)
+    finder = load_finder()
     make_folder(out)
     report = swap_pairs(todo, out, swap, METHOD, origin)
     num_swapped = report.num_pairs - len(report.failures)

@@ -17,6 +17,7 @@ from faceshifter.config import (
     Intervals,
     Runtime,
 )
+from faceshifter.downloads import model_path
 from faceshifter.errors import DataError
 
 if TYPE_CHECKING:
@@ -44,7 +45,7 @@ def prepare(
     """
     from faceshifter.data.prepare import prepare as run_prepare
 
-    report = run_prepare(photos, out, size=size, yunet=yunet, workers=workers)
+    report = run_prepare(photos, out, size=size, yunet=yunet and model_path(yunet), workers=workers)
     print(f"{report.num_crops} faces of {report.num_people} people from {report.num_photos} photos")
     for reason, number in report.skipped.items():
         print(f"skipped {number}: {reason}")
@@ -386,7 +387,7 @@ def ablate(
         every: How often each run reports, is watched and is saved.
     """
     assert isinstance(recipe, AEITrainConfig)
-    embed = None if recogniser is None else _load(recogniser, recipe)
+    embed = None if recogniser is None else _load(model_path(recogniser), recipe)
     make_folder(out)
     from faceshifter.analyses.ablation import ablate as run_ablate
     from faceshifter.analyses.ablation import markdown

@@ -14,7 +14,7 @@ import numpy as np
 from jaxtyping import Float, UInt8
 
 from faceshifter.config import CropGeometry
-from faceshifter.downloads import dlib_file, model_file
+from faceshifter.downloads import dlib_file
 from faceshifter.errors import DependencyError, NoFaceError
 from faceshifter.face.align import (
     Matrix,
@@ -176,12 +176,12 @@ class LockedDetector:
 
 
 def load_detector(yunet: Path | None = None) -> FaceDetector:
-    """Return YuNet if its model file, or the name ``yunet``, is given, else dlib's detectors.
+    """Return YuNet where its model file is given, dlib otherwise.
 
     Raises:
         DependencyError: The file is missing, or not a YuNet model.
     """
-    return DlibDetector() if yunet is None else YuNetDetector(model_file(yunet))
+    return DlibDetector() if yunet is None else YuNetDetector(yunet)
 
 
 def crop_largest(
