@@ -58,7 +58,7 @@ def test_a_result_has_every_mark(run, tmp_path, grace_hopper):
     name, xmp, signature, manifest, said, mark = out.splitlines()
     assert name == str(path)
     assert xmp.startswith("  XMP: compositeWithTrainedAlgorithmicMedia, by faceshifter ")
-    assert "nobody vouches for the signer, who says to be faceshifter, key made" in signature
+    assert "nobody vouches for the signer, who claims to be faceshifter, key made" in signature
     assert manifest.startswith("  C2PA: compositeWithTrainedAlgorithmicMedia, by faceshifter ")
     assert said == "  C2PA: says that the picture itself is marked"
     assert mark.startswith("  watermark: ours (score ")
@@ -179,7 +179,7 @@ def test_the_doctor_finds_this_installation_well(run, monkeypatch, tmp_path):
     monkeypatch.setattr(doctor, "MIN_FREE", 0)
     code, out, err = run("doctor")
     assert (code, err) == (0, "")
-    assert out.endswith("all is well\n")
+    assert out.endswith("all checks passed\n")
     names = [line.split(":")[0].split()[-1] for line in out.splitlines()[:-1]]
     assert names[:3] == ["versions", "opencv", "device"]
     assert {"weights", "dlib", "encoder", "signing", "codecs"} <= set(names)

@@ -14,7 +14,6 @@ from faceshifter.marks.xmp import WORKING
 
 MARGIN = 4  # pixels around each picture
 FONT_SIZE = 11
-LINE_HEIGHT = 14
 BARS, WIDTH, HEIGHT, BORDER = 60, 720, 400, 48  # of the histogram, in pixels
 GREY, RED, INK = (150, 160, 170), (205, 70, 60), (30, 30, 30)
 
@@ -29,16 +28,17 @@ class Cell:
     """Of one line or more; what is too long for the picture's width is cut off."""
 
 
-def draw_sheet(rows: Sequence[Sequence[Cell]], side: int) -> Pixels:
+def draw_sheet(rows: Sequence[Sequence[Cell]], side: int, *, font_size: int = FONT_SIZE) -> Pixels:
     """Put pictures side by side, each in a square of ``side`` pixels over its caption.
 
     A picture smaller than that is enlarged to blocks, so that its own pixels can be told apart.
     """
     lines = max(cell.caption.count("\n") + 1 for row in rows for cell in row)
-    height = side + 2 * MARGIN + lines * LINE_HEIGHT
+    line_height = round(1.25 * font_size)
+    height = side + 2 * MARGIN + lines * line_height
     width = side + 2 * MARGIN
     sheet = Image.new("RGB", (max(map(len, rows)) * width, len(rows) * height), "white")
-    draw, font = ImageDraw.Draw(sheet), ImageFont.load_default(FONT_SIZE)
+    draw, font = ImageDraw.Draw(sheet), ImageFont.load_default(font_size)
     for i, row in enumerate(rows):
         for j, cell in enumerate(row):
             x, y = j * width + MARGIN, i * height + MARGIN
@@ -46,7 +46,7 @@ def draw_sheet(rows: Sequence[Sequence[Cell]], side: int) -> Pixels:
             for k, line in enumerate(cell.caption.split("\n")):
                 while draw.textlength(line, font) > side:
                     line = line[:-1]
-                draw.text((x, y + side + k * LINE_HEIGHT), line, "black", font)
+                draw.text((x, y + side + k * line_height), line, "black", font)
     return np.array(sheet)
 
 

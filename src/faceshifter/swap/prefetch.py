@@ -1,4 +1,4 @@
-"""Stages that overlap: each iterator in a thread of its own, a few items ahead of the next."""
+"""Items made ahead in a thread, so that the stages of a run overlap."""
 
 import threading
 from collections.abc import Generator, Iterable
@@ -7,15 +7,15 @@ from typing import TypeVar
 
 T = TypeVar("T")
 WAIT = 0.1
-"""Seconds after which a full queue looks whether anybody still wants its items."""
+"""Seconds between two checks whether a full queue is still read."""
 DONE = object()
 
 
 def prefetch(items: Iterable[T], count: int) -> Generator[T]:
-    """The same items, made in a thread that stays at most ``count`` items ahead.
+    """Yield the same items, made in a thread that stays at most ``count`` items ahead.
 
-    What the thread raises is raised here. Where the items are not taken to the end, the thread ends
-    with the item that it is at.
+    An error in the thread is raised here. If the generator is closed early, the thread ends after
+    its current item.
     """
     queue: Queue[object] = Queue(count)
     stop = threading.Event()
@@ -40,7 +40,7 @@ def prefetch(items: Iterable[T], count: int) -> Generator[T]:
             failure.append(error)
         finally:
             if hasattr(iterator, "close"):
-                iterator.close()  # a generator's own stages and files
+                iterator.close()  # a generator's threads and files
             put(DONE)
 
     thread = threading.Thread(target=work, daemon=True)
