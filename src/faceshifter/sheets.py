@@ -14,6 +14,7 @@ from faceshifter.marks.xmp import WORKING
 
 MARGIN = 4  # pixels around each picture
 FONT_SIZE = 11
+LINE_HEIGHT = 14
 BARS, WIDTH, HEIGHT, BORDER = 60, 720, 400, 48  # of the histogram, in pixels
 GREY, RED, INK = (150, 160, 170), (205, 70, 60), (30, 30, 30)
 
@@ -34,7 +35,7 @@ def draw_sheet(rows: Sequence[Sequence[Cell]], side: int, *, font_size: int = FO
     A picture smaller than that is enlarged to blocks, so that its own pixels can be told apart.
     """
     lines = max(cell.caption.count("\n") + 1 for row in rows for cell in row)
-    line_height = round(1.25 * font_size)
+    line_height = round(LINE_HEIGHT * font_size / FONT_SIZE)
     height = side + 2 * MARGIN + lines * line_height
     width = side + 2 * MARGIN
     sheet = Image.new("RGB", (max(map(len, rows)) * width, len(rows) * height), "white")
