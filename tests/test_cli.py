@@ -4,7 +4,6 @@ import json
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from dataclasses import asdict
 from functools import cache
 from importlib.metadata import entry_points
 from pathlib import Path
@@ -23,10 +22,9 @@ from faceshifter.face.align import crop_matrix
 from faceshifter.face.detect import DlibDetector, Face
 from faceshifter.marks.xmp import DIGITAL_SOURCE_TYPE, read_mark
 from faceshifter.models.aei import AEINet
-from faceshifter.models.hear import HEARNet
-from faceshifter.networks import load_aei, packaged_weights
+from faceshifter.networks import packaged_weights
 from faceshifter.recipes import AEI_PRESETS, HEAR_PRESETS
-from faceshifter.tensors import export_weights, fingerprint, save_tensors
+from faceshifter.tensors import load_tensors, save_tensors
 from faceshifter.train import bench as speed
 
 ORIENTATION, DESCRIPTION = 0x0112, 0x010E  # EXIF's tags
@@ -43,25 +41,6 @@ Run = Callable[..., tuple[int, str, str]]
 Refuse = Callable[..., str]
 
 
-def write_weights(folder: Path, seed: int) -> None:
-    """Tiny random networks, in the files that the trainings write."""
-    folder.mkdir()
-    torch.manual_seed(seed)
-    config = AEI_PRESETS["smoke"]
-    encoder = load_encoder_once("distilled", config.geometry)
-    identity = {"name": encoder.name, "fingerprint": fingerprint(encoder)}
-    info = {"kind": "aei", "version": __version__, "config": asdict(config), "identity": identity}
-    export_weights(folder / "aei.safetensors", AEINet(config), info)
-    aei, _ = load_aei(folder / "aei.safetensors")
-    hear_config = HEAR_PRESETS["smoke"]
-    info = {"kind": "hear", "version": __version__, "config": asdict(hear_config)}
-    info["aei"] = fingerprint(aei)
-    hear = HEARNet(hear_config)
-    for parameter in hear.parameters():  # it starts as the identity
-        torch.nn.init.normal_(parameter, std=0.05)
-    export_weights(folder / "hear.safetensors", hear, info)
-
-
 def link_weights(folder: Path, aei: Path, hear: Path) -> None:
     folder.mkdir()
     (folder / "aei.safetensors").symlink_to(aei)
@@ -69,7 +48,7 @@ def link_weights(folder: Path, aei: Path, hear: Path) -> None:
 
 
 @pytest.fixture(scope="module")
-def inputs(tmp_path_factory: pytest.TempPathFactory, portraits) -> Path:
+def inputs(tmp_path_factory: pytest.TempPathFactory, portraits, smoke_weights: Path) -> Path:
     """Good photos and weights, and everything that a user may give by mistake."""
     folder = tmp_path_factory.mktemp("inputs")
     grace, eileen = portraits
@@ -87,11 +66,12 @@ def inputs(tmp_path_factory: pytest.TempPathFactory, portraits) -> Path:
         (folder / "people" / Path(name).stem).mkdir()
         (folder / "people" / Path(name).stem / name).symlink_to(folder / name)
 
-    write_weights(folder / "weights", seed=0)
-    write_weights(folder / "others", seed=1)
-    aei, hear = folder / "weights" / "aei.safetensors", folder / "weights" / "hear.safetensors"
+    aei, hear = (smoke_weights / f"{name}.safetensors" for name in ("aei", "hear"))
+    link_weights(folder / "weights", aei, hear)
     link_weights(folder / "hear-as-aei", hear, hear)
-    link_weights(folder / "mixed", aei, folder / "others" / "hear.safetensors")
+    tensors, info = load_tensors(hear)
+    save_tensors(folder / "other.safetensors", tensors, info | {"aei": "of another"})
+    link_weights(folder / "mixed", aei, folder / "other.safetensors")
     save_tensors(folder / "foreign.safetensors", {"weight": np.zeros(3)}, {"kind": "unet"})
     link_weights(folder / "foreign", folder / "foreign.safetensors", hear)
     (folder / "cut.safetensors").write_bytes(aei.read_bytes()[:5000])

@@ -18,6 +18,11 @@ Record = dict[str, Any]
 REMEDY = "repair or remove the file, then all is swapped again"
 
 
+def relative_path(path: Path, folder: Path) -> str:
+    """Return a path relative to a folder, with forward slashes."""
+    return Path(os.path.relpath(path.resolve(), folder.resolve())).as_posix()
+
+
 class RunManifest:
     """The lines of one file, by output."""
 
@@ -36,7 +41,7 @@ class RunManifest:
 
     def relative(self, path: Path) -> str:
         """Return a path relative to the manifest's folder, as its lines have it."""
-        return Path(os.path.relpath(path.resolve(), self.path.parent.resolve())).as_posix()
+        return relative_path(path, self.path.parent)
 
     def __contains__(self, out: Path) -> bool:
         """Return whether an earlier run had this output."""

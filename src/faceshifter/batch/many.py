@@ -68,7 +68,7 @@ class BatchRun:
             masks: Write the changed pixels of every photo beside it.
         """
         self._method, self._manifest, self._masks = method, manifest, masks
-        self._describe_once = lru_cache(PEOPLE)(self._describe)
+        self._hash_once = lru_cache(PEOPLE)(_hash)  # many targets share a source
 
     def run(self, tasks: Sequence[SwapTask]) -> Report:
         """Swap all that is not finished; a target that cannot be swapped stops no other.
@@ -106,7 +106,7 @@ class BatchRun:
         record: Record = {"out": relative(task.out), "target": relative(task.target)}
         item = Item(task, mask, record)
         try:
-            item.steps = self._method(task, mask, self._describe_once)
+            item.steps = self._method(task, mask, self._describe)
             inputs = next(item.steps)
             record |= {"target_sha256": _hash(task.target)} | inputs
             earlier = self._manifest.find(task.out, record)
@@ -117,8 +117,9 @@ class BatchRun:
             item.error = error
         return item
 
-    def _describe(self, path: Path) -> Record:
-        return {"file": self._manifest.relative(path), "sha256": _hash(path)}
+    def _describe(self, files: Sequence[Path]) -> list[Record]:
+        relative = self._manifest.relative
+        return [{"file": relative(path), "sha256": self._hash_once(path)} for path in files]
 
     def _finish(self, item: Item) -> None:
         """Swap, write, and complete the manifest's line."""
@@ -135,15 +136,12 @@ class BatchRun:
             if item.mask is not None:
                 mask = self._manifest.relative(item.mask)
                 record |= {"mask": mask, "mask_sha256": _hash(item.mask)}
-        except NoFaceError as error:
-            # Without its inputs in the record, it is the source that has no face.
-            status = UNMATCHED if record.get("matches") else "no face"
-            record |= {"status": status if "source" in record else "failed", "why": str(error)}
-        except FaceShifterError as error:
+        except Exception as error:  # noqa: BLE001  # of this target alone
             record |= {"status": "failed", "why": str(error)}
-        except Exception as error:  # noqa: BLE001  # a fault of the program, with this target
-            why = f"failed: {type(error).__name__}: {error}"
-            record |= {"status": "failed", "why": why}
+            if not isinstance(error, FaceShifterError):  # a fault of the program
+                record["why"] = f"failed: {type(error).__name__}: {error}"
+            elif isinstance(error, NoFaceError) and "source" in record:  # not of the source
+                record["status"] = UNMATCHED if record.get("matches") else "no face"
 
 
 def _is_finished(item: Item, record: Record) -> bool:

@@ -11,7 +11,7 @@ import numpy as np
 from faceshifter import __version__
 from faceshifter.batch.manifest import Record
 from faceshifter.batch.targets import SwapTask
-from faceshifter.face.detect import DlibDetector
+from faceshifter.face.detect import DlibDetector, Face
 from faceshifter.images import Photo, load_photo, save_photo
 from faceshifter.marks.xmp import Origin
 from faceshifter.media import is_video
@@ -20,8 +20,8 @@ from faceshifter.swap.photo import open_target, swap_file
 from faceshifter.swap.swapper import FaceSwapper
 from faceshifter.video.clip import VideoOptions, swap_video
 
-Describe = Callable[[Path], Record]
-"""From a file to its fields in the manifest: path and hash."""
+Describe = Callable[[Sequence[Path]], list[Record]]
+"""From files to their fields in the manifest: path and hash."""
 Method = Callable[[SwapTask, Path | None, Describe], Iterator[Record]]
 """A generator of three steps, given a target, where its mask goes, and how to describe files.
 
@@ -50,15 +50,12 @@ def network_method(swapper: FaceSwapper, sources: SourceReader, options: VideoOp
     }
 
     def swap(task: SwapTask, mask: Path | None, describe: Describe) -> Iterator[Record]:
-        def files(paths: Sequence[Path]) -> list[Record]:
-            return list(map(describe, paths))
-
         with detecting:
             chosen = sources.select(task.source)
         selection = chosen.selection
-        matches = [{"person": files(a), "source": files(b)} for a, b in chosen.matches]
+        matches = [{"person": describe(a), "source": describe(b)} for a, b in chosen.matches]
         inputs: Record = {
-            "source": files(chosen.source),
+            "source": describe(chosen.source),
             "matches": matches,
             "face": None if matches else selection.face,
             "strength": selection.strength,
@@ -78,17 +75,7 @@ def network_method(swapper: FaceSwapper, sources: SourceReader, options: VideoOp
         swapped = swap_file(
             swapper, selection, opened, task.out, mask=mask, watermark=options.watermark
         )
-        found = [face.target.face for face in swapped.faces]
-        yield {
-            "faces": [
-                {
-                    "box": np.round(face.box, 2).tolist(),
-                    "landmarks": np.round(face.landmarks, 2).tolist(),
-                }
-                for face in found
-                if face is not None
-            ]
-        }
+        yield {"faces": [_face_record(face.target.face) for face in swapped.faces]}
 
     return swap
 
@@ -106,7 +93,7 @@ def photo_method(
 
     def swap(task: SwapTask, _: Path | None, describe: Describe) -> Iterator[Record]:
         assert task.source is not None
-        inputs = {"source": [describe(task.source)], "version": __version__}
+        inputs = {"source": describe([task.source]), "version": __version__}
         yield inputs | settings | {"watermark": origin.watermark}
         photos = load_photo(task.source), load_photo(task.target)
         yield {}
@@ -114,3 +101,11 @@ def photo_method(
         yield {}
 
     return swap
+
+
+def _face_record(face: Face | None) -> Record:
+    assert face is not None, "a face that was not detected"
+    return {
+        "box": np.round(face.box, 2).tolist(),
+        "landmarks": np.round(face.landmarks, 2).tolist(),
+    }

@@ -3,11 +3,11 @@
 import csv
 import hashlib
 import io
-import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from faceshifter.batch.manifest import relative_path
 from faceshifter.errors import DataError, OutputError
 from faceshifter.files import read_table, write_atomically
 from faceshifter.media import PHOTO_FORMATS, VIDEO_CONTAINERS, is_photo, is_video
@@ -97,7 +97,7 @@ def read_pairs(table: Path, out: Path) -> list[SwapTask]:
     pairs = [(table.parent / row["source"], table.parent / row["target"]) for _, row in rows]
     tasks = []
     for source, target in dict.fromkeys(pairs):
-        pair = f"{_relative(source, out)}\n{_relative(target, out)}"
+        pair = f"{relative_path(source, out)}\n{relative_path(target, out)}"
         digest = hashlib.sha256(pair.encode()).hexdigest()[:8]
         name = f"{source.stem[:24]}-in-{target.stem[:24]}-{digest}.png"
         tasks.append(SwapTask(source, target, out / name))
@@ -116,12 +116,8 @@ def write_results(table: Path, results: Iterable[SwapTask], method: str) -> None
     for task in results:
         assert task.source is not None
         paths = (task.source, task.target, task.out)
-        writer.writerow([*(_relative(path, table.parent) for path in paths), method])
+        writer.writerow([*(relative_path(path, table.parent) for path in paths), method])
     write_atomically(table, text.getvalue().encode())
-
-
-def _relative(path: Path, folder: Path) -> str:
-    return Path(os.path.relpath(path.resolve(), folder.resolve())).as_posix()
 
 
 def check_tasks(tasks: Sequence[SwapTask]) -> None:

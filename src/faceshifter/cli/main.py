@@ -15,33 +15,15 @@ from faceshifter.cli.swapping import demo, identity, swap
 from faceshifter.cli.training import ablate, bench, prepare, rank_errors, train
 from faceshifter.errors import FaceShifterError
 
-GROUPS: dict[str, dict[str, Callable[..., Any]]] = {
-    "use": {
-        "swap": swap,
-        "identity": identity,
-        "demo": demo,
-        "ui": ui,
-        "verify": verify,
-        "doctor": doctor,
-        "models": models,
-    },
-    "serve": {"serve": serve, "study": study},
-    "train": {
-        "prepare": prepare,
-        "train": train,
-        "rank-errors": rank_errors,
-        "bench": bench,
-        "ablate": ablate,
-    },
-    "measure": {
-        "evaluate": evaluate,
-        "check-identity": check_identity,
-        "baseline": baseline,
-        "masks": masks,
-        "query": query,
-    },
+GROUPS: dict[str, tuple[Callable[..., Any], ...]] = {
+    "use": (swap, identity, demo, ui, verify, doctor, models),
+    "serve": (serve, study),
+    "train": (prepare, train, rank_errors, bench, ablate),
+    "measure": (evaluate, check_identity, baseline, masks, query),
 }
-COMMANDS = {name: command for group in GROUPS.values() for name, command in group.items()}
+COMMANDS = {
+    command.__name__.replace("_", "-"): command for group in GROUPS.values() for command in group
+}
 CONTINUED = re.compile(r"\n {12}(?=\S)")
 """Where the description of an argument goes on in the next line of a docstring."""
 
@@ -85,7 +67,7 @@ def overview() -> list[str]:
     lines += ["Swap faces in two stages; train, measure and serve the networks that do it."]
     for title, commands in GROUPS.items():
         lines += ["", title]
-        for name, command in commands.items():
+        for command in commands:
             summary = (command.__doc__ or "").partition("\n")[0].removesuffix(".")
-            lines.append(f"  {name:16}{summary}")
+            lines.append(f"  {command.__name__.replace('_', '-'):16}{summary}")
     return [*lines, "", "faceshifter COMMAND --help lists the options of a command."]

@@ -8,9 +8,8 @@ from typing import Annotated
 from tyro.conf import OmitArgPrefixes, Positional
 
 from faceshifter.cli.options import (
-    DETECTION,
     NETWORKS,
-    Detection,
+    Device,
     Networks,
     NotWithPairs,
     Optional,
@@ -32,9 +31,9 @@ def evaluate(
     out: Path,
     recogniser: Path,
     pairs: int = 100,
-    landmarker: Path | None = None,
-    features: Path | None = None,
-    occluders: tuple[Path, ...] = (),
+    landmarker: Optional = None,
+    features: Optional = None,
+    occluders: Annotated[tuple[Path, ...], default("drawn shapes")] = (),
     classical: bool = False,
     hear: bool = True,
     force: bool = False,
@@ -44,19 +43,19 @@ def evaluate(
     """Measure our own swaps, or any tool's: identity, pose, expression and occlusions.
 
     Args:
-        swaps: Labelled photos or a CSV of source,target: ours are made and measured. A CSV of
-            source,target,result[,method], or the folder of FaceForensics++: those are measured.
-        out: Folder of the reports; the same command goes on where a killed one stopped.
+        swaps: Labelled photos, or a CSV file of source,target, to swap and measure; or a CSV file
+            of source,target,result[,method], or the folder of FaceForensics++, to measure alone.
+        out: Folder for the reports; the same command resumes.
         recogniser: ONNX network of 112 x 112 ArcFace crops that was not used in training.
-        pairs: How many, of labelled photos.
+        pairs: Number of pairs of labelled photos.
         landmarker: MediaPipe's face_landmarker.task, for pose, expression and gaze.
-        features: ONNX network of faces for FID and KID.
-        occluders: Cut-outs for the occlusion test, as for train; without them all are drawn.
-        classical: Swap each pair the classical way too; needs mediapipe.
-        hear: Measure the second stage too; without it hear.safetensors is not needed.
-        force: Measure with a recogniser that was used in training all the same.
+        features: ONNX network of faces, for FID and KID.
+        occluders: Folders or tars of RGBA cut-outs for the occlusion test.
+        classical: Also swap each pair the classical way; needs mediapipe.
+        hear: Also measure the second stage.
+        force: Measure with a recogniser even if it was used in training.
         strict: Exit with 2 if anything could not be measured.
-        networks: Trained networks, and how faces are found.
+        networks: Trained networks, how faces are found, and the device.
     """
     # Threads that wait for each other by spinning cost several times the work on a busy machine.
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # read as torch is imported
@@ -71,6 +70,7 @@ def evaluate(
     from faceshifter.evaluate.report import markdown, write_reports
     from faceshifter.evaluate.run import Tools
     from faceshifter.evaluate.run import evaluate as measure
+    from faceshifter.face.detect import load_detector
     from faceshifter.face.mesh import MeshFinder
     from faceshifter.files import sha256
     from faceshifter.networks import packaged_weights
@@ -83,7 +83,8 @@ def evaluate(
         for name in ("aei.safetensors", "hear.safetensors")[: 1 + hear]:
             info = load_tensors((networks.weights or packaged_weights()) / name)[1]
             refuse_training_recogniser(recogniser, info)
-    tools = Tools(networks.load_detector(), Recogniser(recogniser))
+    detector = load_detector(networks.yunet and model_file(networks.yunet))
+    tools = Tools(detector, Recogniser(recogniser))
     left_out: list[str] = []
     try:
         tools.landmarker = Landmarker(landmarker) if landmarker else None
@@ -135,23 +136,25 @@ def check_identity(
     /,
     *,
     encoder: str = "distilled",
-    detection: OmitArgPrefixes[Detection] = DETECTION,
+    yunet: Yunet = None,
+    device: Device = "auto",
 ) -> None:
     """Measure how well an identity encoder tells people apart, on our own aligned crops.
 
     Args:
         faces: Labelled photos: one sub-folder a person, or an index.jsonl that names people.
         encoder: distilled, dlib, or a file of weights.
-        detection: How faces are found.
+        yunet: YuNet's model file, or the name yunet, to detect faces with it instead of dlib.
+        device: Device to compute on; auto is the GPU, if there is one.
     """
     from faceshifter.config import CropGeometry
     from faceshifter.evaluate.verification import labelled_crops, verify_encoder
+    from faceshifter.face.detect import load_detector
     from faceshifter.networks import Embedder
 
-    geometry = CropGeometry()
-    embedder = Embedder.load(encoder, geometry, detection.device)
-    crops = labelled_crops(faces, detection.load_detector(), geometry)
-    result = verify_encoder(embedder, crops)
+    geometry, detector = CropGeometry(), load_detector(yunet and model_file(yunet))
+    embedder = Embedder.load(encoder, geometry, device)
+    result = verify_encoder(embedder, labelled_crops(faces, detector, geometry))
     print(f"{result.num_faces} faces of {result.num_people} people")
     print(f"{result.num_same} same and {result.num_different} different pairs")
     print(f"AUC {result.auc:.5f}, true accepts at 0.1 % false accepts {result.tar_at_far:.4f}")
@@ -195,6 +198,7 @@ def baseline(
     from faceshifter.batch.methods import photo_method
     from faceshifter.batch.targets import read_pairs, write_results
     from faceshifter.evaluate.classical import METHOD, classical_swap
+    from faceshifter.face.detect import load_detector
     from faceshifter.face.mesh import MeshFinder
     from faceshifter.files import make_folder, sha256
     from faceshifter.images import Photo, load_photo, save_photo
@@ -204,7 +208,7 @@ def baseline(
     photos = [load_photo(path) for path in (source, target) if path is not None]
     tasks = [] if pairs is None else read_pairs(pairs, out)
     landmarks = model_file(landmarker)
-    finder = MeshFinder(Detection(yunet).load_detector(), landmarks)
+    finder = MeshFinder(load_detector(yunet and model_file(yunet)), landmarks)
 
     def swap(source: Photo, target: Photo) -> Photo:
         return replace(target, pixels=classical_swap(source.pixels, target.pixels, finder))
@@ -237,7 +241,7 @@ def masks(
         out: Picture with a row a pair: source, target, swap, and M^1 to M^n, which are white where
             the identity counts.
         json: File for the values of the masks and their means, also for each layer.
-        networks: Trained networks, of which the first stage is used, and how faces are found.
+        networks: Trained networks, how faces are found, and the device.
     """
     check_output(out)
     check_folder(json, "--json")
@@ -271,8 +275,7 @@ def query(
     out: Path,
     json: Optional = None,
     nearest: int = 5,
-    weights: Annotated[Path | None, default("of the package")] = None,
-    detection: OmitArgPrefixes[Detection] = DETECTION,
+    networks: OmitArgPrefixes[Networks] = NETWORKS,
 ) -> None:
     """Find the faces whose attributes are nearest to those of photos (Figure 9).
 
@@ -285,8 +288,7 @@ def query(
         out: Picture with a row a query: the query and its nearest faces.
         json: File for their names and distances.
         nearest: Number of faces a query.
-        weights: Folder with aei.safetensors.
-        detection: How faces are found.
+        networks: Trained networks, how faces are found, and the device.
     """
     check_output(out)
     check_folder(json, "--json")
@@ -295,46 +297,34 @@ def query(
     if nearest < 1:
         raise DataError(f"--nearest must be at least 1, got {nearest}")
     from faceshifter.analyses.query import Gallery, Index
+    from faceshifter.face.detect import load_detector
     from faceshifter.files import write_json
     from faceshifter.images import Photo, load_photo, save_photo
     from faceshifter.marks.xmp import WORKING
     from faceshifter.networks import choose_device, load_aei, packaged_weights
     from faceshifter.sheets import Cell, draw_sheet
 
-    device = choose_device(detection.device)
-    aei, _ = load_aei((weights or packaged_weights()) / "aei.safetensors")
-    config = aei.config
-    faces = Gallery.open(gallery, detection.load_detector(), config.geometry, config.image_size)
+    aei, _ = load_aei((networks.weights or packaged_weights()) / "aei.safetensors")
+    config, detector = aei.config, load_detector(networks.yunet and model_file(networks.yunet))
+    faces = Gallery.open(gallery, detector, config.geometry, config.image_size)
     crops = [faces.crop_photo(load_photo(path).pixels, str(path)) for path in photos]
-    vectors = Index(index, faces, aei.to(device), "auto")
+    vectors = Index(index, faces, aei.to(choose_device(networks.device)), "auto")
     vectors.build()
     results, about = vectors.query(crops, nearest)
-    rows = [
-        [Cell(crop, "query\n")]
-        + [
-            Cell(
-                faces.crop(faces.files[number]),
-                f"{distance:.1f}\n{Path(faces.files[number].name).name}",
-            )
-            for number, distance in found
-        ]
-        for crop, found in zip(crops, results, strict=True)
-    ]
+    rows, queries, lines = [], [], []
+    for path, crop, found in zip(photos, crops, results, strict=True):
+        files = [(faces.files[number], distance) for number, distance in found]
+        cells = [Cell(faces.crop(file), f"{d:.1f}\n{Path(file.name).name}") for file, d in files]
+        rows.append([Cell(crop, "query\n"), *cells])
+        nearest_files = [{"file": file.name, "distance": d} for file, d in files]
+        queries.append({"query": str(path), "nearest": nearest_files})
+        lines.append(f"{path}: " + ", ".join(f"{file.name} ({d:.1f})" for file, d in files))
     save_photo(out, Photo(draw_sheet(rows, config.image_size)), WORKING)
     if json is not None:
-        queries = [
-            {
-                "query": str(path),
-                "nearest": [{"file": faces.files[n].name, "distance": d} for n, d in found],
-            }
-            for path, found in zip(photos, results, strict=True)
-        ]
         write_json(json, about | {"queries": queries})
     kind = "exact" if about["exact"] else "approximate"
     print(
         f"{about['faces']} faces ({about['without_face']} files without one), {kind}, "
         f"{about['dimensions']} dimensions with {about['explained_variance']:.1%} of the variance"
     )
-    for path, found in zip(photos, results, strict=True):
-        names = ", ".join(f"{faces.files[n].name} ({d:.1f})" for n, d in found)
-        print(f"{path}: {names}")
+    print("\n".join(lines))

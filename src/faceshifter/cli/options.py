@@ -9,9 +9,9 @@ from tyro.conf import arg
 
 from faceshifter.downloads import model_file
 from faceshifter.errors import ImageError, OutputError
+from faceshifter.media import PHOTO_FORMATS
 
 if TYPE_CHECKING:
-    from faceshifter.face.detect import FaceDetector
     from faceshifter.swap.swapper import FaceSwapper
 
 Device = Literal["auto", "cpu", "cuda"]
@@ -29,29 +29,17 @@ Photos = Annotated[tuple[Path, ...], arg(metavar="PHOTO ...", help_behavior_hint
 
 
 @dataclass(frozen=True)
-class Detection:
-    """Face detection, and the device."""
-
-    yunet: Yunet = None
-    """YuNet's model file, or the name yunet, to detect faces with it instead of dlib."""
-    device: Device = "auto"
-    """Device to compute on; auto is the GPU, if there is one."""
-
-    def load_detector(self) -> "FaceDetector":
-        """Load the detector."""
-        from faceshifter.face.detect import load_detector
-
-        return load_detector(self.yunet and model_file(self.yunet))
-
-
-@dataclass(frozen=True)
-class Networks(Detection):
-    """Trained networks, face detection, and the device."""
+class Networks:
+    """Trained networks, how faces are found, and the device."""
 
     weights: Annotated[Path | None, default("of the package")] = None
     """Folder with aei.safetensors and hear.safetensors."""
     identity: Annotated[Path | None, default("built in")] = None
     """Identity encoder that --weights were trained with, if it is a custom one."""
+    yunet: Yunet = None
+    """YuNet's model file, or the name yunet, to detect faces with it instead of dlib."""
+    device: Device = "auto"
+    """Device to compute on; auto is the GPU, if there is one."""
 
     def load(self, *, hear: bool = True) -> "FaceSwapper":
         """Load everything that swaps faces, with the second stage or without."""
@@ -66,7 +54,7 @@ class Networks(Detection):
         )
 
 
-DETECTION, NETWORKS = Detection(), Networks()
+NETWORKS = Networks()
 
 
 def check_exists(*paths: Path | None) -> None:
@@ -78,8 +66,6 @@ def check_exists(*paths: Path | None) -> None:
 
 def check_output(out: Path, option: str = "--out") -> None:
     """Refuse a photo that cannot be written, before the work."""
-    from faceshifter.media import PHOTO_FORMATS
-
     if out.suffix.lower() not in PHOTO_FORMATS:
         known = ", ".join(PHOTO_FORMATS)
         raise OutputError(f"{option} {out} has none of the suffixes {known}; choose one")

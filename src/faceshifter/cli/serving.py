@@ -41,7 +41,7 @@ def serve(
         queue: Most swaps of photos that wait; further ones are refused with 429.
         jobs: Most videos that wait.
         keep_hours: Hours for which the result of a job is kept.
-        networks: Trained networks, and how faces are found.
+        networks: Trained networks, how faces are found, and the device.
     """
     from faceshifter.apps.http import address, check_host, listen
     from faceshifter.apps.serve import server
@@ -144,7 +144,7 @@ def ui(
     Args:
         host: Address to serve from; 0.0.0.0 admits other machines, without a password.
         port: Port to serve from; 0 takes a free one.
-        networks: Trained networks, and how faces are found.
+        networks: Trained networks, how faces are found, and the device.
     """
     import signal
     import sys

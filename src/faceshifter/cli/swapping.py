@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 from tqdm import tqdm
 from tyro.conf import OmitArgPrefixes, Positional, UseAppendAction
 
+from faceshifter.batch.targets import SwapTask, are_many, check_tasks, find_tasks, read_tasks
 from faceshifter.cli.options import (
     NETWORKS,
     Device,
@@ -22,11 +23,10 @@ from faceshifter.cli.options import (
 )
 from faceshifter.errors import DataError, OutputError
 from faceshifter.files import make_folder
-from faceshifter.media import is_video
+from faceshifter.media import VIDEO_CONTAINERS, is_video
 
 if TYPE_CHECKING:
     from faceshifter.batch.many import Report
-    from faceshifter.batch.targets import SwapTask
     from faceshifter.swap.selection import Selection
     from faceshifter.swap.swapper import FaceSwapper
     from faceshifter.video.clip import VideoOptions
@@ -106,14 +106,12 @@ def swap(
         second_stage: HEAR-Net, which restores what covers the face.
         outputs: What is written.
         video: How videos are encoded.
-        networks: Trained networks, and how faces are found.
+        networks: Trained networks, how faces are found, and the device.
     """
     if not 0 <= faces.strength <= 1:
         raise DataError(f"--strength must be from 0 to 1, got {faces.strength}")
     if faces.match and faces.face is not None:
         raise DataError("--match and --face both say which faces are swapped; give one of them")
-    from faceshifter.batch.targets import check_tasks
-
     matches = [split_match(text) for text in faces.match]
     tasks, manifest = _find_tasks(source, target, outputs.out, pairs, [own for _, own in matches])
     check_exists(*(path for pair in matches for path in pair))
@@ -154,7 +152,7 @@ def swap(
         return
     (task,) = tasks
     selection = sources.select(task.source).selection
-    if is_video(task.target):
+    if is_video(task.out):
         _swap_clip(swapper, selection, task, options, video.report)
     else:
         _swap_photo(swapper, selection, task, outputs)
@@ -176,10 +174,8 @@ def _find_tasks(
     out: Path | None,
     pairs: Path | None,
     own_sources: list[Path | None],
-) -> tuple[list["SwapTask"], Path | None]:
+) -> tuple[list[SwapTask], Path | None]:
     """Return what is swapped, and the manifest, or None where there is a single target."""
-    from faceshifter.batch.targets import SwapTask, are_many, find_tasks, read_tasks
-
     if pairs is not None:
         if source is not None or out is not None:
             raise DataError("--pairs names all sources, targets and outputs; leave others out")
@@ -200,10 +196,8 @@ def _find_tasks(
     return [SwapTask(source, target, out)], None
 
 
-def _check_single(task: "SwapTask", outputs: Outputs, video: Video) -> None:
+def _check_single(task: SwapTask, outputs: Outputs, video: Video) -> None:
     """Refuse outputs of a single target that do not fit it, or cannot be written."""
-    from faceshifter.media import VIDEO_CONTAINERS
-
     check_exists(task.target)
     if not (is_video(task.target) or is_video(task.out)):
         check_output(task.out)
@@ -220,7 +214,7 @@ def _check_single(task: "SwapTask", outputs: Outputs, video: Video) -> None:
 
 
 def _swap_photo(
-    swapper: "FaceSwapper", selection: "Selection", task: "SwapTask", outputs: Outputs
+    swapper: "FaceSwapper", selection: "Selection", task: SwapTask, outputs: Outputs
 ) -> None:
     from faceshifter.swap.photo import mask_path, open_target, swap_file
 
@@ -240,27 +234,20 @@ def _swap_photo(
 def _swap_clip(
     swapper: "FaceSwapper",
     selection: "Selection",
-    task: "SwapTask",
+    task: SwapTask,
     options: "VideoOptions",
     report: Path | None,
 ) -> None:
-    """Swap one video, with a bar for each pass."""
+    """Swap one video, with a bar of both passes."""
     from faceshifter.video.clip import swap_video
 
-    bars: list[tqdm] = []
+    with tqdm(unit="frame") as bar:
 
-    def progress(done: int, total: int) -> None:
-        half = total // 2
-        second = int(done > half)
-        if len(bars) <= second:
-            for bar in bars:
-                bar.close()
-            name = ("detecting faces", "swapping")[second]
-            bars.append(tqdm(desc=name, total=half, unit="frame", initial=done - second * half))
-        bars[-1].total = half
-        bars[-1].update(done - second * half - bars[-1].n)
+        def progress(done: int, total: int) -> None:  # each frame counts twice, once in each pass
+            bar.set_description("swapping" if done > total // 2 else "detecting faces", False)
+            bar.total = total
+            bar.update(done - bar.n)
 
-    try:
         summary = swap_video(
             swapper,
             selection,
@@ -270,9 +257,6 @@ def _swap_clip(
             report=report,
             progress=progress,
         )
-    finally:
-        for bar in bars:
-            bar.close()
     print(f"swapped {summary.swapped} of {summary.frames} frames: {task.out}")
     if summary.faceless:
         print(f"no face in {summary.faceless} frames, which are unchanged")
@@ -310,7 +294,7 @@ def identity(
         photos: Photos of one person, and folders of them.
         out: Identity file to write; .safetensors.
         source_face: Face of a photo that shows several: largest, or a number from the left.
-        networks: Trained networks, of which the identity encoder is used, and how faces are found.
+        networks: Trained networks, how faces are found, and the device.
     """
     if out.suffix.lower() != ".safetensors":
         raise OutputError(f"--out {out} does not end in .safetensors; choose a name that does")
