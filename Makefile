@@ -58,23 +58,23 @@ docs: $(VENV)/.dev
 
 wheel:
 	rm -rf build
-	$(call make_venv,$(WHEEL_VENV))
-	$(call install_torch,$(WHEEL_BIN)/python)
+	@$(call make_venv,$(WHEEL_VENV))
+	@$(call install_torch,$(WHEEL_BIN)/python)
 	$(WHEEL_BIN)/python -m pip wheel --no-deps --wheel-dir $(WHEEL_VENV)/dist .
 	$(WHEEL_BIN)/python $(PIP) $(WHEEL_VENV)/dist/*.whl
 	$(WHEEL_BIN)/python -c '$(IMPORT_ALL)'
 
 $(VENV)/.demo: $(VERSIONS)
-	$(call make_venv,$(VENV))
-	$(call install_torch,$(BIN)/python)
+	@$(call make_venv,$(VENV))
+	@$(call install_torch,$(BIN)/python)
 	$(INSTALL) -e .
 	touch $@
 
 # Tools for development include the demo, which then needs no installation of its own. MediaPipe
 # brings an OpenCV that needs display libraries; the headless one is put over it.
 $(VENV)/.dev: $(VERSIONS)
-	$(call make_venv,$(VENV))
-	$(call install_torch,$(BIN)/python)
+	@$(call make_venv,$(VENV))
+	@$(call install_torch,$(BIN)/python)
 	$(INSTALL) -e '.[dev]'
 	$(INSTALL) --no-deps --force-reinstall opencv-python-headless
 	touch $@ $(VENV)/.demo

@@ -114,9 +114,9 @@ def grace_hopper(grace_hopper_path: Path) -> UInt8[np.ndarray, "h w 3"]:
 def astronaut() -> UInt8[np.ndarray, "h w 3"]:
     """A portrait of Eileen Collins in the public domain, RGB, 512 x 512."""
     from PIL import Image
-    from skimage.data import data_dir
+    from skimage import data
 
-    with Image.open(Path(data_dir) / "astronaut.png") as image:
+    with Image.open(Path(data.__file__).parent / "astronaut.png") as image:
         return np.array(image)
 
 
@@ -125,11 +125,11 @@ def portraits() -> "tuple[Image.Image, Image.Image]":
     """The parts of two public portraits with the face, which are found faster than the whole."""
     from matplotlib.cbook import get_sample_data
     from PIL import Image
-    from skimage.data import data_dir
+    from skimage import data
 
     with Image.open(get_sample_data("grace_hopper.jpg", asfileobj=False)) as image:
         grace = image.convert("RGB").crop((110, 60, 420, 380))
-    with Image.open(Path(data_dir) / "astronaut.png") as image:
+    with Image.open(Path(data.__file__).parent / "astronaut.png") as image:
         eileen = image.convert("RGB").crop((120, 0, 330, 230))
     return grace, eileen
 
@@ -192,7 +192,7 @@ def faces_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Twelve aligned crops: two portraits, flipped, brightened and with noise."""
     import cv2
     from matplotlib.cbook import get_sample_data
-    from skimage.data import data_dir
+    from skimage import data
 
     from faceshifter.config import CropGeometry
     from faceshifter.data.shards import Crop, write_shard
@@ -203,7 +203,7 @@ def faces_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("data")
     paths = {
         "grace": get_sample_data("grace_hopper.jpg", asfileobj=False),
-        "astronaut": f"{data_dir}/astronaut.png",
+        "astronaut": str(Path(data.__file__).parent / "astronaut.png"),
     }
     rng = np.random.default_rng(0)
     pngs, lines = [], []

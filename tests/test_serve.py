@@ -10,7 +10,7 @@ import sys
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from http.client import HTTPConnection, HTTPException
@@ -22,10 +22,8 @@ import pytest
 from PIL import Image
 
 from faceshifter.apps import http
-from faceshifter.apps.http import listen
-from faceshifter.apps.serve import guard as gate
-from faceshifter.apps.serve import routes, server
-from faceshifter.apps.serve.app import Limits, create_app
+from faceshifter.apps.serve import routes
+from faceshifter.apps.serve.app import Limits, create_app, server_folder
 from faceshifter.apps.serve.photos import SwapOptions
 from faceshifter.apps.serve.store import Store
 from faceshifter.cli import main as cli
@@ -99,31 +97,31 @@ def encoded(image: Image.Image, kind: str = "jpeg") -> bytes:
     return file.getvalue()
 
 
+def wait_for(condition: Callable[[], object]) -> None:
+    """Wait for what another thread or process does; the limit is only against hanging."""
+    for _ in range(6000):
+        if condition():
+            return
+        time.sleep(0.01)
+    pytest.fail("it did not happen")
+
+
 @contextmanager
 def serving(
-    swapper: FaceSwapper, folder: Path, *, token: str | None = None, **limits: float
+    swapper: FaceSwapper,
+    folder: Path,
+    *,
+    token: str | None = None,
+    now: Callable[[], float] = time.time,
+    **limits: float,
 ) -> Iterator[int]:
     """A server in a thread; the port."""
-    import uvicorn
-
-    with server.private_folder(folder), listen("127.0.0.1", 0) as where:
-        app = create_app(swapper, folder, Limits(**limits), token)
-        made: list[uvicorn.Server] = []
-        init = uvicorn.Server.__init__
-
-        class Remembered(uvicorn.Server):
-            def __init__(self, config: uvicorn.Config) -> None:
-                init(self, config)
-                made.append(self)
-
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(uvicorn, "Server", Remembered)
-            thread = threading.Thread(target=server.serve, args=(app, where))
-            thread.start()
-            while not made:
-                time.sleep(0.01)
-        yield where.getsockname()[1]
-        made[0].should_exit = True
+    with server_folder(folder), http.listen("127.0.0.1", 0) as listening:
+        server = http.make_server(create_app(swapper, folder, Limits(**limits), token, now=now))
+        thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]})
+        thread.start()
+        yield listening.getsockname()[1]
+        server.should_exit = True
         thread.join()
 
 
@@ -144,9 +142,8 @@ def port(swapper: FaceSwapper, tmp_path_factory: pytest.TempPathFactory) -> Iter
     folder.chmod(0o700)
     with serving(swapper, folder, max_mb=4, max_video_mb=4, max_megapixels=1) as port:
         yield port
-        end = time.monotonic() + 5  # an answer's folder goes when its client has it
-        while list(folder.glob("passing-*")) and time.monotonic() < end:
-            time.sleep(0.01)
+        # An answer's folder is deleted after its client has it.
+        wait_for(lambda: not list(folder.glob("passing-*")))
         left = {path.name for path in folder.iterdir()} - {"jobs.sqlite-wal", "jobs.sqlite-shm"}
         assert left == {"jobs", "jobs.sqlite", "lock"}  # nothing of any request
         assert list((folder / "jobs").iterdir()) == []
@@ -211,12 +208,12 @@ GREY = encoded(Image.new("RGB", (200, 200), "grey"))
         ({"target": GREY}, 422, "no_face", "no face was found in the target"),
         ({"source": GREY}, 422, "no_face", "no face was found in the source photo"),
         ({"face": 7}, 422, "no_face", "face 7 does not exist in the target"),
-        ({"face": "left"}, 422, "invalid_request", "face is not as it should be"),
-        ({"strength": 1.5}, 422, "invalid_request", "strength is not as it should be"),
-        ({"strength": "nan"}, 422, "invalid_request", "strength is not as it should be"),
-        ({"format": "tiff"}, 422, "invalid_request", "format is not as it should be"),
-        ({"target": "a word"}, 422, "invalid_request", "target is not as it should be"),
-        ({"target": None}, 422, "invalid_request", "target is not as it should be: Field req"),
+        ({"face": "left"}, 422, "invalid_request", "face is not valid"),
+        ({"strength": 1.5}, 422, "invalid_request", "strength is not valid"),
+        ({"strength": "nan"}, 422, "invalid_request", "strength is not valid"),
+        ({"format": "tiff"}, 422, "invalid_request", "format is not valid"),
+        ({"target": "a word"}, 422, "invalid_request", "target is not valid"),
+        ({"target": None}, 422, "invalid_request", "target is not valid: Field req"),
         ({"source": [GREY] * 20}, 400, "bad_request", "Too many files"),
         ({"target": b"\xff\xd8\xff" + b"x" * 2**22}, 413, "too_large", "more than 4 MiB"),
         ({"target": encoded(Image.new("1", (1001, 1000)), "png")}, 413, "too_many_pixels", "1 mi"),
@@ -345,7 +342,7 @@ def test_faults_and_a_full_disk_are_typed_and_tell_nothing_of_the_server(
     fields = {"source": faces[0], "target": faces[1]}
     with serving(swapper, tmp_path / "s") as port:
         with monkeypatch.context() as patch:
-            patch.setattr(routes, "swap_photo", fail)
+            patch.setattr(routes, "save_swap", fail)
             answer = ask(port, "/swap", fields)
         assert answer.problem == (500, "internal")
         assert b"secret" not in answer.body
@@ -363,22 +360,21 @@ def test_faults_and_a_full_disk_are_typed_and_tell_nothing_of_the_server(
         assert (health.status, json.loads(health.body)["status"]) == (503, "failing")
 
 
-def test_a_full_queue_says_when_to_come_again_and_slow_clients_hold_up_nobody(
+def test_a_full_queue_says_when_to_come_again(
     swapper: FaceSwapper,
     tmp_path: Path,
     faces: tuple[bytes, bytes],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     going, entered = threading.Event(), threading.Event()
-    swap = routes.swap_photo
+    swap = routes.save_swap
 
     def wait(*arguments: object) -> int:
         entered.set()
-        going.wait(20)
+        going.wait(60)
         return swap(*arguments)
 
-    monkeypatch.setattr(routes, "swap_photo", wait)
-    monkeypatch.setattr(gate, "IDLE_SECONDS", 1)
+    monkeypatch.setattr(routes, "save_swap", wait)
     fields = {"source": faces[0], "target": faces[1]}
     with serving(swapper, tmp_path / "s", queue=2) as port:
         answers: list[Answer] = []
@@ -388,9 +384,8 @@ def test_a_full_queue_says_when_to_come_again_and_slow_clients_hold_up_nobody(
         ]
         for client in clients:
             client.start()
-        assert entered.wait(10)
-        while json.loads(ask(port, "/health").body)["queue"]["photos"] < 2:
-            time.sleep(0.01)
+        assert entered.wait(60)
+        wait_for(lambda: json.loads(ask(port, "/health").body)["queue"]["photos"] == 2)
         full = ask(port, "/swap", fields)
         assert full.problem == (429, "queue_full")
         assert int(full.headers["retry-after"]) >= 1
@@ -399,11 +394,12 @@ def test_a_full_queue_says_when_to_come_again_and_slow_clients_hold_up_nobody(
             client.join()
         assert [answer.status for answer in answers] == [200, 200]
 
-        with socket.create_connection(("127.0.0.1", port), timeout=10) as slow:
-            slow.sendall(b"POST /swap HTTP/1.1\r\nHost: localhost\r\nContent-Length: 999\r\n")
-            slow.sendall(b"Content-Type: multipart/form-data; boundary=x\r\n\r\n--x\r\n")
-            assert ask(port, "/swap", fields).status == 200  # meanwhile
-            assert slow.makefile("rb").readline() == b"HTTP/1.1 408 Request Timeout\r\n"
+
+def test_a_slow_client_holds_up_nobody(port: int, faces: tuple[bytes, bytes]) -> None:
+    with socket.create_connection(("127.0.0.1", port)) as slow:
+        slow.sendall(b"POST /swap HTTP/1.1\r\nHost: localhost\r\nContent-Length: 999\r\n")
+        slow.sendall(b"Content-Type: multipart/form-data; boundary=x\r\n\r\n--x\r\n")
+        assert ask(port, "/swap", {"source": faces[0], "target": faces[1]}).status == 200
 
 
 def test_the_picture_of_a_client_that_went_away_is_not_swapped(
@@ -413,14 +409,14 @@ def test_the_picture_of_a_client_that_went_away_is_not_swapped(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     going, swapped = threading.Event(), []
-    swap = routes.swap_photo
+    swap = routes.save_swap
 
     def wait(*arguments: object) -> int:
-        going.wait(20)
+        going.wait(60)
         swapped.append(arguments)
         return swap(*arguments)
 
-    monkeypatch.setattr(routes, "swap_photo", wait)
+    monkeypatch.setattr(routes, "save_swap", wait)
     body = form({"source": faces[0], "target": faces[1]})
     with serving(swapper, tmp_path / "s") as port:
 
@@ -434,11 +430,9 @@ def test_the_picture_of_a_client_that_went_away_is_not_swapped(
             head += f"Content-Type: multipart/form-data; boundary={BOUNDARY.decode()}\r\n\r\n"
             connection.sendall(head.encode() + body)
             sockets.append(connection)
-            while depth() < waiting:
-                time.sleep(0.01)
+            wait_for(lambda: depth() == waiting)  # noqa: B023
         sockets[1].close()
-        while depth() > 1:
-            time.sleep(0.05)
+        wait_for(lambda: depth() == 1)
         going.set()
         assert sockets[0].makefile("rb").readline() == b"HTTP/1.1 200 OK\r\n"
         sockets[0].close()
@@ -447,7 +441,7 @@ def test_the_picture_of_a_client_that_went_away_is_not_swapped(
 
 @pytest.fixture(scope="session")
 def clip(tmp_path_factory: pytest.TempPathFactory, portraits) -> bytes:
-    """Six frames of a portrait that moves, as MP4."""
+    """Three frames of a portrait that moves, as MP4."""
     import av
 
     path = tmp_path_factory.mktemp("clip") / "clip.mp4"
@@ -455,7 +449,7 @@ def clip(tmp_path_factory: pytest.TempPathFactory, portraits) -> bytes:
         stream = container.add_stream("libx264", rate=8)
         stream.width = stream.height = 160
         stream.pix_fmt = "yuv420p"
-        for idx in range(6):
+        for idx in range(3):
             picture = portraits[1].resize((190, 190)).crop((idx, 0, idx + 160, 160))
             container.mux(stream.encode(av.VideoFrame.from_image(picture)))
         container.mux(stream.encode())
@@ -471,14 +465,13 @@ def job_of(port: int, fields: dict[str, object]) -> str:
     return state["id"]
 
 
-def until(port: int, job: str, *states: str, seconds: float = 60) -> dict:
-    end = time.monotonic() + seconds
-    while time.monotonic() < end:
-        state = json.loads(ask(port, f"/jobs/{job}").body)
-        if state["state"] in states:
-            return state
-        time.sleep(0.05)
-    pytest.fail(f"the job is {state}")
+def state_of(port: int, job: str) -> dict:
+    return json.loads(ask(port, f"/jobs/{job}").body)
+
+
+def until(port: int, job: str, *states: str) -> dict:
+    wait_for(lambda: state_of(port, job)["state"] in states)
+    return state_of(port, job)
 
 
 def test_a_job_swaps_a_video_and_keeps_no_upload(
@@ -492,16 +485,16 @@ def test_a_job_swaps_a_video_and_keeps_no_upload(
         assert early.problem == (409, "not_done")
         state = until(port, job, "done", "failed")
         assert state["error"] is None
-        assert (state["report"]["frames"], state["report"]["swapped"]) == (6, 6)
+        assert (state["report"]["frames"], state["report"]["swapped"]) == (3, 3)
         assert 23.9 * 3600 < state["expires"] - time.time() < 24 * 3600
         result = ask(port, f"/jobs/{job}/result")
         assert (result.status, result.headers["content-type"]) == (200, "video/mp4")
         with av.open(io.BytesIO(result.body)) as container:
-            assert sum(1 for _ in container.decode(video=0)) == 6
+            assert sum(1 for _ in container.decode(video=0)) == 3
         folder = tmp_path / "s" / "jobs" / job
         assert {path.name for path in folder.iterdir()} == {"result.mp4", "frames.jsonl"}
         frames = ask(port, f"/jobs/{job}/frames").body.splitlines()
-        assert len([json.loads(line) for line in frames]) == 6
+        assert len([json.loads(line) for line in frames]) == 3
         assert folder.stat().st_mode & 0o077 == 0
         assert ask(port, f"/jobs/{job}", method="DELETE").status == 204
         assert ask(port, f"/jobs/{job}").problem == (404, "not_found")
@@ -541,20 +534,15 @@ def test_jobs_are_bounded_cancelled_and_deleted_when_their_time_is_over(
         patch.setattr("faceshifter.video.clip.swap_video", stand_in)
         with serving(swapper, tmp_path / "s", jobs=2) as port:
             running, waiting = job_of(port, fields), job_of(port, fields)
-            state = until(port, running, "running")
-            while state["progress"] == {"done": 0, "total": 0}:
-                state = until(port, running, "running")
-            assert state["progress"] == {"done": 3, "total": 32}
+            until(port, running, "running")
+            wait_for(lambda: state_of(port, running)["progress"] == {"done": 3, "total": 32})
             full = ask(port, "/jobs", fields)
             assert full.problem == (429, "queue_full")
             assert "retry-after" in full.headers
             for job in (running, waiting):
                 assert ask(port, f"/jobs/{job}", method="DELETE").status == 204
                 assert ask(port, f"/jobs/{job}").problem == (404, "not_found")
-            end = time.monotonic() + 10
-            while list(folder.iterdir()) and time.monotonic() < end:
-                time.sleep(0.01)
-            assert list(folder.iterdir()) == []
+            wait_for(lambda: list(folder.iterdir()) == [])
             left = job_of(port, fields)
             until(port, left, "running")
     (folder / ("f" * 32)).mkdir()  # as if killed between an upload and its job
@@ -565,24 +553,23 @@ def test_jobs_are_bounded_cancelled_and_deleted_when_their_time_is_over(
         return Answer(0, {}, "")
 
     monkeypatch.setattr("faceshifter.video.clip.swap_video", finish)
-    with serving(swapper, tmp_path / "s", keep_hours=1 / 3600) as port:
+    clock = [time.time()]
+    with serving(swapper, tmp_path / "s", keep_hours=1, now=lambda: clock[0]) as port:
         assert until(port, left, "done", "failed")["state"] == "done"
         assert [path.name for path in folder.iterdir()] == [left]
-        while ask(port, f"/jobs/{left}").status == 200:
-            time.sleep(0.1)
+        clock[0] += 3599
+        assert ask(port, f"/jobs/{left}/result").status == 200
+        clock[0] += 2
+        assert ask(port, f"/jobs/{left}").problem == (404, "not_found")
         assert ask(port, f"/jobs/{left}/result").problem == (404, "not_found")
-    with serving(swapper, tmp_path / "s", keep_hours=1 / 3600):
-        end = time.monotonic() + 10
-        while list(folder.iterdir()) and time.monotonic() < end:
-            time.sleep(0.01)
-        assert list(folder.iterdir()) == []
+    with serving(swapper, tmp_path / "s", keep_hours=1, now=lambda: clock[0]):
+        wait_for(lambda: list(folder.iterdir()) == [])
 
 
 def test_a_job_that_takes_the_server_down_is_given_up(swapper: FaceSwapper, tmp_path: Path) -> None:
     (tmp_path / "s").mkdir(mode=0o700)
     store = Store(tmp_path / "s" / "jobs.sqlite")
-    assert store.add("0" * 32, ".mp4", SwapOptions(), 1)
-    assert not store.add("1" * 32, ".mp4", SwapOptions(), 1)
+    store.add("0" * 32, ".mp4", SwapOptions())
     for _ in range(3):  # servers that were killed meanwhile
         assert store.start().state == "running"
         assert store.start() is None
@@ -614,22 +601,19 @@ def process(folder: Path, *words: str) -> Iterator[tuple[subprocess.Popen[str], 
     finally:
         if started.poll() is None:
             started.send_signal(signal.SIGINT)
-        assert started.wait(30) in (0, -signal.SIGKILL)
+        assert started.wait() in (0, -signal.SIGKILL)
         started.stdout.close()
 
 
 def test_a_server_that_is_killed_loses_no_job(
-    tmp_path: Path, faces: tuple[bytes, bytes], clip: bytes
+    swapper: FaceSwapper, tmp_path: Path, faces: tuple[bytes, bytes], clip: bytes
 ) -> None:
     with process(tmp_path / "s") as (started, port):
-        jobs = [job_of(port, {"source": faces[0], "video": clip}) for _ in range(2)]
-        until(port, jobs[0], "running", "done")
+        job = job_of(port, {"source": faces[0], "video": clip})
         started.kill()
-    with process(tmp_path / "s") as (_, port):
-        for job in jobs:
-            assert until(port, job, "done", "failed")["report"]["swapped"] == 6
-        results = [ask(port, f"/jobs/{job}/result").body for job in jobs]
-        assert min(map(len, results)) > 1000
+    with serving(swapper, tmp_path / "s") as port:
+        assert until(port, job, "done", "failed")["report"]["swapped"] == 3
+        assert len(ask(port, f"/jobs/{job}/result").body) > 1000
 
 
 def code_of(picture: Image.Image) -> int:
@@ -788,10 +772,9 @@ def test_a_minute_with_fifty_clients_leaves_nothing(
         finally:
             ended.set()
             watcher.join()
-        time.sleep(2)
+        wait_for(lambda: not list((tmp_path / "s").glob("passing-*")))
         after = memory(started.pid)
         descriptors = len(list(Path(f"/proc/{started.pid}/fd").iterdir()))
-        assert not list((tmp_path / "s").glob("passing-*"))  # two seconds later
     answers = sum((client.answers for client in crowd), Counter())
     times = sorted(second for client in crowd for second in client.seconds)
     sys.stdout.write(  # for pytest -s
@@ -830,7 +813,7 @@ def test_a_server_that_cannot_start_says_why(
     Path("file").touch()
     arguments = ["faceshifter", "serve", "--folder", "s", "--port", "0", *words]
     monkeypatch.setattr(sys, "argv", arguments)
-    with server.private_folder(Path("used")), pytest.raises(SystemExit, match="2"):
+    with server_folder(Path("used")), pytest.raises(SystemExit, match="2"):
         cli.main()
     error = capsys.readouterr().err
     assert error.startswith("faceshifter: ")

@@ -1,49 +1,48 @@
-"""Web servers on this machine: address, socket, start."""
+"""Start of a web server: its packages, its address, its socket and its HTTP."""
 
-import ipaddress
+import asyncio
+import importlib
 import socket
 from contextlib import suppress
-from typing import TYPE_CHECKING
-from urllib.parse import urlsplit
+from typing import TYPE_CHECKING, Any
 
-from faceshifter.errors import OutputError
+from faceshifter.apps.guard import IDLE_SECONDS, RefusedError, is_loopback
+from faceshifter.errors import DependencyError, OutputError
 
 if TYPE_CHECKING:
+    import uvicorn
     from starlette.types import ASGIApp
 
+CONNECTIONS = 512
+SHUTDOWN_SECONDS = 10
+"""How long requests may go on after the server was told to stop."""
 
-def listen(host: str, port: int) -> socket.socket:
-    """A socket to serve from; port 0 takes a free one.
+
+def require(name: str, extra: str, *modules: str) -> None:
+    """Check that a server's packages are installed.
+
+    Args:
+        name: What needs them, for the message.
+        extra: The package's extra that brings them.
+        modules: What is imported of them.
 
     Raises:
-        OutputError: The address cannot be used.
+        DependencyError: One is not installed.
     """
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    try:
-        if not 0 <= port < 2**16:
-            raise OSError(0, "there is no such port")
-        return socket.create_server((host, port), family=family)
-    except OSError as error:
-        raise OutputError(
-            f"{host} port {port} cannot be served from ({error.strerror}); choose another --host "
-            "or --port"
-        ) from None
-
-
-def serve(app: "ASGIApp", where: socket.socket) -> None:
-    """Serve until interrupted."""
-    import uvicorn
-
-    config = uvicorn.Config(app, log_level="warning", access_log=False)
-    with suppress(KeyboardInterrupt):  # which uvicorn raises again when it has ended
-        uvicorn.Server(config).run(sockets=[where])
+    for module in modules:
+        try:
+            importlib.import_module(module)
+        except ImportError as error:
+            raise DependencyError(
+                f"{name} needs {error.name}; run pip install 'faceshifter[{extra}]'"
+            ) from None
 
 
 def check_host(host: str, token: str | None) -> None:
     """Refuse to serve other machines without a token: whoever finds the port could swap faces.
 
     Raises:
-        OutputError: There is none.
+        OutputError: The host is not this machine alone, and there is no token.
     """
     if token is None and not is_loopback(host):
         raise OutputError(
@@ -52,29 +51,92 @@ def check_host(host: str, token: str | None) -> None:
         )
 
 
-def address(where: socket.socket) -> str:
-    """Of a listening socket, for a browser."""
-    host, port = where.getsockname()[:2]
+def listen(host: str, port: int) -> socket.socket:
+    """Open a socket to serve from; port 0 takes a free one.
+
+    Raises:
+        OutputError: The address cannot be used.
+    """
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    try:
+        if not 0 <= port < 2**16:
+            raise OSError(0, "a port is a number from 0 to 65535")
+        return socket.create_server((host, port), family=family)
+    except OSError as error:
+        raise OutputError(
+            f"{host} port {port} cannot be served from ({error.strerror}); choose another --host "
+            "or --port"
+        ) from None
+
+
+def address(listening: socket.socket) -> str:
+    """Return the address of a listening socket, for a browser."""
+    host, port = listening.getsockname()[:2]
     return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
 
-def is_loopback(host: str | None) -> bool:
-    """Whether a name or address is that of the machine that uses it."""
-    try:
-        return host == "localhost" or ipaddress.ip_address(host or "").is_loopback
-    except ValueError:
-        return False
+def serve(app: "ASGIApp", listening: socket.socket) -> None:
+    """Serve until interrupted."""
+    with suppress(KeyboardInterrupt):  # which uvicorn raises again when it has ended
+        make_server(app).run(sockets=[listening])
 
 
-def _is_local(headers: dict[bytes, bytes]) -> bool:
-    """Whether a request is to this machine and from no other site's page in its browser.
+def make_server(app: "ASGIApp", idle_seconds: float = IDLE_SECONDS) -> "uvicorn.Server":
+    """Return a server whose ``run`` serves until its ``should_exit`` is set.
 
-    Such a page may send forms here, and may have its own name lead here.
+    Args:
+        app: What answers.
+        idle_seconds: How long a connection may be open without a request.
     """
-    addresses = [b"//" + headers.get(b"host", b"localhost")]
-    if b"origin" in headers:
-        addresses.append(headers[b"origin"])
-    try:
-        return all(is_loopback(urlsplit(a.decode("latin-1")).hostname) for a in addresses)
-    except ValueError:
-        return False
+    import uvicorn
+    from uvicorn.protocols.http.h11_impl import H11Protocol
+
+    class IdleTimeoutProtocol(H11Protocol):
+        """HTTP of uvicorn that closes idle connections and answers what is not HTTP with JSON."""
+
+        _timer: asyncio.TimerHandle | None = None
+
+        def connection_made(self, transport: asyncio.BaseTransport) -> None:
+            super().connection_made(transport)  # type: ignore[arg-type]
+            if len(self.connections) > CONNECTIONS:
+                self.transport.abort()
+            self._wait_for_request()
+
+        def data_received(self, data: bytes) -> None:
+            super().data_received(data)
+            self._wait_for_request()
+
+        def connection_lost(self, exc: Exception | None) -> None:
+            super().connection_lost(exc)
+            self._stop_waiting()
+
+        def _wait_for_request(self) -> None:
+            if self.cycle is not None and not self.cycle.response_complete:
+                self._stop_waiting()
+            elif self._timer is None:
+                self._timer = self.loop.call_later(idle_seconds, self.transport.abort)
+
+        def _stop_waiting(self) -> None:
+            if self._timer is not None:
+                self._timer.cancel()
+                self._timer = None
+
+        def send_400_response(self, msg: str) -> None:
+            body = RefusedError(400, "bad_request", "this is not HTTP; check the client").body
+            head = f"HTTP/1.1 400 Bad Request\r\ncontent-length: {len(body)}\r\n"
+            head += "content-type: application/json\r\nconnection: close\r\n\r\n"
+            self.transport.write(head.encode() + body)
+            self.transport.close()
+
+    protocol: Any = IdleTimeoutProtocol
+    return uvicorn.Server(
+        uvicorn.Config(
+            app,
+            http=protocol,
+            ws="none",
+            log_level="error",
+            access_log=False,
+            server_header=False,
+            timeout_graceful_shutdown=SHUTDOWN_SECONDS,
+        )
+    )

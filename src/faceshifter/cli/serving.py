@@ -43,25 +43,22 @@ def serve(
         keep_hours: Hours for which the result of a job is kept.
         networks: Trained networks, how faces are found, and the device.
     """
-    from faceshifter.apps.http import address, check_host, listen
-    from faceshifter.apps.serve import server
+    from faceshifter.apps import http
+    from faceshifter.files import user_folder
 
     token = os.environ.get("FACESHIFTER_TOKEN") or None
-    check_host(host, token)
+    http.check_host(host, token)
     if min(max_mb, max_video_mb, max_megapixels, queue, jobs) < 1 or keep_hours <= 0:
         raise OutputError("limits of zero leave nothing to serve; give numbers above it")
-    if folder is None:
-        from platformdirs import user_state_path
+    from faceshifter.apps.serve.app import Limits, create_app, server_folder
 
-        folder = user_state_path("faceshifter") / "serve"
-    with server.private_folder(folder), listen(host, port) as where:
-        from faceshifter.apps.serve.app import Limits, create_app
-
+    folder = folder or user_folder("state") / "serve"
+    with server_folder(folder), http.listen(host, port) as listening:
         swapper = networks.load()
         limits = Limits(max_mb, max_video_mb, max_megapixels, queue, jobs, keep_hours)
         app = create_app(swapper, folder, limits, token)
-        print(f"serving at {address(where)}; stop with Ctrl+C", flush=True)
-        server.serve(app, where)
+        print(f"serving at {http.address(listening)}; stop with Ctrl+C", flush=True)
+        http.serve(app, listening)
 
 
 def study(
@@ -115,7 +112,7 @@ def _write_table(votes: "Votes", path: Path) -> None:
     """Print Table 2, and write it as JSON."""
     from dataclasses import asdict
 
-    from faceshifter.apps.study.votes import shares, table
+    from faceshifter.apps.study.votes import share_table, shares
     from faceshifter.files import write_json
 
     counts, (raters, finished) = votes.counts(), votes.raters()
@@ -127,7 +124,7 @@ def _write_table(votes: "Votes", path: Path) -> None:
     about = {"raters": raters, "finished": finished, "methods": methods}
     write_json(path, about)
     print(f"{raters} raters, {finished} of them with all questions answered; percent of votes\n")
-    print("\n".join(table(result)))
+    print(share_table(result))
 
 
 def ui(

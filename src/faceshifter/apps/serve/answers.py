@@ -1,27 +1,17 @@
-"""What the server answers with, and which status and code an error has."""
+"""Forms of the answers, and the status and code of each error."""
 
-import json
 from dataclasses import dataclass
 from typing import Literal
 
+from faceshifter.apps.guard import Problem, RefusedError
 from faceshifter.errors import FaceShifterError, ImageError, NoFaceError, OutputError, VideoError
 
 State = Literal["queued", "running", "done", "failed"]
 
 
 @dataclass(frozen=True)
-class Problem:
-    """Every answer that is not what was asked for."""
-
-    error: str
-    """A code for programs."""
-    message: str
-    """A sentence for people."""
-
-
-@dataclass(frozen=True)
 class QueueState:
-    """How much waits and runs."""
+    """Swaps that wait or run."""
 
     photos: int
     jobs: int
@@ -29,7 +19,7 @@ class QueueState:
 
 @dataclass(frozen=True)
 class Health:
-    """That the server works, and with which networks."""
+    """Whether the server works, and its networks."""
 
     status: Literal["ok", "failing"]
     version: str
@@ -41,7 +31,7 @@ class Health:
 
 @dataclass(frozen=True)
 class JobProgress:
-    """How far a job is."""
+    """Progress of a running job."""
 
     done: int
     total: int
@@ -50,7 +40,7 @@ class JobProgress:
 
 @dataclass(frozen=True)
 class JobState:
-    """What has become of a job."""
+    """State of a job."""
 
     id: str
     state: State
@@ -64,27 +54,6 @@ class JobState:
     """When it and its files are deleted, in seconds since 1970, once it has ended."""
 
 
-class RefusedError(FaceShifterError):
-    """A request that is answered with a problem."""
-
-    def __init__(
-        self, status: int, code: str, message: str, *, retry_after: int | None = None
-    ) -> None:
-        """``retry_after``: seconds after which the same request may be taken."""
-        super().__init__(message)
-        self.status, self.problem, self.retry_after = status, Problem(code, message), retry_after
-
-    @property
-    def headers(self) -> dict[str, str]:
-        """Of the answer."""
-        return {} if self.retry_after is None else {"Retry-After": str(self.retry_after)}
-
-    @property
-    def body(self) -> bytes:
-        """The problem as JSON."""
-        return as_json(self.problem)
-
-
 STATUS_AND_CODE: list[tuple[type[FaceShifterError], int, str]] = [
     (ImageError, 422, "unreadable_image"),
     (NoFaceError, 422, "no_face"),
@@ -95,7 +64,7 @@ STATUS_AND_CODE: list[tuple[type[FaceShifterError], int, str]] = [
 
 
 def refused(error: FaceShifterError) -> RefusedError:
-    """The answer to a user's error."""
+    """Return the answer to an error that its input caused."""
     if isinstance(error, RefusedError):
         return error
     status, code = next(
@@ -105,15 +74,10 @@ def refused(error: FaceShifterError) -> RefusedError:
 
 
 def internal_error() -> RefusedError:
-    """The answer to an error of ours, which tells nothing of it."""
+    """Return the answer to any other error, without its details."""
     return RefusedError(500, "internal", "the server failed; its log says why")
 
 
-def as_json(problem: Problem) -> bytes:
-    """The body of an answer."""
-    return json.dumps({"error": problem.error, "message": problem.message}).encode()
-
-
 def cannot_store(error: OSError) -> OutputError:
-    """What is wrong with the server's disk."""
+    """Return the error of an upload that does not fit on the server's disk."""
     return OutputError(f"the server cannot store this upload ({error.strerror}); try again later")

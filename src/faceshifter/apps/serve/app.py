@@ -1,35 +1,45 @@
-"""The server put together: networks, queues, routes, and the gate before them."""
+"""The server put together: networks, queues, routes, and the guard before them."""
 
 import asyncio
+import os
 import shutil
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+import tempfile
+import time
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from filelock import FileLock, Timeout
+
 from faceshifter import __version__
-from faceshifter.apps.serve.answers import (
-    Problem,
-    RefusedError,
-    cannot_store,
-    internal_error,
-    refused,
-)
-from faceshifter.apps.serve.guard import Metrics, RequestGuard
+from faceshifter.apps.guard import Guard, Problem, RefusedError, Rules
+from faceshifter.apps.http import require
+from faceshifter.apps.serve.answers import cannot_store, internal_error, refused
 from faceshifter.apps.serve.jobs import Jobs
-from faceshifter.apps.serve.photos import PhotoQueue, Swappers
+from faceshifter.apps.serve.photos import PhotoQueue
 from faceshifter.apps.serve.routes import AppState, add_routes
-from faceshifter.errors import DependencyError, FaceShifterError
+from faceshifter.errors import FaceShifterError, OutputError
+from faceshifter.face.detect import LockedDetector
 from faceshifter.swap.swapper import FaceSwapper
 
+if TYPE_CHECKING:
+    from fastapi import FastAPI
+    from starlette.types import Scope
+
 STATUSES = (400, 401, 403, 408, 413, 415, 422, 429, 500, 503, 507)
-"""Of problems, on any route."""
+"""Statuses of problems on any route."""
+CODES = {400: "bad_request", 404: "not_found", 405: "method_not_allowed"}
+SENTENCES = {
+    404: "there is nothing here; GET /openapi.json lists what there is",
+    405: "this address takes other methods; GET /openapi.json lists them",
+}
 
 
 @dataclass(frozen=True)
 class Limits:
-    """What a server takes."""
+    """Sizes and numbers that a server accepts."""
 
     max_mb: int = 32
     """Of the photos of one swap together."""
@@ -45,95 +55,118 @@ class Limits:
     """How long the result of a job is kept."""
 
 
+@contextmanager
+def server_folder(folder: Path) -> Iterator[Path]:
+    """Make a folder for one server and its user alone; uploads pass through it.
+
+    Raises:
+        OutputError: It cannot be made, others may read it, or another server uses it.
+    """
+    try:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        if os.name == "posix" and folder.stat().st_mode & 0o077:
+            raise OutputError(f"others may look into {folder}; make it private by chmod 700")
+        lock = FileLock(folder / "lock")
+        lock.acquire(timeout=0)
+    except Timeout:
+        raise OutputError(f"another server uses {folder}; choose another --folder") from None
+    except OSError as error:
+        raise OutputError(f"{folder} cannot be used ({error.strerror}); choose another") from None
+    before = tempfile.tempdir
+    try:
+        for leftover in folder.glob("passing-*"):  # of a server that was killed
+            shutil.rmtree(leftover, ignore_errors=True)
+        # Starlette's parser of forms lays large uploads down in the folder for temporary files, as
+        # files without a name, and has no option for another one.
+        tempfile.tempdir = str(folder)
+        yield folder
+    finally:
+        tempfile.tempdir = before
+        lock.release()
+
+
 def create_app(
-    swapper: FaceSwapper, folder: Path, limits: Limits, token: str | None
-) -> RequestGuard:
-    """The server as an ASGI application.
+    swapper: FaceSwapper,
+    folder: Path,
+    limits: Limits,
+    token: str | None,
+    *,
+    now: Callable[[], float] = time.time,
+) -> Guard:
+    """Return the server as an ASGI application.
 
     Args:
         swapper: Networks and detector.
-        folder: Private folder for jobs and passing files; one server has it at a time.
-        limits: What it takes.
-        token: What clients have to send; None lets all of this machine in.
+        folder: For jobs and passing files, from ``server_folder``.
+        limits: What is accepted.
+        token: What clients have to send; None accepts every request to this machine's own name.
+        now: Seconds since 1970, for the time that results are kept.
 
     Raises:
         DependencyError: A package is not installed.
-        DataError: The folder's jobs are not such.
+        DataError: The folder's jobs are damaged.
     """
-    try:
-        import python_multipart  # noqa: F401  # which forms need
-        import uvicorn  # noqa: F401  # which serve needs
-        from fastapi import Depends, FastAPI
-        from fastapi.security import HTTPBearer
-    except ImportError as error:
-        raise DependencyError(
-            f"a server needs {error.name}; run pip install 'faceshifter[serve]'"
-        ) from None
+    require("a server", "serve", "fastapi", "python_multipart", "uvicorn", "prometheus_client")
+    from fastapi import Depends, FastAPI
+    from fastapi.security import HTTPBearer
 
+    from faceshifter.apps.serve.metrics import Metrics
+
+    swapper = FaceSwapper(swapper.networks, LockedDetector(swapper.detector))
     metrics = Metrics()
     max_pixels = limits.max_megapixels * 10**6
-    swappers = Swappers(swapper)
-    worker = PhotoQueue(limits.queue, metrics.swap_seconds.observe)
+    queue = PhotoQueue(limits.queue, metrics.swap_seconds.observe)
     jobs = Jobs(
         folder,
-        swappers,
+        swapper,
         limit=limits.jobs,
         keep_seconds=limits.keep_hours * 3600,
         max_pixels=max_pixels,
         ended=lambda state: metrics.jobs.labels(state).inc(),
+        now=now,
     )
-    metrics.watch_queue("photos", lambda: worker.depth)
+    metrics.watch_queue("photos", lambda: queue.depth)
     metrics.watch_queue("jobs", jobs.store.waiting)
-    prints = swapper.networks.fingerprints
-    models = {name: digits for name, digits in prints.items() if digits is not None}
-    models["identity"] = models.pop("encoder")
     sizes = {"/swap": limits.max_mb * 2**20, "/jobs": limits.max_video_mb * 2**20}
 
-    def full(path: str) -> RefusedError | None:
-        if path == "/swap":
-            return worker.full()
-        if path != "/jobs":
-            return None
-        if shutil.disk_usage(folder).free < sizes[path]:
-            return RefusedError(507, "cannot_store", "the server's disk is full; try again later")
-        return jobs.full()
+    def check_room(scope: "Scope") -> None:
+        if scope["method"] == "POST" and scope["path"] == "/swap":
+            queue.check_room()
+        if scope["method"] == "POST" and scope["path"] == "/jobs":
+            if shutil.disk_usage(folder).free < sizes["/jobs"]:
+                raise RefusedError(
+                    507, "cannot_store", "the server's disk is full; try again later"
+                )
+            jobs.check_room()
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         jobs.begin()
         yield
         await asyncio.to_thread(jobs.stop)
-        await asyncio.to_thread(worker.stop)
+        await asyncio.to_thread(queue.stop)
 
     app = FastAPI(
         title="faceshifter",
         version=__version__,
         lifespan=lifespan,
-        docs_url=None,  # their pages load scripts from elsewhere
+        docs_url=None,  # these pages load scripts from elsewhere
         redoc_url=None,
         redirect_slashes=False,
         responses={status: {"model": Problem} for status in STATUSES},
-        # For the description alone: the gate asks for the token.
+        # For the description alone: the guard checks the token.
         dependencies=[Depends(HTTPBearer(auto_error=False))] if token else [],
     )
     add_handlers(app)
-    add_routes(
-        app,
-        AppState(
-            folder, swappers, worker, jobs, metrics, max_pixels, swapper.networks.device, models
-        ),
+    add_routes(app, AppState(folder, swapper, queue, jobs, metrics, max_pixels))
+    rules = Rules(
+        token=token,
+        open_paths=("/health",),
+        local=token is None,
+        limits=sizes,
+        headers={"Cache-Control": "no-store", "X-Content-Type-Options": "nosniff"},
     )
-    return RequestGuard(app, token=token, limits=sizes, full=full, metrics=metrics)
-
-
-if TYPE_CHECKING:
-    from fastapi import FastAPI
-
-CODES = {400: "bad_request", 404: "not_found", 405: "method_not_allowed"}
-SENTENCES = {
-    404: "there is nothing here; GET /openapi.json lists what there is",
-    405: "this address takes other methods; GET /openapi.json lists them",
-}
+    return Guard(app, rules, check=check_room, ended=metrics.count_request)
 
 
 def add_handlers(app: "FastAPI") -> None:
@@ -143,9 +176,7 @@ def add_handlers(app: "FastAPI") -> None:
     from starlette.exceptions import HTTPException
 
     def answer(error: RefusedError) -> Response:
-        return Response(
-            error.body, error.status, {**error.headers, "Content-Type": "application/json"}
-        )
+        return Response(error.body, error.status, error.headers)
 
     @app.exception_handler(FaceShifterError)
     def on_error(_: Request, error: FaceShifterError) -> Response:
@@ -154,9 +185,8 @@ def add_handlers(app: "FastAPI") -> None:
     @app.exception_handler(RequestValidationError)
     def on_invalid(_: Request, error: RequestValidationError) -> Response:
         first = error.errors()[0]
-        where = first["loc"][1] if len(first["loc"]) > 1 else first["loc"][0]
-        sentence = f"{where} is not as it should be: {first['msg']}"
-        return answer(RefusedError(422, "invalid_request", sentence))
+        name = first["loc"][1] if len(first["loc"]) > 1 else first["loc"][0]
+        return answer(RefusedError(422, "invalid_request", f"{name} is not valid: {first['msg']}"))
 
     @app.exception_handler(HTTPException)
     def on_http(_: Request, error: HTTPException) -> Response:

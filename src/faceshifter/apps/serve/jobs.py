@@ -1,4 +1,4 @@
-"""Swaps of videos: one thread, whose jobs outlive the server."""
+"""Swaps of videos: one thread that resumes what a stopped or killed server left."""
 
 import logging
 import re
@@ -12,60 +12,64 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from faceshifter.apps.serve.answers import (
-    JobProgress,
-    JobState,
-    Problem,
-    RefusedError,
-    internal_error,
+from faceshifter.apps.guard import Problem, RefusedError
+from faceshifter.apps.serve.answers import JobProgress, JobState, internal_error, refused
+from faceshifter.apps.serve.photos import (
+    PERSON_LABEL,
+    SwapOptions,
+    check_pixels,
+    read_photo,
+    select,
 )
-from faceshifter.apps.serve.answers import refused as refused_with
-from faceshifter.apps.serve.photos import SwapOptions, Swappers, check_pixels, read_photo, select
 from faceshifter.apps.serve.store import Store, VideoJob
 from faceshifter.errors import CancelledError, FaceShifterError
 from faceshifter.images import Photo
+from faceshifter.swap.swapper import FaceSwapper
 
 log = logging.getLogger(__name__)
 JOB_ID = re.compile(r"[0-9a-f]{32}")
 PERSON = "person"
 FRAMES = "frames.jsonl"
 MOST_STARTS = 3
-"""Then a job that takes the server down with it is given up."""
+"""A job during which the server was killed so often is given up."""
 JANITOR_SECONDS = 60
 
 
 class Jobs:
-    """The jobs, their files and the thread that works on them."""
+    """Jobs of one folder, their files and the thread that works on them."""
 
     def __init__(
         self,
         folder: Path,
-        swappers: Swappers,
+        swapper: FaceSwapper,
         *,
         limit: int,
         keep_seconds: float,
         max_pixels: int,
         ended: Callable[[str], None],
+        now: Callable[[], float] = time.time,
     ) -> None:
-        """Go on with the jobs of a folder; call ``begin`` to work on them.
+        """Open the jobs of a folder; ``begin`` resumes them.
 
         Args:
             folder: Where jobs and their files are.
-            swappers: The networks.
+            swapper: Networks with both stages, and a detector that several threads may use.
             limit: How many jobs may wait or run.
             keep_seconds: How long the files of an ended job are kept.
-            max_pixels: Of source photos.
-            ended: Told the state in which a job has ended.
+            max_pixels: Most pixels of a source photo and of a frame.
+            ended: Called with the state in which a job has ended.
+            now: Seconds since 1970.
         """
-        self._folder, self._swappers, self._limit = folder / "jobs", swappers, limit
-        self._keep_seconds, self._max_pixels, self._ended = keep_seconds, max_pixels, ended
+        self._folder, self._swapper, self._limit = folder / "jobs", swapper, limit
+        self._keep_seconds, self._max_pixels = keep_seconds, max_pixels
+        self._ended, self._now = ended, now
         self._folder.mkdir(mode=0o700, exist_ok=True)
         self.store = Store(folder / "jobs.sqlite")
         kept = self.store.ids()
         for leftover in self._folder.iterdir():  # of a server that was killed
             if JOB_ID.fullmatch(leftover.name) and leftover.name not in kept:
                 shutil.rmtree(leftover, ignore_errors=True)
-        for job_id in kept:  # whose end was written, but not seen to
+        for job_id in kept:  # a server may have been killed between a job's end and its tidying
             job = self.store.get(job_id)
             if job is not None and job.ended is not None:
                 self._delete_uploads(job)
@@ -75,16 +79,16 @@ class Jobs:
         self._progress = JobProgress(0, 0)
         self._threads = [
             threading.Thread(target=self._work_on_all, name="videos"),
-            threading.Thread(target=self._tidy, name="janitor", daemon=True),
+            threading.Thread(target=self._delete_expired, name="janitor", daemon=True),
         ]
 
     def begin(self) -> None:
-        """Start to work."""
+        """Start the threads."""
         for thread in self._threads:
             thread.start()
 
     def stop(self) -> None:
-        """Stop at the next frame; the job goes on when the next server begins."""
+        """Stop at the next frame; the next server on this folder resumes the job."""
         self._stopping.set()
         self._wake.set()
         for thread in self._threads:
@@ -92,39 +96,42 @@ class Jobs:
 
     @property
     def working(self) -> bool:
-        """Whether jobs get done."""
+        """Whether the thread that works on jobs is alive."""
         return self._threads[0].is_alive()
 
-    def full(self) -> RefusedError | None:
-        """Why no further job is taken now."""
-        if self.store.waiting() < self._limit:
-            return None
-        return RefusedError(
-            429, "queue_full", f"{self._limit} jobs wait already; try again", retry_after=60
-        )
+    def check_room(self) -> None:
+        """Refuse a job that would wait too long.
+
+        Raises:
+            RefusedError: The queue is full.
+        """
+        if self.store.waiting() >= self._limit:
+            sentence = f"{self._limit} jobs wait already; try again"
+            raise RefusedError(429, "queue_full", sentence, retry_after=60)
 
     def new_folder(self) -> Path:
-        """A private folder for a job's uploads; its name, the job's id, cannot be guessed."""
+        """Make a private folder for a job's uploads; its name, the job's id, is a secret."""
         folder = self._folder / secrets.token_hex(16)
         folder.mkdir(mode=0o700)
         return folder
 
-    def add(self, folder: Path, suffix: str, wish: SwapOptions) -> JobState:
+    def add(self, folder: Path, suffix: str, options: SwapOptions) -> JobState:
         """Queue a job whose uploads are in a new folder.
 
         Raises:
             RefusedError: The queue is full.
         """
-        if not self.store.add(folder.name, suffix, wish, self._limit):
-            raise self.full() or RefusedError(429, "queue_full", "try again", retry_after=1)
+        with self._lock:
+            self.check_room()
+            self.store.add(folder.name, suffix, options)
         self._wake.set()
         return self.state(folder.name)
 
     def state(self, job_id: str) -> JobState:
-        """What has become of a job.
+        """Return the state of a job.
 
         Raises:
-            RefusedError: There is no such job.
+            RefusedError: No job has this id.
         """
         with self._lock:
             job = self._get(job_id)
@@ -136,10 +143,10 @@ class Jobs:
         )
 
     def result(self, job_id: str, *, frames: bool = False) -> Path:
-        """The video of a job that is done, or what became of its frames as lines of JSON.
+        """Return the file of a job's result, or that of a line of JSON for each of its frames.
 
         Raises:
-            RefusedError: There is no such job, or it is not done.
+            RefusedError: No job has this id, or the job is not done.
         """
         job = self._get(job_id)
         if job.state == "failed" and job.error is not None:
@@ -152,32 +159,28 @@ class Jobs:
         """Cancel a job and delete its files.
 
         Raises:
-            RefusedError: There is no such job.
+            RefusedError: No job has this id.
         """
         with self._lock:
             if not self.store.delete(job_id):
                 raise no_such_job()
-            if self._current != job_id:  # else its thread does it, within a frame
+            if self._current != job_id:  # a running job's thread does it before its next frame
                 shutil.rmtree(self._folder / job_id, ignore_errors=True)
-
-    def delete_expired(self) -> None:
-        """Delete jobs that ended long enough ago."""
-        for job_id in self.store.ended_before(time.time() - self._keep_seconds):
-            with suppress(RefusedError):  # a client was faster
-                self.delete(job_id)
 
     def _get(self, job_id: str) -> VideoJob:
         job = self.store.get(job_id)
-        if job is None or (job.ended or time.time()) + self._keep_seconds < time.time():
+        if job is None or (job.ended or self._now()) + self._keep_seconds < self._now():
             raise no_such_job()
         return job
 
     def _result(self, job: VideoJob) -> Path:
         return self._folder / job.id / f"result{job.suffix}"
 
-    def _tidy(self) -> None:
+    def _delete_expired(self) -> None:
         while not self._stopping.is_set():
-            self.delete_expired()
+            for job_id in self.store.ended_before(self._now() - self._keep_seconds):
+                with suppress(RefusedError):  # a client has deleted it just now
+                    self.delete(job_id)
             self._stopping.wait(JANITOR_SECONDS)
 
     def _work_on_all(self) -> None:
@@ -193,7 +196,7 @@ class Jobs:
                 self._work_on(job)
 
     def _work_on(self, job: VideoJob) -> None:
-        """Do a job and store how it ended, unless it was cancelled or is to go on later."""
+        """Do a job and store how it ended, unless it was cancelled or the server stops."""
         report: dict[str, object] | None = None
         error: Problem | None = None
         stopped = False
@@ -205,9 +208,9 @@ class Jobs:
             report = self._swap(job)
         except CancelledError:
             stopped = True
-        except FaceShifterError as wrong:
-            error = refused_with(wrong).problem
-        except Exception:  # one job's failure is not the next one's
+        except FaceShifterError as failure:
+            error = refused(failure).problem
+        except Exception:  # must not end the thread: other jobs wait
             log.exception("job %s failed", job.id)
             error = internal_error().problem
         with self._lock:
@@ -217,7 +220,7 @@ class Jobs:
             elif stopped:
                 self.store.requeue(job.id)
             else:
-                self.store.finish(job.id, report, error)
+                self.store.finish(job.id, self._now(), report, error)
                 self._delete_uploads(job)
                 self._ended("done" if error is None else "failed")
 
@@ -232,15 +235,11 @@ class Jobs:
         def read(path: Path, name: str) -> Photo:
             return read_photo(path, name, self._max_pixels)
 
-        swapper = self._swappers.get(job.wish)
+        swapper = self._swapper if job.options.hear else self._swapper.without_hear()
         sources = [read(path, "the source") for path in sorted(folder.glob("source-*"))]
-        person = folder / PERSON
-        selection = select(
-            swapper,
-            job.wish,
-            sources,
-            read(person, "the photo of the person") if person.exists() else None,
-        )
+        path = folder / PERSON
+        person = read(path, PERSON_LABEL) if path.exists() else None
+        selection = select(swapper, job.options, sources, person)
         summary = clip.swap_video(
             swapper,
             selection,
@@ -257,7 +256,7 @@ class Jobs:
             self._progress = JobProgress(done, total)
 
     def _delete_uploads(self, job: VideoJob) -> None:
-        """All but what has come out."""
+        """Delete a job's files except its results."""
         for path in (self._folder / job.id).glob("*"):
             if path.name not in (FRAMES, self._result(job).name):
                 if path.is_dir():
@@ -267,5 +266,5 @@ class Jobs:
 
 
 def no_such_job() -> RefusedError:
-    """Nothing tells an expired job from one that never was."""
+    """Return the refusal of an id without a job: it has expired, or never was one."""
     return RefusedError(404, "not_found", "there is no such job; it may have expired")

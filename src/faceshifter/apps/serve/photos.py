@@ -1,4 +1,4 @@
-"""Swaps of photos: one thread for all of them, and a queue that does not grow for ever."""
+"""Swaps of photos: their queue, their checks and the swap itself."""
 
 import threading
 import time
@@ -13,138 +13,15 @@ from typing import TypeVar
 
 from PIL import Image
 
-from faceshifter.apps.serve.answers import RefusedError
-from faceshifter.errors import NoFaceError
-from faceshifter.face.detect import LockedDetector
+from faceshifter.apps.guard import RefusedError
 from faceshifter.images import DECODE_ERRORS, Photo, decode_photo, save_photo
 from faceshifter.media import sniff
-from faceshifter.swap.selection import FaceChoice, Match, Selection, why_none
-from faceshifter.swap.swapper import FaceSwapper, paste_faces
+from faceshifter.swap.selection import FaceChoice, Match, Selection
+from faceshifter.swap.swapper import FaceSwapper
 
 T = TypeVar("T")
-
-
-@dataclass(frozen=True)
-class SwapOptions:
-    """How to swap."""
-
-    face: FaceChoice = "largest"
-    source_face: FaceChoice = "only"
-    strength: float = 1.0
-    hear: bool = True
-
-
-class Swappers:
-    """The same networks with and without the second stage, for several threads."""
-
-    def __init__(self, swapper: FaceSwapper) -> None:
-        detector = LockedDetector(swapper.detector)
-        self._by_stage = {
-            True: FaceSwapper(swapper.networks, detector),
-            False: FaceSwapper(swapper.networks.without_hear(), detector),
-        }
-
-    def get(self, wish: SwapOptions) -> FaceSwapper:
-        """The one that a wish needs."""
-        return self._by_stage[wish.hear]
-
-
-class PhotoQueue:
-    """One thread, and a bounded queue before it."""
-
-    def __init__(self, limit: int, observe: Callable[[float], None]) -> None:
-        """``observe`` is told the seconds that each piece of work took."""
-        self._limit, self._observe = limit, observe
-        self._thread = ThreadPoolExecutor(1, "photos")
-        self._lock = threading.Lock()
-        self._seconds = 1.0  # a piece of work takes, from the last ones
-        self.depth = 0
-        """Waiting and running."""
-
-    def full(self) -> RefusedError | None:
-        """Why nothing more is taken now."""
-        if self.depth < self._limit:
-            return None
-        seconds = ceil(self.depth * self._seconds)
-        return RefusedError(
-            429, "queue_full", f"{self.depth} swaps wait already; try again", retry_after=seconds
-        )
-
-    def submit(self, work: Callable[[], T]) -> "Future[T]":
-        """Queue a piece of work.
-
-        Raises:
-            RefusedError: The queue is full.
-        """
-        with self._lock:
-            if (full := self.full()) is not None:
-                raise full
-            self.depth += 1
-        future = self._thread.submit(self._run, work)
-        future.add_done_callback(self._ended)
-        return future
-
-    def stop(self) -> None:
-        """Finish what is running, forget what waits."""
-        self._thread.shutdown(cancel_futures=True)
-
-    def _run(self, work: Callable[[], T]) -> T:
-        began = time.perf_counter()
-        try:
-            return work()
-        finally:
-            seconds = time.perf_counter() - began
-            self._observe(seconds)
-            self._seconds += 0.1 * (seconds - self._seconds)
-
-    def _ended(self, _: "Future[T]") -> None:
-        with self._lock:
-            self.depth -= 1
-
-
-def select(
-    swapper: FaceSwapper, wish: SwapOptions, sources: Sequence[Photo], person: Photo | None
-) -> Selection:
-    """Which faces are swapped, and who they become.
-
-    Args:
-        swapper: Tells who is in photos.
-        wish: What was asked for.
-        sources: Photos of one person, who is put in.
-        person: Photo of the only person to be replaced.
-
-    Raises:
-        NoFaceError: A photo has no face, or several where only one is meant.
-    """
-    source = swapper.identity([photo.pixels for photo in sources], face=wish.source_face)
-    matches: tuple[Match, ...] = ()
-    if person is not None:
-        replaced = swapper.find_faces(person.pixels, "largest", "the photo of the person")
-        matches = (Match(swapper.align(person.pixels, replaced)[0].z_id, source),)
-    return Selection(source, wish.face, matches, wish.strength)
-
-
-def swap_photo(swapper: FaceSwapper, selection: Selection, target: Photo, out: Path) -> int:
-    """Swap the chosen faces of a photo and write it, marked as every result is.
-
-    Returns:
-        The number of faces that were swapped.
-
-    Raises:
-        NoFaceError: There is nobody to be swapped.
-        OutputError: The result cannot be written.
-    """
-    faces = swapper.detector.detect(target.pixels)
-    targets, sources = swapper.choose(target.pixels, faces, selection)
-    if not targets:
-        if selection.matches:
-            raise NoFaceError("the person was not found in the target; give another photo of them")
-        raise why_none(faces, selection.face, "the target")
-    swapped = swapper.swap_faces(targets, sources, selection.strength)
-    save_photo(out, replace(target, pixels=paste_faces(target.pixels, swapped)))
-    return len(swapped)
-
-
+TARGET_LABEL = "the target"
+PERSON_LABEL = "the photo of the person"
 PHOTO_TYPES = ("image/jpeg", "image/png", "image/webp")
 VIDEO_SUFFIXES = {
     "video/mp4": ".mp4",
@@ -154,11 +31,121 @@ VIDEO_SUFFIXES = {
 }
 
 
-def check_photo(head: bytes, name: str) -> None:
-    """Refuse what is not a JPEG, PNG or WebP file.
+@dataclass(frozen=True)
+class SwapOptions:
+    """Fields of a request that say how to swap."""
+
+    face: FaceChoice = "largest"
+    source_face: FaceChoice = "only"
+    strength: float = 1.0
+    hear: bool = True
+
+
+class PhotoQueue:
+    """One thread for all swaps of photos, behind a bounded queue."""
+
+    def __init__(self, limit: int, observe: Callable[[float], None]) -> None:
+        """Start empty.
+
+        Args:
+            limit: Swaps that may wait or run.
+            observe: Called with the seconds that each swap took.
+        """
+        self._limit, self._observe = limit, observe
+        self._thread = ThreadPoolExecutor(1, "photos")
+        self._lock = threading.Lock()
+        self._mean_seconds = 1.0  # of the last swaps
+        self.depth = 0
+        """Swaps that wait or run."""
+
+    def check_room(self) -> None:
+        """Refuse a swap that would wait too long.
+
+        Raises:
+            RefusedError: The queue is full.
+        """
+        if self.depth >= self._limit:
+            raise RefusedError(
+                429,
+                "queue_full",
+                f"{self.depth} swaps wait already; try again",
+                retry_after=ceil(self.depth * self._mean_seconds),
+            )
+
+    def submit(self, work: Callable[[], T]) -> "Future[T]":
+        """Queue a swap.
+
+        Raises:
+            RefusedError: The queue is full.
+        """
+        with self._lock:
+            self.check_room()
+            self.depth += 1
+        future = self._thread.submit(self._run, work)
+        future.add_done_callback(self._ended)
+        return future
+
+    def stop(self) -> None:
+        """Finish the swap that runs and drop those that wait."""
+        self._thread.shutdown(cancel_futures=True)
+
+    def _run(self, work: Callable[[], T]) -> T:
+        began = time.perf_counter()
+        try:
+            return work()
+        finally:
+            seconds = time.perf_counter() - began
+            self._observe(seconds)
+            self._mean_seconds += 0.1 * (seconds - self._mean_seconds)
+
+    def _ended(self, _: "Future[T]") -> None:
+        with self._lock:
+            self.depth -= 1
+
+
+def select(
+    swapper: FaceSwapper, options: SwapOptions, sources: Sequence[Photo], person: Photo | None
+) -> Selection:
+    """Return the faces to swap and the identity they are given.
+
+    Args:
+        swapper: Embeds the faces.
+        options: What was asked for.
+        sources: Photos of the source person.
+        person: Photo of the only person to be replaced.
 
     Raises:
-        RefusedError: By its first bytes it is something else.
+        NoFaceError: A photo has no face, or several where only one is meant.
+    """
+    source = swapper.identity([photo.pixels for photo in sources], face=options.source_face)
+    matches: tuple[Match, ...] = ()
+    if person is not None:
+        replaced = swapper.find_faces(person.pixels, "largest", PERSON_LABEL)
+        matches = (Match(swapper.align(person.pixels, replaced)[0].z_id, source),)
+    return Selection(source, options.face, matches, options.strength)
+
+
+def save_swap(swapper: FaceSwapper, selection: Selection, target: Photo, out: Path) -> int:
+    """Swap the chosen faces of a photo and write it with the marks of every result.
+
+    Returns:
+        The number of faces that were swapped.
+
+    Raises:
+        NoFaceError: No face of the photo is to be swapped.
+        OutputError: The result cannot be written.
+    """
+    faces = swapper.detector.detect(target.pixels)
+    swapped = swapper.swap_detected(target.pixels, faces, selection, TARGET_LABEL)
+    save_photo(out, replace(target, pixels=swapped.pixels))
+    return len(swapped.faces)
+
+
+def check_photo(head: bytes, name: str) -> None:
+    """Check that a file is a photo, by its first bytes.
+
+    Raises:
+        RefusedError: It is not a JPEG, PNG or WebP file.
     """
     if sniff(head) not in PHOTO_TYPES:
         raise RefusedError(415, "unknown_type", f"{name} is not a JPEG, PNG or WebP file")
@@ -197,7 +184,7 @@ def read_photo(file: BytesIO | Path, name: str, max_pixels: int) -> Photo:
 
 
 def check_pixels(name: str, width: int, height: int, most: int) -> None:
-    """Refuse what would fill the memory.
+    """Check that a photo or frame does not fill the memory.
 
     Raises:
         RefusedError: It has more pixels than ``most``.

@@ -1,4 +1,4 @@
-"""The routes: photos are swapped at once, videos are jobs."""
+"""Addresses of the API and their fields: photos are swapped at once, videos are jobs."""
 
 import asyncio
 import shutil
@@ -6,36 +6,35 @@ import tempfile
 from collections.abc import Iterator
 from concurrent.futures import Future
 from dataclasses import asdict, dataclass
+from functools import partial
 from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar, cast
 
 from faceshifter import __version__
-from faceshifter.apps.serve.answers import (
-    Health,
-    JobState,
-    Problem,
-    QueueState,
-    RefusedError,
-    cannot_store,
-)
-from faceshifter.apps.serve.guard import Metrics
+from faceshifter.apps.guard import Problem, RefusedError
+from faceshifter.apps.serve.answers import Health, JobState, QueueState, cannot_store
 from faceshifter.apps.serve.jobs import PERSON, Jobs
 from faceshifter.apps.serve.photos import (
+    PERSON_LABEL,
+    TARGET_LABEL,
     PhotoQueue,
     SwapOptions,
-    Swappers,
     check_photo,
     read_photo,
+    save_swap,
     select,
-    swap_photo,
     video_suffix,
 )
+from faceshifter.images import Photo
 from faceshifter.media import HEAD_BYTES
 from faceshifter.swap.selection import FaceChoice
+from faceshifter.swap.swapper import FaceSwapper
 
 if TYPE_CHECKING:
     from fastapi import FastAPI, Request, UploadFile
+
+    from faceshifter.apps.serve.metrics import Metrics
 
 T = TypeVar("T")
 MOST_SOURCES = 8
@@ -57,34 +56,39 @@ LINES: dict[int | str, dict[str, Any]] = {200: {"content": {JSON_LINES: {}}}}
 
 @dataclass(frozen=True)
 class AppState:
-    """What the routes use."""
+    """Parts of the server that the routes use."""
 
     folder: Path
-    """For files that pass."""
-    swappers: Swappers
-    worker: PhotoQueue
+    """For results on their way to a client."""
+    swapper: FaceSwapper
+    queue: PhotoQueue
     jobs: Jobs
-    metrics: Metrics
+    metrics: "Metrics"
     max_pixels: int
-    device: str
-    models: dict[str, str]
-    """Fingerprint of each network's weights."""
 
 
-def add_routes(app: "FastAPI", works: AppState) -> None:
-    """All of them."""
+@dataclass(frozen=True)
+class PersonForm:
+    """Fields of both routes that swap."""
+
+    sources: "list[UploadFile]"
+    person: "UploadFile | None"
+    options: SwapOptions
+
+
+def add_routes(app: "FastAPI", state: AppState) -> None:
+    """Add all routes to the application."""
     from fastapi import Depends, File, Form, Request, UploadFile
     from fastapi.responses import FileResponse, JSONResponse, Response
 
-    sources_file = Annotated[
-        list[UploadFile],
-        File(description="One or more photos of the person to put in: JPEG, PNG or WebP"),
-    ]
-    person_file = Annotated[
-        UploadFile | None, File(description="Photo of a person: only they are replaced")
-    ]
-
-    def read_wish(
+    async def read_form(
+        source: Annotated[
+            list[UploadFile],
+            File(description="One or more photos of the source person: JPEG, PNG or WebP"),
+        ],
+        person: Annotated[
+            UploadFile | None, File(description="Photo of a person: only they are replaced")
+        ] = None,
         face: Annotated[
             str, Form(pattern=FACE, description="largest, all, or a number from the left, from 0")
         ] = "largest",
@@ -92,134 +96,137 @@ def add_routes(app: "FastAPI", works: AppState) -> None:
             str, Form(pattern=SOURCE_FACE, description="only, largest, or a number")
         ] = "only",
         strength: Annotated[
-            float, Form(ge=0, le=1, description="How much of the source's identity is put in")
+            float, Form(ge=0, le=1, description="How much of the source's identity is used")
         ] = 1.0,
         hear: Annotated[
-            bool, Form(description="Run the second stage, which gives back what covers the face")
+            bool, Form(description="Run the second stage, which restores what covers the face")
         ] = True,
-    ) -> SwapOptions:
-        return SwapOptions(face_choice(face), face_choice(source_face), strength, hear)
+    ) -> PersonForm:
+        for idx, upload in enumerate(source):
+            check_photo(await head(upload), source_label(idx))
+        if person is not None:
+            check_photo(await head(person), PERSON_LABEL)
+        options = SwapOptions(face_choice(face), face_choice(source_face), strength, hear)
+        return PersonForm(source, person, options)
 
     def passing_folder() -> Iterator[Path]:
         with tempfile.TemporaryDirectory(
-            dir=works.folder, prefix="passing-", ignore_cleanup_errors=True
+            dir=state.folder, prefix="passing-", ignore_cleanup_errors=True
         ) as name:
             yield Path(name)
 
     @app.post("/swap", response_class=FileResponse, form_limits=FORM_LIMITS, responses=PICTURE)
     async def swap(
         request: Request,
-        source: sources_file,
+        form: Annotated[PersonForm, Depends(read_form)],
         target: Annotated[UploadFile, File(description="Photo whose face is replaced")],
-        wish: Annotated[SwapOptions, Depends(read_wish)],
         passing: Annotated[Path, Depends(passing_folder)],
-        person: person_file = None,
         format: Annotated[Literal["png", "jpeg", "webp"], Form()] = "png",
     ) -> Response:
-        """Put the source's face into the target; answers with the picture, marked as synthetic."""
-        uploads = {
-            **{f"source {idx + 1}": upload for idx, upload in enumerate(source)},
-            "the target": target,
-            **({} if person is None else {"the photo of the person": person}),
-        }
-        await check_photos(uploads)
+        """Replace a face of the target; the answer is the picture, marked as synthetic."""
+        check_photo(await head(target), TARGET_LABEL)
         out = passing / f"result.{format}"
 
-        def work() -> int:
-            photos = {
-                name: read_photo(BytesIO(upload.file.read()), name, works.max_pixels)
-                for name, upload in uploads.items()
-            }
-            chosen = works.swappers.get(wish)
-            selection = select(
-                chosen,
-                wish,
-                [photos[f"source {idx + 1}"] for idx in range(len(source))],
-                photos.get("the photo of the person"),
-            )
-            return swap_photo(chosen, selection, photos["the target"], out)
+        read = partial(read_upload, max_pixels=state.max_pixels)
 
-        faces = await finished(works.worker.submit(work), request)
+        def work() -> int:
+            swapper = state.swapper if form.options.hear else state.swapper.without_hear()
+            sources = [read(upload, source_label(i)) for i, upload in enumerate(form.sources)]
+            person = None if form.person is None else read(form.person, PERSON_LABEL)
+            photo = read(target, TARGET_LABEL)
+            return save_swap(swapper, select(swapper, form.options, sources, person), photo, out)
+
+        faces = await finished(state.queue.submit(work), request)
         return FileResponse(
             out, media_type=f"image/{format}", headers={"X-Faces-Swapped": str(faces)}
         )
 
     @app.post("/jobs", status_code=202, form_limits=FORM_LIMITS)
     async def new_job(
-        source: sources_file,
+        form: Annotated[PersonForm, Depends(read_form)],
         video: Annotated[UploadFile, File(description="MP4, MOV, MKV or WebM")],
-        wish: Annotated[SwapOptions, Depends(read_wish)],
-        person: person_file = None,
     ) -> JobState:
-        """Queue a video; ask for its state by the id that is answered."""
-        uploads = {f"source-{idx}": upload for idx, upload in enumerate(source)}
-        if person is not None:
-            uploads[PERSON] = person
-        await check_photos(uploads)
+        """Queue a video; ask for its state by the id in the answer."""
         suffix = video_suffix(await head(video))
-        place = await asyncio.to_thread(works.jobs.new_folder)
+        uploads = {f"source-{idx}": upload for idx, upload in enumerate(form.sources)}
+        uploads["video"] = video
+        if form.person is not None:
+            uploads[PERSON] = form.person
+        folder = await asyncio.to_thread(state.jobs.new_folder)
         try:
-            for name, upload in (uploads | {"video": video}).items():
-                await asyncio.to_thread(save_upload, upload, place / name)
-            return await asyncio.to_thread(works.jobs.add, place, suffix, wish)
+            for name, upload in uploads.items():
+                await asyncio.to_thread(save_upload, upload, folder / name)
+            return await asyncio.to_thread(state.jobs.add, folder, suffix, form.options)
         except BaseException:
-            shutil.rmtree(place, ignore_errors=True)
+            shutil.rmtree(folder, ignore_errors=True)
             raise
 
     @app.get("/jobs/{job}", responses=UNKNOWN)
     def job_state(job: str) -> JobState:
-        """How far a job is, and what has come out."""
-        return works.jobs.state(job)
+        """State of a job: how far it is, its report or its error."""
+        return state.jobs.state(job)
 
     @app.get(
         "/jobs/{job}/result", response_class=FileResponse, responses=VIDEO | UNKNOWN | NOT_DONE
     )
     def job_result(job: str) -> Response:
-        """The video, marked as synthetic, once the job is done."""
-        return FileResponse(works.jobs.result(job))
+        """Video of a job that is done, marked as synthetic."""
+        return FileResponse(state.jobs.result(job))
 
     @app.get(
         "/jobs/{job}/frames", response_class=FileResponse, responses=LINES | UNKNOWN | NOT_DONE
     )
     def job_frames(job: str) -> Response:
-        """What became of each frame, as lines of JSON, once the job is done."""
-        return FileResponse(works.jobs.result(job, frames=True), media_type=JSON_LINES)
+        """Faces of each frame of a job that is done, as lines of JSON."""
+        return FileResponse(state.jobs.result(job, frames=True), media_type=JSON_LINES)
 
     @app.delete("/jobs/{job}", status_code=204, responses=UNKNOWN)
     def delete_job(job: str) -> None:
         """Cancel a job and delete its files."""
-        works.jobs.delete(job)
+        state.jobs.delete(job)
+
+    networks = state.swapper.networks
+    models = {
+        "identity" if name == "encoder" else name: digits
+        for name, digits in networks.fingerprints.items()
+        if digits is not None
+    }
 
     @app.get("/health", response_model=Health, responses={503: {"model": Health}})
     def health() -> Response:
-        """Whether all works; needs no token."""
-        ok = works.jobs.working
-        queue = QueueState(works.worker.depth, works.jobs.store.waiting())
-        answer = Health("ok" if ok else "failing", __version__, works.device, works.models, queue)
+        """Whether the server works; needs no token."""
+        ok = state.jobs.working
+        queue = QueueState(state.queue.depth, state.jobs.store.waiting())
+        status: Literal["ok", "failing"] = "ok" if ok else "failing"
+        answer = Health(status, __version__, networks.device, models, queue)
         return JSONResponse(asdict(answer), 200 if ok else 503)
 
     @app.get("/metrics", response_class=Response)
     def read_metrics() -> Response:
-        """For Prometheus."""
-        return Response(works.metrics.text(), media_type="text/plain; version=0.0.4")
+        """Counters for Prometheus."""
+        return Response(state.metrics.text(), media_type="text/plain; version=0.0.4")
+
+
+def source_label(idx: int) -> str:
+    """Return the name of a source photo in messages."""
+    return f"source {idx + 1}"
 
 
 def face_choice(text: str) -> FaceChoice:
-    """A choice of faces from its words, which are checked."""
+    """Return a choice of faces from a field that was checked by its pattern."""
     return int(text) if text.isdigit() else cast(FaceChoice, text)
 
 
 async def head(upload: "UploadFile") -> bytes:
-    """An upload's first bytes."""
+    """Return an upload's first bytes."""
     start = await upload.read(HEAD_BYTES)
     await upload.seek(0)
     return start
 
 
-async def check_photos(uploads: "dict[str, UploadFile]") -> None:
-    """Refuse uploads that are no photos."""
-    for name, upload in uploads.items():
-        check_photo(await head(upload), name)
+def read_upload(upload: "UploadFile", label: str, max_pixels: int) -> Photo:
+    """Decode an uploaded photo."""
+    return read_photo(BytesIO(upload.file.read()), label, max_pixels)
 
 
 def save_upload(upload: "UploadFile", path: Path) -> None:
@@ -236,7 +243,7 @@ def save_upload(upload: "UploadFile", path: Path) -> None:
 
 
 async def finished(future: "Future[T]", request: "Request") -> T:
-    """The result of work, which is not begun if its client goes away."""
+    """Return the result of queued work, which is dropped if its client goes away first."""
     waiting = asyncio.wrap_future(future)
     while not (await asyncio.wait([waiting], timeout=1))[0]:
         if await request.is_disconnected():

@@ -1,38 +1,34 @@
-"""The web page of a study: a start page, a page a rater, and what that page asks for."""
+"""The web page of a study: a start page, a page for each rater, and the requests of that page."""
 
 import io
-from collections.abc import Awaitable, Callable
 from dataclasses import asdict
 from functools import lru_cache
 from importlib import resources
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, TypeVar
+from typing import Annotated, TypeVar
 
 from PIL import Image
 
+from faceshifter.apps.guard import PAGE_HEADERS, Guard, Rules
+from faceshifter.apps.http import require
 from faceshifter.apps.study.votes import Votes
-from faceshifter.errors import DependencyError, ImageError
+from faceshifter.errors import ImageError
 from faceshifter.images import ENCODER_OPTIONS, load_photo
 from faceshifter.marks.xmp import xmp_packet
-
-if TYPE_CHECKING:
-    from fastapi import FastAPI
 
 T = TypeVar("T")
 COOKIE_SECONDS = 365 * 24 * 3600
 HEADERS = {
-    # Nothing from elsewhere, and the rater's link goes nowhere.
+    **PAGE_HEADERS,
     "Content-Security-Policy": "default-src 'none'; img-src 'self' data:; connect-src 'self'; "
     "style-src 'unsafe-inline'; script-src 'unsafe-inline'; form-action 'self'; base-uri 'none'; "
     "frame-ancestors 'none'",
-    "Referrer-Policy": "no-referrer",
-    "X-Content-Type-Options": "nosniff",
-    "X-Robots-Tag": "noindex",
+    "Cache-Control": "no-store",
 }
 
 
-def create_app(votes: Votes, num_pairs: int) -> "FastAPI":
-    """The study as an ASGI application.
+def create_app(votes: Votes, num_pairs: int) -> Guard:
+    """Return the study as an ASGI application.
 
     Args:
         votes: The study's file.
@@ -41,14 +37,9 @@ def create_app(votes: Votes, num_pairs: int) -> "FastAPI":
     Raises:
         DependencyError: FastAPI or uvicorn is not installed.
     """
-    try:
-        import uvicorn  # noqa: F401  # which serve needs
-        from fastapi import Body, Cookie, FastAPI, HTTPException, Request, Response
-        from fastapi.responses import HTMLResponse, RedirectResponse
-    except ImportError as error:
-        raise DependencyError(
-            f"a study needs {error.name}; run pip install 'faceshifter[study]'"
-        ) from None
+    require("a study", "study", "fastapi", "uvicorn")
+    from fastapi import Body, Cookie, FastAPI, HTTPException, Response
+    from fastapi.responses import HTMLResponse, RedirectResponse
 
     def found(value: T | None) -> T:
         if value is None:
@@ -57,17 +48,6 @@ def create_app(votes: Votes, num_pairs: int) -> "FastAPI":
 
     app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
     page = resources.files("faceshifter.apps.study").joinpath("page.html").read_text("utf-8")
-
-    @app.middleware("http")
-    async def add_headers(
-        request: Request, call_next: Callable[[Request], Awaitable[Response]]
-    ) -> Response:
-        response = await call_next(request)
-        response.headers.update(HEADERS)
-        # A picture stays as it is under its token; all else changes with every vote.
-        kept = request.url.path.startswith("/picture/") and response.status_code == 200
-        response.headers["Cache-Control"] = "private, max-age=86400" if kept else "no-store"
-        return response
 
     @app.get("/")
     def start_page(rater: str | None = Cookie(None)) -> Response:
@@ -108,18 +88,21 @@ def create_app(votes: Votes, num_pairs: int) -> "FastAPI":
     def picture(token: str) -> Response:
         path, synthetic = found(votes.picture(token))
         try:
-            return Response(encode(path, synthetic), media_type="image/jpeg")
+            jpeg = encode(path, synthetic)
         except ImageError as error:
             raise HTTPException(404, "this picture is gone") from error
+        # A picture never changes under its token; everything else may with every vote.
+        kept = {"Cache-Control": "private, max-age=86400"}
+        return Response(jpeg, media_type="image/jpeg", headers=kept)
 
-    return app
+    return Guard(app, Rules(headers=HEADERS))
 
 
 @lru_cache(maxsize=256)
 def encode(path: Path, synthetic: bool) -> bytes:
-    """A picture as the same kind of JPEG whatever its file is, so that a format tells no method.
+    """Encode a picture as JPEG, whatever its file is, so that no format gives a method away.
 
-    Of the file's metadata nothing is sent; a result has the mark of a synthetic picture.
+    The file's metadata is left out; a result has the mark of a synthetic picture.
 
     Raises:
         ImageError: It cannot be read.

@@ -1,4 +1,4 @@
-"""What a study shows: pairs of photos and what each method made of them, from a CSV file."""
+"""Pairs of photos and the results of each method, from a CSV file."""
 
 import hashlib
 import json
@@ -15,17 +15,17 @@ COLUMNS = ("source", "target", "result", "method")
 
 @dataclass(frozen=True)
 class Unit:
-    """One source and target, with the result of every method."""
+    """One source and target with the result of every method."""
 
     source: Path
     target: Path
     results: dict[str, Path]
-    """By method; the same methods in every unit."""
+    """Picture by method; the same methods in every unit."""
 
 
 @dataclass(frozen=True)
 class Study:
-    """All units, and the digits that tell this study from others."""
+    """All pairs of a study, and the digits that identify it."""
 
     units: list[Unit]
     digest: str
@@ -33,7 +33,7 @@ class Study:
 
     @property
     def methods(self) -> list[str]:
-        """In the order of names."""
+        """Names of the methods, sorted."""
         return list(self.units[0].results)
 
 
@@ -43,7 +43,7 @@ def read_study(path: Path) -> Study:
     Paths are relative to the file's own folder. Other columns are ignored.
 
     Raises:
-        DataError: The file is not such a table, a method lacks a pair, or a picture is missing.
+        DataError: The table is damaged, a method lacks a pair, or a picture is missing.
     """
     results: dict[tuple[str, str], dict[str, str]] = {}
     for where, row in read_table(path, COLUMNS):

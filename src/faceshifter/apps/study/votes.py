@@ -1,7 +1,7 @@
-"""Raters, what each is shown, and their votes, in one SQLite file.
+"""Raters, the pairs that each is shown and their votes in one SQLite file, and the table of shares.
 
-Every request opens the file anew and every vote is a transaction of its own, so raters do not
-disturb each other, and what has been answered survives any end of the server.
+Every request opens the file again and every vote is a transaction of its own: raters do not disturb
+each other, and an answered vote survives any end of the server.
 """
 
 import json
@@ -9,18 +9,19 @@ import math
 import random
 import secrets
 import sqlite3
-from collections.abc import Iterator, Sequence
-from contextlib import closing, contextmanager
+from collections.abc import Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
+from faceshifter.apps.sqlite import connect, transaction
 from faceshifter.apps.study.study import Study
 from faceshifter.errors import DataError, OutputError
+from faceshifter.files import markdown_table
 
 QUESTIONS = ("identity", "attributes", "realism")
-"""Of each pair, in this order; Section 4.1 (i) to (iii). page.html words them."""
+"""Questions about each pair, in this order; Section 4.1 (i) to (iii). page.html words them."""
 
-WAIT_SECONDS = 30
 SCHEMA = """
 CREATE TABLE study (digest TEXT NOT NULL);
 CREATE TABLE raters (id INTEGER PRIMARY KEY, token TEXT NOT NULL UNIQUE, began TEXT NOT NULL);
@@ -37,11 +38,11 @@ CREATE TABLE votes (
 
 @dataclass(frozen=True)
 class Question:
-    """One question as a rater sees it: tokens of pictures, no names."""
+    """One question as a rater sees it: tokens of pictures instead of names."""
 
     question: str
     position: int
-    """Of the pair, from 0."""
+    """Place of the pair among the rater's, from 0."""
     source: str
     target: str
     results: list[str]
@@ -50,25 +51,25 @@ class Question:
 
 
 class Votes:
-    """The study's file."""
+    """Votes of one study in a file."""
 
     def __init__(self, path: Path, study: Study) -> None:
-        """Make the file, or go on with that of the same study.
+        """Make the file, or open that of the same study.
 
         Raises:
-            DataError: It is of another study, or no such file.
+            DataError: It belongs to another study, or is not a file of votes.
             OutputError: It cannot be written.
         """
         self.path, self.study = path, study
         try:
             if not path.exists() or not path.stat().st_size:
-                with self._transaction() as db:
+                with transaction(path) as db:
                     for statement in filter(str.strip, SCHEMA.split(";")):
                         db.execute(statement)
                     db.execute("INSERT INTO study VALUES (?)", (study.digest,))
         except sqlite3.Error as error:
             raise OutputError(f"{path} cannot be written ({error}); choose another") from None
-        try:  # in a way that leaves a file of something else as it is
+        try:  # without ``connect``, which would change another program's database
             with closing(sqlite3.connect(path)) as db:
                 saved = db.execute("SELECT digest FROM study").fetchone()
         except sqlite3.Error as error:
@@ -77,7 +78,7 @@ class Votes:
             raise DataError(f"{path} holds votes on other pictures; choose another --votes")
 
     def new_rater(self, num_pairs: int) -> str:
-        """Draw a rater's pairs, without repetition, and shuffle each one's methods.
+        """Draw a rater's pairs without repetition, and shuffle the methods of each.
 
         Returns:
             The rater's token.
@@ -85,7 +86,7 @@ class Votes:
         rng = random.SystemRandom()
         units = self.study.units
         rater_token = secrets.token_urlsafe(16)
-        with self._transaction() as db:
+        with transaction(self.path) as db:
             rater = db.execute(
                 "INSERT INTO raters (token, began) VALUES (?, datetime('now'))", (rater_token,)
             ).lastrowid
@@ -106,8 +107,8 @@ class Votes:
         return rater_token
 
     def progress(self, rater_token: str) -> tuple[int, int | None] | None:
-        """Number of a rater's questions and the first open one; None for an unknown rater."""
-        with self._reading() as db:
+        """Return how many questions a rater has and the first open one; None if unknown."""
+        with connect(self.path) as db:
             pairs = db.execute(
                 "SELECT count(*) FROM shown JOIN raters ON rater = id WHERE token = ?",
                 (rater_token,),
@@ -126,9 +127,9 @@ class Votes:
         return total, next((i for i in range(total) if i not in answered), None)
 
     def question(self, rater_token: str, index: int) -> Question | None:
-        """A rater's question by its number; None where there is none."""
+        """Return a rater's question by its number, or None where there is none."""
         position, question = index // len(QUESTIONS), QUESTIONS[index % len(QUESTIONS)]
-        with self._reading() as db:
+        with connect(self.path) as db:
             row = db.execute(
                 "SELECT methods, pictures, method FROM shown JOIN raters ON shown.rater = id "
                 "LEFT JOIN votes ON votes.rater = id AND votes.position = shown.position "
@@ -142,9 +143,9 @@ class Votes:
         return Question(question, position, source, target, results, chosen)
 
     def vote(self, rater_token: str, index: int, choice: int) -> bool:
-        """Store a rater's choice, in place of an earlier one; False where there is no such."""
+        """Store a rater's choice in place of an earlier one; False if it does not exist."""
         position, question = index // len(QUESTIONS), QUESTIONS[index % len(QUESTIONS)]
-        with self._transaction() as db:
+        with transaction(self.path) as db:
             row = db.execute(
                 "SELECT id, methods FROM shown JOIN raters ON rater = id "
                 "WHERE token = ? AND position = ?",
@@ -160,8 +161,8 @@ class Votes:
         return True
 
     def picture(self, token: str) -> tuple[Path, bool] | None:
-        """Where a picture is, and whether it is a result; None for an unknown token."""
-        with self._reading() as db:
+        """Return a picture's path and whether it is a result; None for an unknown token."""
+        with connect(self.path) as db:
             row = db.execute(
                 "SELECT unit, place FROM pictures WHERE token = ?", (token,)
             ).fetchone()
@@ -171,9 +172,9 @@ class Votes:
         return [unit.source, unit.target, *unit.results.values()][place], place > 1
 
     def counts(self) -> dict[str, dict[int, dict[str, int]]]:
-        """Votes by question, rater and method."""
+        """Count the votes by question, rater and method."""
         counts: dict[str, dict[int, dict[str, int]]] = {question: {} for question in QUESTIONS}
-        with self._reading() as db:
+        with connect(self.path) as db:
             for question, rater, method, votes in db.execute(
                 "SELECT question, rater, method, count(*) FROM votes GROUP BY 1, 2, 3"
             ):
@@ -181,29 +182,13 @@ class Votes:
         return counts
 
     def raters(self) -> tuple[int, int]:
-        """Raters who have voted, and those of them who have answered everything."""
-        with self._reading() as db:
+        """Return how many raters have voted, and how many have answered everything."""
+        with connect(self.path) as db:
             votes = db.execute(
                 "SELECT count(*), (SELECT count(*) FROM shown WHERE shown.rater = votes.rater) "
                 "FROM votes GROUP BY rater"
             ).fetchall()
         return len(votes), sum(given == len(QUESTIONS) * pairs for given, pairs in votes)
-
-    @contextmanager
-    def _reading(self) -> Iterator[sqlite3.Connection]:
-        """A connection; readers do not wait for a writer."""
-        with closing(sqlite3.connect(self.path, timeout=WAIT_SECONDS, isolation_level=None)) as db:
-            db.execute("PRAGMA journal_mode = WAL")
-            db.execute("PRAGMA synchronous = FULL")
-            yield db
-
-    @contextmanager
-    def _transaction(self) -> Iterator[sqlite3.Connection]:
-        """All or nothing, and on disk when it is over; closing without COMMIT rolls back."""
-        with self._reading() as db:
-            db.execute("BEGIN IMMEDIATE")
-            yield db
-            db.execute("COMMIT")
 
 
 Z = 1.959964  # standard deviations of 95 %
@@ -211,27 +196,24 @@ Z = 1.959964  # standard deviations of 95 %
 
 @dataclass(frozen=True)
 class Share:
-    """Of the votes on one question, with its 95 % interval; from 0 to 1."""
+    """Share of the votes on one question with its 95 % interval, from 0 to 1."""
 
     share: float
     low: float
     high: float
     votes: int
-    """For this method."""
+    """Number of votes for this method."""
 
 
 def share_of(votes: Sequence[int], totals: Sequence[int]) -> Share | None:
-    """Share of all votes and its Wilson interval, for as many independent votes as these are worth.
+    """Return the share of a method's votes and its Wilson interval, or None without votes.
 
-    Votes of one rater are alike. The variance between raters over that of independent votes (the
-    design effect, at least 1) says how many votes count as one.
+    Votes of one rater are alike, so n votes are worth n / d independent ones: d is the design
+    effect, the variance between raters over that of independent votes, at least 1.
 
     Args:
-        votes: For one method, of each rater.
-        totals: For all methods, of each rater.
-
-    Returns:
-        None where there are no votes.
+        votes: Each rater's votes for the method.
+        totals: Each rater's votes for all methods.
     """
     n, num_raters = sum(totals), len(totals)
     if not n:
@@ -247,7 +229,7 @@ def share_of(votes: Sequence[int], totals: Sequence[int]) -> Share | None:
 
 
 def wilson(p: float, n: float) -> tuple[float, float]:
-    """95 % score interval of a share p of n independent votes."""
+    """Return the 95 % score interval of a share p of n independent votes."""
     centre = (p + Z**2 / (2 * n)) / (1 + Z**2 / n)
     half = Z / (1 + Z**2 / n) * math.sqrt(p * (1 - p) / n + Z**2 / (4 * n**2))
     return max(0.0, min(p, centre - half)), min(1.0, max(p, centre + half))  # rounding aside
@@ -256,7 +238,7 @@ def wilson(p: float, n: float) -> tuple[float, float]:
 def shares(
     counts: dict[str, dict[int, dict[str, int]]], methods: Sequence[str]
 ) -> dict[str, dict[str, Share | None]]:
-    """By method and question, from ``Votes.counts``."""
+    """Return the shares by method and question, from ``Votes.counts``."""
     return {
         method: {
             question: share_of(
@@ -269,15 +251,15 @@ def shares(
     }
 
 
-def table(result: dict[str, dict[str, Share | None]]) -> Iterator[str]:
-    """Lines of a Markdown table, in percent."""
-    yield f"| method | {' | '.join(QUESTIONS)} |"
-    yield "|---" * (1 + len(QUESTIONS)) + "|"
-    for method, by_question in result.items():
-        cells = [
-            f"{100 * s.share:.1f} ({100 * s.low:.1f} to {100 * s.high:.1f})"
-            if s is not None
-            else "no votes"
-            for s in by_question.values()
-        ]
-        yield f"| {method} | {' | '.join(cells)} |"
+def share_table(result: dict[str, dict[str, Share | None]]) -> str:
+    """Return a Markdown table of the shares in percent (Table 2)."""
+    rows = [
+        [method, *("no votes" if s is None else percent(s) for s in by_question.values())]
+        for method, by_question in result.items()
+    ]
+    return markdown_table(["method", *QUESTIONS], rows)
+
+
+def percent(s: Share) -> str:
+    """Return a share and its interval in percent."""
+    return f"{100 * s.share:.1f} ({100 * s.low:.1f} to {100 * s.high:.1f})"

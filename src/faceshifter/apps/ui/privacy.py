@@ -1,129 +1,101 @@
-"""The door of the page: what of Gradio may be asked for, and by whom."""
+"""Rules of the web page: which of Gradio's addresses exist, and whose pages and files they give."""
 
 import json
-from collections.abc import Iterator
-from http.cookies import SimpleCookie
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-from urllib.parse import parse_qs
 
+from faceshifter.apps.guard import PAGE_HEADERS, RefusedError
 from faceshifter.apps.ui.sessions import Sessions
 
 if TYPE_CHECKING:
+    from starlette.requests import Request
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 COOKIE = "faceshifter"
 API = "/gradio_api/"
+UPLOAD = f"{API}upload"
 OPEN = ("/assets/", "/static/", "/svelte/", "/theme.css", "/favicon.ico", "/manifest.json")
-"""Paths that are the same for everybody; what is in neither list does not exist."""
-OWN = (
-    "upload",
-    "upload_progress",
-    "queue/join",
-    "queue/data",
-    "cancel",
-    "reset",
-    "heartbeat/",
-    "file=",
-)
-"""Below ``API``, for a browser that has opened the page."""
+"""Paths with the same content for everybody; what is in none of these lists does not exist."""
+OWN = ("upload", "queue/join", "queue/data", "cancel", "reset", "heartbeat/", "file=")
+"""Paths below ``API`` for a browser that has opened the page."""
 SHARED = ("app_id", "startup-events", "theme.css")
-MAX_QUESTION = 2**20
-"""Bytes of a request that is no upload."""
+"""Paths below ``API`` for everybody."""
 HEADERS = {
+    **PAGE_HEADERS,
     # Gradio's scripts and styles are partly within the page, and it compiles some of them.
-    "content-security-policy": "default-src 'self'; script-src 'self' 'unsafe-inline' "
+    "Content-Security-Policy": "default-src 'self'; script-src 'self' 'unsafe-inline' "
     "'unsafe-eval'; style-src 'self' 'unsafe-inline'; img-src 'self' data: blob:; "
     "media-src 'self' blob:; font-src 'self' data:; object-src 'none'; base-uri 'self'; "
     "form-action 'self'; frame-ancestors 'none'",
-    "referrer-policy": "no-referrer",
-    "x-content-type-options": "nosniff",
-    "x-robots-tag": "noindex",
 }
 
 
 class PrivacyGuard:
-    """ASGI middleware before Gradio's own application."""
+    """ASGI application around Gradio's: a browser gets only its own pages and files."""
 
-    def __init__(self, app: "ASGIApp", sessions: Sessions, max_upload: int) -> None:
-        """Args: the application, whose files are whose, and most bytes of an upload."""
+    def __init__(self, app: "ASGIApp", sessions: Sessions) -> None:
+        """Put the rules before Gradio.
+
+        Args:
+            app: Gradio's application.
+            sessions: Open pages and their files.
+        """
         self.app = app
         self.sessions = sessions
-        self.max_upload = max_upload
 
     async def __call__(self, scope: "Scope", receive: "Receive", send: "Send") -> None:
-        """Answer a request, or let it through."""
-        if scope["type"] == "lifespan":
-            await self.app(scope, receive, send)
-        elif scope["type"] == "http":
-            await self._http(scope, receive, send)
+        """Answer a request of a browser to its own pages and files.
 
-    async def _http(self, scope: "Scope", receive: "Receive", send: "Send") -> None:
-        headers = {name.decode(): value.decode("latin-1") for name, value in scope["headers"]}
-        cookie = SimpleCookie(headers.get("cookie", "")).get(COOKIE)
-        browser = cookie.value if cookie and self.sessions.knows(cookie.value) else None
-        path, extra = scope["path"], dict(HEADERS)
-        if path in ("/", "/config"):
-            if browser is None:
-                browser = self.sessions.new_browser()
-                extra["set-cookie"] = f"{COOKIE}={browser}; Path=/; HttpOnly; SameSite=Strict"
-        elif not path.startswith(OPEN):
-            asked = path.removeprefix(API)
-            if asked == path or not asked.startswith(OWN + SHARED):
-                await _refuse(send, 404, "there is no such page")
-                return
-            if asked.startswith(OWN):
-                if browser is None:
-                    await _refuse(send, 403, "open the page first")
-                    return
-                refusal, receive = await self._check(asked, browser, headers, scope, receive)
-                if refusal is not None:
-                    await _refuse(send, *refusal)
-                    return
-                if asked == "upload":
-                    send = self._note_uploads(browser, send)
-        await self.app(scope, receive, _with_headers(send, extra))
+        Raises:
+            RefusedError: The address does not exist, or is another browser's.
+        """
+        if scope["type"] == "http":
+            receive, send = await self._check(scope, receive, send)
+        await self.app(scope, receive, send)
 
     async def _check(
-        self,
-        asked: str,
-        browser: str,
-        headers: dict[str, str],
-        scope: "Scope",
-        receive: "Receive",
-    ) -> tuple[tuple[int, str] | None, "Receive"]:
-        """Why a request is refused, if it is; and where its body is to be read from."""
+        self, scope: "Scope", receive: "Receive", send: "Send"
+    ) -> tuple["Receive", "Send"]:
+        """Check a request, and return where its body is read from and its answer goes."""
+        from starlette.requests import Request
+
+        request, path = Request(scope, receive), scope["path"]
+        browser = request.cookies.get(COOKIE)
+        known = browser if self.sessions.knows(browser) else None
+        if path in ("/", "/config") and known is None:
+            return receive, _with_cookie(send, self.sessions.new_browser())
+        if path in ("/", "/config") or path.startswith(OPEN):
+            return receive, send
+        asked = path.removeprefix(API)
+        if asked == path or not asked.startswith(OWN + SHARED):
+            raise RefusedError(404, "not_found", "there is no such page")
+        if asked.startswith(SHARED):
+            return receive, send
+        if known is None:
+            raise RefusedError(403, "forbidden", "open the page first")
         if asked.startswith("file="):
-            seen = self.sessions.may_see(browser, asked.removeprefix("file="))
-            return (None if seen else (403, "this file is not yours")), receive
-        query = parse_qs(scope["query_string"].decode("latin-1"))
-        pages = query.get("session_hash", [])
+            self._check_files(known, [asked.removeprefix("file=")])
+        pages = request.query_params.getlist("session_hash")
         if asked.startswith("heartbeat/"):
-            pages = [asked.removeprefix("heartbeat/")]
-        if scope["method"] == "POST":
-            length = headers.get("content-length", "")
-            if not length.isdecimal():
-                return (411, "say how long the request is"), receive
-            most = self.max_upload if asked == "upload" else MAX_QUESTION
-            if int(length) > most:
-                return (413, f"a file may have at most {most >> 20} MiB"), receive
-            if asked != "upload":
-                body = await _read(receive)
-                receive = _replay(body, receive)
-                try:
-                    question = json.loads(body)
-                except ValueError:
-                    return (400, "this is no JSON"), receive
-                if not all(self.sessions.may_see(browser, file) for file in _files(question)):
-                    return (403, "this file is not yours"), receive
-                if isinstance(question, dict) and "session_hash" in question:
-                    pages.append(str(question["session_hash"]))
-        if not all(self.sessions.claim(page, browser) for page in pages):
-            return (403, "this page is not yours"), receive
-        return None, receive
+            pages.append(asked.removeprefix("heartbeat/"))
+        if asked == "upload":
+            send = self._note_uploads(known, send)
+        elif scope["method"] == "POST":
+            question, receive = await _read_json(request)
+            self._check_files(known, _files(question))
+            if isinstance(question, dict) and "session_hash" in question:
+                pages.append(str(question["session_hash"]))
+        if not all(self.sessions.claim(page, known) for page in pages):
+            raise RefusedError(403, "forbidden", "this page is not yours")
+        return receive, send
+
+    def _check_files(self, browser: str, files: Iterable[str]) -> None:
+        if not all(self.sessions.may_see(browser, file) for file in files):
+            raise RefusedError(403, "forbidden", "this file is not yours")
 
     def _note_uploads(self, browser: str, send: "Send") -> "Send":
-        """A ``send`` that reads which paths Gradio answers an upload with."""
+        """Return a ``send`` that notes the paths with which Gradio answers an upload."""
         answer = bytearray()
 
         async def noting(message: "Message") -> None:
@@ -132,7 +104,7 @@ class PrivacyGuard:
                 if not message.get("more_body"):
                     try:
                         paths = json.loads(answer)
-                    except ValueError:  # a refusal, in words
+                    except ValueError:  # Gradio has refused it with a sentence
                         paths = []
                     for path in paths if isinstance(paths, list) else []:
                         self.sessions.own(browser, Path(path))
@@ -142,7 +114,7 @@ class PrivacyGuard:
 
 
 def _files(question: Any) -> Iterator[str]:
-    """Every path in a request, in the form that Gradio takes for a file."""
+    """Yield every path of a request in the form that Gradio reads as a file."""
     if isinstance(question, dict):
         if "path" in question:
             yield str(question["path"])
@@ -152,38 +124,31 @@ def _files(question: Any) -> Iterator[str]:
             yield from _files(part)
 
 
-async def _read(receive: "Receive") -> bytes:
-    body = bytearray()
-    while True:
-        message = await receive()
-        body.extend(message.get("body", b""))
-        if message["type"] == "http.disconnect" or not message.get("more_body"):
-            return bytes(body)
+async def _read_json(request: "Request") -> "tuple[Any, Receive]":
+    """Read a body, and return it with a ``receive`` that gives it again to the application."""
+    from starlette.requests import ClientDisconnect
 
-
-def _replay(body: bytes, receive: "Receive") -> "Receive":
-    """A ``receive`` that gives a body that was read already, and then what comes after it."""
+    try:
+        body = await request.body()
+        question = json.loads(body)
+    except (ClientDisconnect, ValueError):
+        raise RefusedError(400, "bad_request", "this is not JSON") from None
     waiting: list[Message] = [{"type": "http.request", "body": body, "more_body": False}]
 
-    async def replaying() -> "Message":
-        return waiting.pop() if waiting else await receive()
+    async def replay() -> "Message":
+        return waiting.pop() if waiting else await request.receive()
 
-    return replaying
+    return question, replay
 
 
-def _with_headers(send: "Send", extra: dict[str, str]) -> "Send":
-    added = [(name.encode(), value.encode()) for name, value in extra.items()]
+def _with_cookie(send: "Send", browser: str) -> "Send":
+    """Return a ``send`` that gives a new browser its secret."""
+    cookie = f"{COOKIE}={browser}; Path=/; HttpOnly; SameSite=Strict"
 
     async def sending(message: "Message") -> None:
         if message["type"] == "http.response.start":
-            message["headers"] = [*message.get("headers", []), *added]
+            headers = [*message.get("headers", []), (b"set-cookie", cookie.encode())]
+            message = {**message, "headers": headers}
         await send(message)
 
     return sending
-
-
-async def _refuse(send: "Send", status: int, sentence: str) -> None:
-    body = sentence.encode()
-    headers = [(b"content-type", b"text/plain"), (b"content-length", str(len(body)).encode())]
-    await send({"type": "http.response.start", "status": status, "headers": headers})
-    await send({"type": "http.response.body", "body": body})

@@ -1,4 +1,4 @@
-"""Serve the page: one process, networks loaded once, every file below one folder of its own."""
+"""The web page as an application: networks loaded once, every file below one folder of its own."""
 
 import os
 import shutil
@@ -6,20 +6,17 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from filelock import FileLock, Timeout
 
+from faceshifter.apps.guard import Guard, Rules
 from faceshifter.apps.ui.page import CSS, build_page
 from faceshifter.apps.ui.photo_tab import PhotoActions
-from faceshifter.apps.ui.privacy import PrivacyGuard
+from faceshifter.apps.ui.privacy import HEADERS, UPLOAD, PrivacyGuard
 from faceshifter.apps.ui.sessions import Sessions
 from faceshifter.apps.ui.video_tab import VideoActions
 from faceshifter.face.detect import LockedDetector
 from faceshifter.swap.swapper import FaceSwapper
-
-if TYPE_CHECKING:
-    from starlette.types import ASGIApp
 
 PREFIX = "faceshifter-ui-"
 MAX_UPLOAD = 2**30
@@ -30,26 +27,25 @@ CODE_FONT = ["ui-monospace", "Consolas", "monospace"]
 
 @contextmanager
 def private_folder() -> Iterator[Path]:
-    """A folder for all files of this server, which only its user can read; deleted at the end.
+    """Make a folder for all files of this server, which only its user can read; deleted at the end.
 
-    What a killed server has left is deleted first: folders of ours that nobody has locked.
+    Folders that killed servers have left, which nobody has locked, are deleted first.
     """
     for left in Path(tempfile.gettempdir()).glob(f"{PREFIX}*"):
         with suppress(Timeout, OSError), FileLock(left / ".lock", timeout=0):
             shutil.rmtree(left)
-    folder = Path(tempfile.mkdtemp(prefix=PREFIX))
-    try:
-        with FileLock(folder / ".lock"):
-            yield folder
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
+    with (
+        tempfile.TemporaryDirectory(prefix=PREFIX, ignore_cleanup_errors=True) as name,
+        FileLock(Path(name) / ".lock"),
+    ):
+        yield Path(name)
 
 
-def create_app(swapper: FaceSwapper, folder: Path) -> "ASGIApp":
-    """The page as an ASGI application.
+def create_app(swapper: FaceSwapper, folder: Path) -> Guard:
+    """Return the page as an ASGI application.
 
     Args:
-        swapper: Networks with both stages, for all sessions; its detector gets a lock.
+        swapper: Networks with both stages, for all sessions.
         folder: For all files, from ``private_folder``.
 
     Raises:
@@ -57,7 +53,7 @@ def create_app(swapper: FaceSwapper, folder: Path) -> "ASGIApp":
     """
     os.environ["GRADIO_TEMP_DIR"] = str(folder.resolve())
     os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
-    swapper.detector = LockedDetector(swapper.detector)
+    swapper = FaceSwapper(swapper.networks, LockedDetector(swapper.detector))
     sessions = Sessions(folder)
     page = build_page(PhotoActions(swapper), VideoActions(swapper), sessions)
     import gradio as gr
@@ -70,7 +66,7 @@ def create_app(swapper: FaceSwapper, folder: Path) -> "ASGIApp":
         body_text_color_subdued="*neutral_600",
         body_text_color_subdued_dark="*neutral_300",
     )
-    page.has_launched = True  # else files outside of the folder would be taken as input
+    page.has_launched = True  # without it Gradio reads files outside of the folder too
     app = gr.mount_gradio_app(
         FastAPI(docs_url=None, redoc_url=None, openapi_url=None),
         page,
@@ -85,4 +81,9 @@ def create_app(swapper: FaceSwapper, folder: Path) -> "ASGIApp":
         theme=theme,
         css=CSS,
     )
-    return PrivacyGuard(app, sessions, MAX_UPLOAD + 2**20)
+    rules = Rules(
+        limits={UPLOAD: MAX_UPLOAD + 2**20},
+        headers=HEADERS,
+        send_seconds=None,  # a player may pause within a video
+    )
+    return Guard(PrivacyGuard(app, sessions), rules)

@@ -1,0 +1,63 @@
+"""Counters of one server in Prometheus' form."""
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+import prometheus_client as prometheus
+
+if TYPE_CHECKING:
+    from starlette.types import Scope
+
+SECONDS = (0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
+METHODS = ("GET", "HEAD", "POST", "DELETE", "OPTIONS")
+
+
+class Metrics:
+    """Counters of requests, swaps, jobs and queues."""
+
+    def __init__(self) -> None:
+        """Start at zero."""
+        self.registry = registry = prometheus.CollectorRegistry()
+        prometheus.ProcessCollector(registry=registry)
+        self.requests = prometheus.Counter(
+            "faceshifter_requests",
+            "Requests that were answered",
+            ("method", "route", "status"),
+            registry=registry,
+        )
+        self.request_seconds = prometheus.Histogram(
+            "faceshifter_request_seconds",
+            "From a request's head to the end of its answer",
+            ("route",),
+            buckets=SECONDS,
+            registry=registry,
+        )
+        self.swap_seconds = prometheus.Histogram(
+            "faceshifter_swap_seconds",
+            "Reading, swapping and writing one photo",
+            buckets=SECONDS,
+            registry=registry,
+        )
+        self.jobs = prometheus.Counter(
+            "faceshifter_jobs", "Videos that have ended", ("state",), registry=registry
+        )
+        self.queue = prometheus.Gauge(
+            "faceshifter_queue_depth", "Swaps that wait or run", ("kind",), registry=registry
+        )
+
+    def watch_queue(self, kind: str, depth: Callable[[], int]) -> None:
+        """Ask for a queue's depth whenever the metrics are read."""
+        self.queue.labels(kind).set_function(depth)
+
+    def count_request(self, scope: "Scope", status: int, seconds: float) -> None:
+        """Count an answer; what clients invent is one label, or they could fill the memory."""
+        path = getattr(scope.get("route"), "path", None)
+        if path is None:  # refused before the application has looked for a route
+            path = scope["path"] if scope["path"] in ("/swap", "/jobs") else "other"
+        method = scope["method"] if scope["method"] in METHODS else "other"
+        self.requests.labels(method, path, str(status)).inc()
+        self.request_seconds.labels(path).observe(seconds)
+
+    def text(self) -> bytes:
+        """Return all metrics in Prometheus' text format."""
+        return prometheus.generate_latest(self.registry)
