@@ -58,7 +58,7 @@ def test_a_result_has_every_mark(run, tmp_path, grace_hopper):
     name, xmp, signature, manifest, said, mark = out.splitlines()
     assert name == str(path)
     assert xmp.startswith("  XMP: compositeWithTrainedAlgorithmicMedia, by faceshifter ")
-    assert "nobody vouches for the signer, who says to be faceshifter, key made" in signature
+    assert "nobody vouches for the signer, who claims to be faceshifter, key made" in signature
     assert manifest.startswith("  C2PA: compositeWithTrainedAlgorithmicMedia, by faceshifter ")
     assert said == "  C2PA: says that the picture itself is marked"
     assert mark.startswith("  watermark: ours (score ")
