@@ -254,7 +254,7 @@ WORDS = {
     "yunet": "evaluate . --out out --recogniser any.onnx --yunet tested",
     "check-identity": "check-identity . --yunet tested",
     "baseline": "baseline a.png a.png --out b.png --landmarker tested",
-    "baseline-yunet": "baseline a.png a.png --out b.png --yunet tested",
+    "baseline-yunet": "baseline a.png a.png --out b.png --landmarker a.png --yunet tested",
     "swap": "swap a.png a.png --out b.png --yunet tested",
     "identity": "identity a.png --out b.safetensors --yunet tested",
     "masks": "masks a.png a.png --out b.png --yunet tested",
