@@ -7,7 +7,7 @@ gradients are blended into the photo (Perez et al. 2003). docs/decisions.md#clas
 
 import cv2
 import numpy as np
-from jaxtyping import Bool, Float, Float32, Int, UInt8
+from jaxtyping import Bool, Float, Int, UInt8
 
 from faceshifter.errors import DependencyError, NoFaceError
 from faceshifter.face.mesh import FaceMesh, MeshFinder
@@ -32,15 +32,8 @@ def classical_swap(
 ) -> UInt8[np.ndarray, "h_t w_t 3"]:
     """Put the source photo's face into the target photo, without any trained generator.
 
-    Only what both photos show of a face is swapped: the far cheek of a profile stays the target's.
-
-    Args:
-        source: Upright RGB photo; its largest face is the source identity.
-        target: Upright RGB photo whose largest face is replaced; the array is not changed.
-        finder: Finds the landmarks.
-
-    Returns:
-        RGB photo of the target's size; no pixel outside of its face is changed.
+    Both are upright RGB photos, of whose largest faces one replaces the other. Only what both show
+    is swapped: the far cheek of a profile stays the target's, and so does all outside of its face.
 
     Raises:
         NoFaceError: A photo shows no face, or the two show no part of a face in common.
@@ -51,32 +44,26 @@ def classical_swap(
     size = np.ceil(mesh_t.points.max(axis=0)).astype(int) + MARGIN + 1 - corner
     if size.min() - 2 * MARGIN < MIN_SIDE:
         raise NoFaceError(f"the target's face is under {MIN_SIDE} pixels; give a larger one")
-    region, inside = _cut(target, corner, size)
+    shift = np.column_stack([np.eye(2), -corner])
+    # A face that the photo's border cuts off is blended as if the border went on.
+    region, inside = (
+        cv2.warpAffine(part, shift, size.tolist(), flags=cv2.INTER_NEAREST, borderMode=border)
+        for part, border in (
+            (target, cv2.BORDER_REPLICATE),
+            (np.ones(target.shape[:2], np.uint8), cv2.BORDER_CONSTANT),
+        )
+    )
     warped, mask = warp_face(source, mesh_s, mesh_t, corner, size)
-    if not (mask & inside).any():
+    shown = mask & inside.astype(bool)
+    if not shown.any():
         raise NoFaceError(
             "source and target show no part of a face in common; give photos of closer poses"
         )
-    matched = match_colours(warped, region, mask & inside)
-    blended = poisson_blend(matched, region, mask)
+    blended = poisson_blend(match_colours(warped, region, shown), region, mask)
     result = target.copy()
-    y, x = np.nonzero(mask & inside)
+    y, x = np.nonzero(shown)
     result[y + corner[1], x + corner[0]] = blended[y, x]
     return result
-
-
-def _cut(
-    pixels: Pixels, corner: Int[np.ndarray, " 2"], size: Int[np.ndarray, " 2"]
-) -> tuple[UInt8[np.ndarray, "a b 3"], Bool[np.ndarray, "a b"]]:
-    """Cut out a part (x, y) of a photo, and mark which of its pixels lie inside of the photo.
-
-    Outside, the photo's border is repeated, so that a face that it cuts off is blended as if it
-    continued there.
-    """
-    x, y = (np.arange(start, start + length) for start, length in zip(corner, size, strict=True))
-    height, width = pixels.shape[:2]
-    part = pixels[np.ix_(y.clip(0, height - 1), x.clip(0, width - 1))]
-    return part, ((y >= 0) & (y < height))[:, None] & ((x >= 0) & (x < width))
 
 
 def warp_face(
@@ -88,19 +75,18 @@ def warp_face(
 ) -> tuple[UInt8[np.ndarray, "a b 3"], Bool[np.ndarray, "a b"]]:
     """Give the source's face the target's shape, and mark where both photos show it.
 
-    Args:
-        source: RGB photo.
-        mesh_s: The source's face.
-        mesh_t: The target's face.
-        corner: Upper left corner (x, y) of the result in the target photo.
-        size: Width and height of the result.
+    The result is the target photo's part of that upper left corner (x, y), width and height.
     """
     triangles = triangulate(mesh_s, mesh_t)
     points_t = mesh_t.points - corner
     index, mask = _without_slits(draw_triangles(triangles, points_t, mesh_t.depth, size))
     y, x = np.nonzero(index >= 0)
-    pixels = np.column_stack([x, y]).astype(float)
-    weights = _barycentric(pixels, points_t[triangles], index[y, x])
+    # Barycentric coordinates, bounded far outside of a triangle.
+    corners = np.dstack([points_t[triangles], np.ones(triangles.shape)])
+    pixels = np.column_stack([x, y, np.ones(len(x))])
+    weights = np.einsum("pi,pik->pk", pixels, np.linalg.inv(corners)[index[y, x]])
+    weights = weights.clip(-MAX_OUTSIDE, 1 + MAX_OUTSIDE)
+    weights /= weights.sum(axis=1, keepdims=True)
     positions = np.einsum("pk,pki->pi", weights, mesh_s.points[triangles[index[y, x]]])
     # Shrunk to the target's scale first: sampling a larger photo at single points would alias.
     factor = min(np.sqrt(np.prod(np.ptp(mesh_t.points, axis=0) / np.ptp(mesh_s.points, axis=0))), 1)
@@ -110,7 +96,7 @@ def warp_face(
     positions = ((positions + 0.5) * scale - 0.5).astype(np.float32)
     maps = np.zeros((*index.shape, 2), np.float32)
     maps[y, x] = positions
-    map_x, map_y = np.ascontiguousarray(maps[:, :, 0]), np.ascontiguousarray(maps[:, :, 1])
+    map_x, map_y = cv2.split(maps)
     warped = cv2.remap(small, map_x, map_y, cv2.INTER_CUBIC, borderMode=cv2.BORDER_REPLICATE)
     mask[y, x] &= ((positions > -1) & (positions < (width, height))).all(axis=1)
     return warped, mask
@@ -121,9 +107,6 @@ def triangulate(mesh_s: FaceMesh, mesh_t: FaceMesh) -> Int[np.ndarray, "n 3"]:
 
     A triangle is hidden where it turns away from the camera, or has next to no area: closed lips
     show nothing for an open mouth, so the target's teeth stay.
-
-    Returns:
-        Indices of points; the corners of all triangles turn in the same direction.
     """
     try:
         from scipy.spatial import Delaunay
@@ -132,11 +115,9 @@ def triangulate(mesh_s: FaceMesh, mesh_t: FaceMesh) -> Int[np.ndarray, "n 3"]:
             "the classical baseline needs scipy; run pip install 'faceshifter[evaluate]'"
         ) from None
     frontal = (_normalized(mesh_s.frontal) + _normalized(mesh_t.frontal)) / 2
-    triangles = Delaunay(frontal).simplices.astype(np.int64)
+    triangles = Delaunay(frontal).simplices.astype(np.int64)  # all turn in the same direction
     front = _areas(frontal, triangles)
-    triangles[front < 0] = triangles[front < 0][:, ::-1]
-    front = np.abs(front)
-    visible = front > 0
+    visible = front > 1e-9  # without those of three points in a line
     for mesh in (mesh_s, mesh_t):
         scale = np.ptp(mesh.points[:, 1]) / np.ptp(frontal[:, 1])
         visible &= _areas(mesh.points, triangles) > MIN_FACING * front * scale**2
@@ -152,8 +133,8 @@ def _areas(
     points: Float[np.ndarray, "n 2"], triangles: Int[np.ndarray, "m 3"]
 ) -> Float[np.ndarray, " m"]:
     """Return twice the area of each triangle, with the sign of its turning direction."""
-    a, b, c = points[triangles].transpose(1, 0, 2)
-    (x1, y1), (x2, y2) = (b - a).T, (c - a).T
+    a, b, c = points[triangles].transpose(1, 2, 0)
+    (x1, y1), (x2, y2) = b - a, c - a
     return x1 * y2 - x2 * y1
 
 
@@ -169,19 +150,6 @@ def draw_triangles(
     for number in np.argsort(-depth[triangles].mean(axis=1)):  # from far to near
         cv2.fillConvexPoly(index, fixed[triangles[number]], int(number), shift=SUBPIXEL_BITS)
     return index
-
-
-def _barycentric(
-    points: Float[np.ndarray, "p 2"],
-    corners: Float[np.ndarray, "m 3 2"],
-    index: Int[np.ndarray, " p"],
-) -> Float[np.ndarray, "p 3"]:
-    """Return weights of its triangle's corners for each point, bounded far outside of it."""
-    a, b, c = corners.transpose(1, 0, 2)
-    inverse = np.linalg.inv(np.stack([b - a, c - a], axis=2))
-    v = np.einsum("pij,pj->pi", inverse[index], points - a[index])
-    weights = np.column_stack([1 - v.sum(axis=1), v]).clip(-MAX_OUTSIDE, 1 + MAX_OUTSIDE)
-    return weights / weights.sum(axis=1, keepdims=True)
 
 
 def _without_slits(
@@ -209,17 +177,16 @@ def match_colours(
     mask: Bool[np.ndarray, "a b"],
 ) -> UInt8[np.ndarray, "a b 3"]:
     """Give a picture the mean and contrast that the reference has under the mask, in Lab."""
-    lab, lab_reference = _lab(pixels), _lab(reference)
+    lab, lab_reference = (
+        cv2.cvtColor(picture.astype(np.float32) / 255, cv2.COLOR_RGB2LAB)
+        for picture in (pixels, reference)
+    )
     old, new = lab[mask], lab_reference[mask]
     contrast = new.std(axis=0) / (old.std(axis=0) + 1e-3)  # near 0 where a target is grey
     contrast = contrast.clip(max=MAX_CONTRAST)
     matched = (lab - old.mean(axis=0)) * contrast + new.mean(axis=0)
     rgb = cv2.cvtColor(matched.astype(np.float32), cv2.COLOR_LAB2RGB)
     return np.rint(rgb * 255).clip(0, 255).astype(np.uint8)
-
-
-def _lab(pixels: UInt8[np.ndarray, "a b 3"]) -> Float32[np.ndarray, "a b 3"]:
-    return cv2.cvtColor(pixels.astype(np.float32) / 255, cv2.COLOR_RGB2LAB)
 
 
 def poisson_blend(

@@ -11,13 +11,11 @@ from tqdm import tqdm
 
 from faceshifter.errors import DataError, ImageError, NoFaceError
 from faceshifter.evaluate.cases import Case, Picture
-from faceshifter.evaluate.judges import NUM_BLENDSHAPES, HeadState, Judges
+from faceshifter.evaluate.judges import GAZE, Head, Judges
 from faceshifter.files import make_folder, replacing
 
 PART = 64
 """Photos a part; a killed run loses at most one part."""
-HEAD = 9 + NUM_BLENDSHAPES + 2
-"""Numbers of a head's state."""
 
 
 @dataclass(frozen=True)
@@ -27,7 +25,7 @@ class KnownFace:
     landmarks: Float[np.ndarray, "5 2"]
     z: Float[np.ndarray, " d"]
     """Embedding by the recogniser, of unit length."""
-    head: HeadState | None
+    head: Head | None
     """Measured of targets alone; None also where the landmarker sees no face."""
     count: int
     """Faces in the photo."""
@@ -58,10 +56,8 @@ class KnownFaces:
         row = self.rows[picture.name]
         if self.error[row]:
             raise NoFaceError(str(self.error[row]))
-        rotation, blendshapes, gaze = np.split(self.head[row], [9, 9 + NUM_BLENDSHAPES])
-        head = HeadState(rotation.reshape(3, 3), blendshapes, gaze)
-        known = None if np.isnan(rotation[0]) else head
-        return KnownFace(self.landmarks[row], self.z[row], known, int(self.count[row]))
+        head = None if np.isnan(self.head[row, 0]) else self.head[row]
+        return KnownFace(self.landmarks[row], self.z[row], head, int(self.count[row]))
 
     def rank(self, z: Float[np.ndarray, " d"], identity: str) -> int:
         """Count identities whose best photo is nearer than the right one's best; 0 is a hit."""
@@ -109,7 +105,7 @@ def _measure(
 ) -> dict[str, Any]:
     """Measure some photos, of each of which no more than the crop is kept in memory."""
     n = len(pictures)
-    landmarks, head = np.full((n, 5, 2), np.nan), np.full((n, HEAD), np.nan)
+    landmarks, head = np.full((n, 5, 2), np.nan), np.full((n, GAZE.stop), np.nan)
     z, count, error = np.full((n, judges.recogniser.dim), np.nan), [0] * n, [""] * n
     crops = []
     for i, picture in enumerate(pictures):
@@ -122,9 +118,8 @@ def _measure(
                 )
             count[i], landmarks[i] = len(faces), faces[0].landmarks
             crops.append(judges.recogniser.crop(pixels, landmarks[i]))
-            state = judges.head(pixels, landmarks[i]) if picture.name in targets else None
-            if state:
-                head[i] = np.concatenate([values.ravel() for values in state])
+            if picture.name in targets and (state := judges.head(pixels, landmarks[i])) is not None:
+                head[i] = state
         except (ImageError, NoFaceError) as problem:
             error[i] = str(problem)
         bar.update()

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float, UInt8
@@ -19,9 +19,13 @@ from faceshifter.images import Pixels
 from faceshifter.networks import to_tensor
 
 BATCH = 16  # faces; larger ones take more memory and no less time
-NUM_BLENDSHAPES = 52
 HEAD_SIDE = 256  # pixels; of the upright square in which a head is measured
 HEAD_REACH = 3.2  # its side over the distance from the eyes' middle to the mouth's
+
+
+Head = Float[np.ndarray, " 63"]
+"""Pose, expression and gaze of one head; the gaze to the right and up, degrees."""
+ROTATION, BLENDSHAPES, GAZE = slice(0, 9), slice(9, 61), slice(61, 63)
 
 
 class Recogniser:
@@ -92,11 +96,7 @@ class Recogniser:
 
 
 def refuse_training_recogniser(path: Path, info: dict[str, Any]) -> None:
-    """Refuse to measure with a network that the weights were trained with.
-
-    Args:
-        path: The recogniser's file.
-        info: Metadata of the weights: ``identity`` and, where there are any, ``teachers``.
+    """Refuse to measure with a network that the weights, of this metadata, were trained with.
 
     Raises:
         CheckpointError: The recogniser has a training network's file name or content.
@@ -111,21 +111,13 @@ def refuse_training_recogniser(path: Path, info: dict[str, Any]) -> None:
             )
 
 
-class HeadState(NamedTuple):
-    """Pose, expression and gaze of one head."""
-
-    rotation: Float[np.ndarray, "3 3"]
-    blendshapes: Float[np.ndarray, " 52"]
-    gaze: Float[np.ndarray, " 2"]
-    """Right and up, degrees."""
-
-    def errors(self, target: "HeadState") -> dict[str, float]:
-        """Return pose in degrees, expression as L2 distance, and gaze in degrees."""
-        return {
-            "pose": rotation_error(self.rotation, target.rotation),
-            "expression": float(np.linalg.norm(self.blendshapes - target.blendshapes)),
-            "gaze": float(np.linalg.norm(self.gaze - target.gaze)),
-        }
+def head_errors(head: Head, target: Head) -> dict[str, float]:
+    """Return pose in degrees, expression as L2 distance, and gaze in degrees."""
+    return {
+        "pose": rotation_error(head[ROTATION].reshape(3, 3), target[ROTATION].reshape(3, 3)),
+        "expression": float(np.linalg.norm(head[BLENDSHAPES] - target[BLENDSHAPES])),
+        "gaze": float(np.linalg.norm(head[GAZE] - target[GAZE])),
+    }
 
 
 @dataclass
@@ -137,7 +129,7 @@ class Judges:
     landmark: Landmark | None = None
     features: Recogniser | None = None
 
-    def head(self, pixels: Pixels, landmarks: Float[np.ndarray, "5 2"]) -> HeadState | None:
+    def head(self, pixels: Pixels, landmarks: Float[np.ndarray, "5 2"]) -> Head | None:
         """Measure a head; None where the landmarker is left out or sees no face."""
         if self.landmark is None:
             return None
@@ -151,7 +143,7 @@ class Judges:
             return None
         U, _, Vt = np.linalg.svd(np.array(result.facial_transformation_matrixes[0])[:3, :3])
         shapes = {c.category_name: float(c.score) for c in result.face_blendshapes[0]}
-        return HeadState(U @ Vt, np.array(list(shapes.values())), _gaze(shapes))
+        return np.concatenate([(U @ Vt).ravel(), list(shapes.values()), _gaze(shapes)])
 
 
 def _gaze(shapes: dict[str, float]) -> Float[np.ndarray, " 2"]:

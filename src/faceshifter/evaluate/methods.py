@@ -1,7 +1,7 @@
 """Where results come from: two anchors, our own stages, any method on photos, or files."""
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Protocol, Self, runtime_checkable
 
@@ -16,7 +16,7 @@ from faceshifter.evaluate.faces import KnownFace
 from faceshifter.face.align import crop_face, crop_matrix
 from faceshifter.face.paste import paste_face
 from faceshifter.images import Pixels
-from faceshifter.networks import Identity, SwappedCrop
+from faceshifter.networks import SwappedCrop, batch_slices
 from faceshifter.swap.swapper import FaceSwapper
 
 CROP = 256  # pixels; side of the crops of paste-source, flicker and the pictures
@@ -48,27 +48,15 @@ class Pair:
 
 
 @dataclass(frozen=True)
-class Occluded:
-    """The target with a known occluder on it, swapped."""
-
-    share: float
-    """Share of the crop that is covered."""
-    one_stage: float
-    """Mean error inside of the occluder after one stage, levels."""
-    two_stages: float
-    photo: Pixels
-    """The photo swapped by both stages."""
-    free: Pixels
-    """The same without the occluder."""
-
-
-@dataclass(frozen=True)
 class Results:
     """Results of one pair."""
 
     photos: dict[str, Pixels | FaceShifterError]
     """Result of each method; an error where it could not be made or read."""
-    occluded: Occluded | None = None
+    occluded: tuple[Pixels, ...] = ()
+    """Results of both stages for the target without and with a known occluder, where tested."""
+    occlusion: dict[str, float] = field(default_factory=dict)
+    """Share of the crop that the occluder covers, and each stage's mean error in it, levels."""
 
 
 @runtime_checkable
@@ -142,22 +130,25 @@ class OurMethod:
         covered = self._cover(X_t, pairs) if networks.has_hear else {}
         z_id = list(networks.embed(X_s))
         crops = [*X_t, *(crop for crop, _ in covered.values())]
-        steps = self._swap(crops, z_id + [z_id[i] for i in covered])
+        z_id += [z_id[i] for i in covered]
+        steps: list[SwappedCrop] = []
+        for part in batch_slices(len(crops), CPU_CROPS if networks.on_cpu else len(crops)):
+            steps += networks.swap(crops[part], list(networks.embed(crops[part])), z_id[part])
         with_occluder = dict(zip(covered, steps[len(pairs) :], strict=True))
         for i, pair in enumerate(pairs):
             matrix = crop_matrix(pair.face_t.landmarks, geometry, size)
             stages = zip(self.names, (steps[i].Y_hat_st, steps[i].Y_st), strict=False)
             photos = {name: paste_face(pair.target, crop, matrix) for name, crop in stages}
-            occluded = None
-            if i in covered:
-                (crop, inside), swapped = covered[i], with_occluder[i]
-                one, two = (
-                    float(np.abs(picture[inside].astype(int) - crop[inside]).mean())
-                    for picture in (swapped.Y_hat_st, swapped.Y_st)
-                )
-                photo = paste_face(pair.target, swapped.Y_st, matrix)
-                occluded = Occluded(float(inside.mean()), one, two, photo, photos[self.names[1]])
-            yield Results({**photos}, occluded)
+            if i not in covered:
+                yield Results({**photos})
+                continue
+            (crop, inside), swapped = covered[i], with_occluder[i]
+            occlusion = {"covered": float(inside.mean())}
+            for name, picture in zip(self.names, (swapped.Y_hat_st, swapped.Y_st), strict=True):
+                error = np.abs(picture[inside].astype(int) - crop[inside]).mean()
+                occlusion[name] = float(error)
+            occluded = photos[self.names[1]], paste_face(pair.target, swapped.Y_st, matrix)
+            yield Results({**photos}, occluded, occlusion)
 
     def _cover(
         self, X_t: Sequence[Pixels], pairs: Sequence[Pair]
@@ -170,12 +161,3 @@ class OurMethod:
             if inside.any():
                 covered[i] = crop, inside
         return covered
-
-    def _swap(self, crops: Sequence[Pixels], z_id: Sequence[Identity]) -> list[SwappedCrop]:
-        networks = self.swapper.networks
-        steps: list[SwappedCrop] = []
-        batch = CPU_CROPS if networks.on_cpu else len(crops)
-        for start in range(0, len(crops), batch):
-            part = slice(start, start + batch)
-            steps += networks.swap(crops[part], list(networks.embed(crops[part])), z_id[part])
-        return steps

@@ -1,8 +1,8 @@
 """Figures from pictures, features and samples, without any file or network."""
 
-from collections.abc import Sequence
-from functools import reduce
+from collections.abc import Iterable
 
+import cv2
 import numpy as np
 from jaxtyping import Bool, Float
 
@@ -13,7 +13,6 @@ RESAMPLES = 1000
 FACE_AXES = (0.36, 0.46)  # half axes of the face's ellipse over the crop's side
 MAX_PSNR = 100.0  # dB; for equal pictures
 SSIM_SIDE = 7  # pixels; side of its window
-FOLDS = 10  # parts of the jackknife
 KID_SUBSETS, KID_SIZE = 50, 100
 Interval = tuple[float, float, float]
 """A number and the ends of its 95 % interval."""
@@ -48,10 +47,11 @@ def background_errors(
     changed = (result != target).any(axis=2)
     if not changed.any():
         return {"psnr": MAX_PSNR, "ssim": 1.0, "ciede2000": 0.0}
+    x, y, width, height = cv2.boundingRect(changed.astype(np.uint8))
     # Grown by a window's side, so that every window that sees a change is whole.
     part = tuple(
-        slice(max(int(line[0]) - SSIM_SIDE, 0), int(line[-1]) + SSIM_SIDE + 1)
-        for line in (np.flatnonzero(changed.any(axis=1 - axis)) for axis in (0, 1))
+        slice(max(start - SSIM_SIDE, 0), start + length + SSIM_SIDE)
+        for start, length in ((y, height), (x, width))
     )
     _, ssim = structural_similarity(target[part], result[part], channel_axis=2, full=True)
     count, (a, b) = outside.sum(), (p[outside & changed] for p in (result, target))
@@ -76,34 +76,17 @@ def bootstrap(values: Float[np.ndarray, " n"], seed: int = 0) -> Interval:
     return float(values.mean()), float(low), float(high)
 
 
-class Moments:
-    """Count, sum and products of features in float64; sets of them add and subtract."""
-
-    def __init__(self, features: Float[np.ndarray, "b d"]) -> None:
-        """Accumulate over rows."""
-        rows = features.astype(np.float64)
-        self.count, self.total, self.products = len(rows), rows.sum(axis=0), rows.T @ rows
-
-    def plus(self, other: "Moments", sign: int = 1) -> "Moments":
-        """Join both sets; with the sign -1, take the other set out of this one."""
-        result = Moments(np.zeros((0, len(self.total))))
-        result.count = self.count + sign * other.count
-        result.total = self.total + sign * other.total
-        result.products = self.products + sign * other.products
-        return result
-
-    def gaussian(self) -> tuple[Float[np.ndarray, " d"], Float[np.ndarray, "d d"]]:
-        """Return mean and covariance of all rows."""
-        mean = self.total / self.count
-        covariance = (self.products - self.count * np.outer(mean, mean)) / (self.count - 1)
-        return mean, covariance
+def moments(features: Float[np.ndarray, "b d"]) -> Float[np.ndarray, "e e"]:
+    """Return count, sums and products of rows in float64 as one matrix; sets add and subtract."""
+    rows = np.column_stack([np.ones(len(features)), features.astype(np.float64)])
+    return rows.T @ rows
 
 
-def frechet(a: Moments, b: Moments) -> float:
-    """Return the Frechet distance (FID) of two sets; NaN for fewer than two rows."""
-    if min(a.count, b.count) < 2:
+def frechet(a: Float[np.ndarray, "e e"], b: Float[np.ndarray, "e e"]) -> float:
+    """Return the Frechet distance (FID) of two sets by their moments; NaN below two rows."""
+    if min(a[0, 0], b[0, 0]) < 2:
         return float("nan")
-    (mean_a, cov_a), (mean_b, cov_b) = a.gaussian(), b.gaussian()
+    (mean_a, cov_a), (mean_b, cov_b) = _gaussian(a), _gaussian(b)
     values, vectors = np.linalg.eigh(cov_a)
     root = (vectors * np.sqrt(values.clip(0))) @ vectors.T
     cross = np.sqrt(np.linalg.eigvalsh(root @ cov_b @ root).clip(0)).sum()
@@ -111,17 +94,24 @@ def frechet(a: Moments, b: Moments) -> float:
     return max(float(((mean_a - mean_b) ** 2).sum() + spread), 0.0)  # below by rounding alone
 
 
-def frechet_interval(a: Sequence[Moments], b: Sequence[Moments]) -> Interval:
+def _gaussian(m: np.ndarray) -> tuple[Float[np.ndarray, " d"], Float[np.ndarray, "d d"]]:
+    """Return mean and covariance of rows with these moments."""
+    count, mean = m[0, 0], m[0, 1:] / m[0, 0]
+    return mean, (m[1:, 1:] - count * np.outer(mean, mean)) / (count - 1)
+
+
+def frechet_interval(
+    a: Iterable[Float[np.ndarray, "_ d"]], b: Iterable[Float[np.ndarray, "_ d"]]
+) -> Interval:
     """Return ``frechet`` of two sets in folds of the same pairs, with an interval by jackknife.
 
     A bootstrap would not do: a set with repeated rows is farther from any other.
     """
-    all_a, all_b = reduce(Moments.plus, a), reduce(Moments.plus, b)
+    folds_a, folds_b = (np.stack([moments(fold) for fold in folds]) for folds in (a, b))
+    all_a, all_b = folds_a.sum(axis=0), folds_b.sum(axis=0)
     distance = frechet(all_a, all_b)
-    without = np.array(
-        [frechet(all_a.plus(x, -1), all_b.plus(y, -1)) for x, y in zip(a, b, strict=True)]
-    )
-    spread = (len(a) - 1) * without.var()  # the jackknife's variance of the distance
+    without = [frechet(all_a - x, all_b - y) for x, y in zip(folds_a, folds_b, strict=True)]
+    spread = (len(folds_a) - 1) * np.var(without)  # the jackknife's variance of the distance
     reach = 1.96 * float(np.sqrt(spread))
     return distance, distance - reach, distance + reach
 

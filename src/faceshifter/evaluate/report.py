@@ -2,9 +2,7 @@
 
 import base64
 import json
-import math
 from collections.abc import Callable, Sequence
-from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -12,14 +10,7 @@ from typing import Any
 import jinja2
 import numpy as np
 
-from faceshifter.evaluate.metrics import (
-    FOLDS,
-    Interval,
-    Moments,
-    bootstrap,
-    frechet_interval,
-    kernel_distance,
-)
+from faceshifter.evaluate.metrics import Interval, bootstrap, frechet_interval, kernel_distance
 from faceshifter.evaluate.run import read_records
 from faceshifter.evaluate.scores import sorted_pictures
 from faceshifter.files import markdown_table, write_atomically
@@ -33,8 +24,7 @@ COLUMNS = {
 """Headings, the paper's Table 1 first."""
 COUNTS = {"pairs": "pairs", "failed": "failed", "undetected": "no face", "no_pose": "no pose"}
 KID_ROWS = 5000
-BLOCK = 256
-"""Rows of features in memory at a time."""
+FOLDS = 10  # parts of the jackknife
 
 Record = dict[str, Any]
 
@@ -59,18 +49,17 @@ def write_reports(out: Path, left_out: list[str]) -> dict[str, Any]:
     write_atomically(out / "report.json", json.dumps(report, indent=1, allow_nan=False).encode())
     write_atomically(out / "report.md", "\n".join([*markdown(report), ""]).encode())
     order = ["source", "target", *columns["methods"][1:]]  # as evaluate.scores draws them
-    html = page(report, *cells(report), sorted_pictures(out / "pictures"), order)
+    html = page(report, sorted_pictures(out / "pictures"), order)
     write_atomically(out / "report.html", html.encode())
     return report
 
 
 def _row(records: Sequence[Record], name: str) -> dict[str, Any]:
-    mine = [r["methods"][name] for r in records if name in r["methods"]]
-    row: dict[str, Any] = {"pairs": len(mine)}
-    for flag in ("failed", "undetected", "no_pose"):
-        row[flag] = sum(m.get(flag, 0) for m in mine)
-    means = {key: _interval(mine, key) for key in COLUMNS}
-    return row | {key: mean for key, mean in means.items() if mean is not None}
+    scores = [r["methods"][name] for r in records if name in r["methods"]]
+    counts = {flag: sum(s.get(flag, 0) for s in scores) for flag in COUNTS}
+    means = {key: _interval(scores, key) for key in COLUMNS}
+    found = {key: mean for key, mean in means.items() if mean is not None}
+    return counts | {"pairs": len(scores)} | found
 
 
 def _interval(scores: Sequence[Record], key: str) -> Interval | None:
@@ -79,7 +68,7 @@ def _interval(scores: Sequence[Record], key: str) -> Interval | None:
 
 
 def _add_distances(path: Path, table: dict[str, Any], methods: list[str], dim: int) -> None:
-    """Add FID and KID of each method's faces to the targets', streamed from disk."""
+    """Add FID and KID of each method's faces to the targets', a fold at a time from disk."""
     width = (1 + len(methods)) * (1 + dim)
     if not path.exists() or path.stat().st_size % (4 * width):
         return
@@ -88,23 +77,14 @@ def _add_distances(path: Path, table: dict[str, Any], methods: list[str], dim: i
         if name not in table:
             continue
         # A pair without a result is left out of the targets too.
-        of = partial(_features, rows, [0, column])
-        a, b = ([Moments(np.zeros((0, dim))) for _ in range(FOLDS)] for _ in range(2))
-        for fold in range(FOLDS):
-            for start in range(0, len(rows), BLOCK * FOLDS):
-                x, y = of(slice(start + fold, start + BLOCK * FOLDS, FOLDS))
-                a[fold], b[fold] = a[fold].plus(Moments(x)), b[fold].plus(Moments(y))
+        given = np.flatnonzero((rows[:, [0, column], 0] == 1).all(axis=1))
+        folds = [given[given % FOLDS == fold] for fold in range(FOLDS)]
+        first = given[given < KID_ROWS]
         distances = {
-            "fid": frechet_interval(b, a),
-            "kid": kernel_distance(*reversed(of(slice(KID_ROWS)))),
+            "fid": frechet_interval(*((rows[fold, i, 1:] for fold in folds) for i in (column, 0))),
+            "kid": kernel_distance(rows[first, column, 1:], rows[first, 0, 1:]),
         }
         table[name] |= {key: d for key, d in distances.items() if not np.isnan(d).any()}
-
-
-def _features(rows: Any, columns: list[int], part: slice) -> list[Any]:
-    """Return each column's features of some pairs, where a pair has all of them."""
-    some = np.array(rows[part][:, columns])
-    return list(some[(some[:, :, 0] == 1).all(axis=1), :, 1:].transpose(1, 0, 2))
 
 
 def _occlusion(records: Sequence[Record]) -> dict[str, Interval | None]:
@@ -149,11 +129,12 @@ def _notes(records: Sequence[Record]) -> list[str]:
 
 def markdown(report: dict[str, Any]) -> list[str]:
     """Return the lines of report.md."""
-    lines = [
-        f"{report['pairs']} pairs, {report['not_measured']} not measured; mean [95 % interval]"
-    ]
     header, rows = cells(report)
-    lines += ["", markdown_table(header, [[cell_text(cell) for cell in row] for row in rows])]
+    lines = [
+        f"{report['pairs']} pairs, {report['not_measured']} not measured; mean [95 % interval]",
+        "",
+        markdown_table(header, [[cell_text(cell) for cell in row] for row in rows]),
+    ]
     if report["occlusion"]:
         lines += ["", "Occlusion, error inside in levels; id: change of the cosine to the source:"]
         lines += [f"- {key}: {cell_text(value)}" for key, value in report["occlusion"].items()]
@@ -164,47 +145,30 @@ def markdown(report: dict[str, Any]) -> list[str]:
 def cells(report: dict[str, Any]) -> tuple[list[str], list[list[Any]]]:
     """Return header and rows of the table of methods."""
     table = report["methods"]
-    keys = [key for key in COLUMNS if any(key in row for row in table.values())] + [*COUNTS]
-    names = {**COLUMNS, **COUNTS}
-    rows = [[name, *(row.get(key) for key in keys)] for name, row in table.items()]
-    return ["method", *(names[key] for key in keys)], rows
+    columns = {k: v for k, v in COLUMNS.items() if any(k in row for row in table.values())} | COUNTS
+    rows = [[name, *(row.get(key) for key in columns)] for name, row in table.items()]
+    return ["method", *columns.values()], rows
 
 
 def cell_text(value: Any) -> str:
     """Format a number, a mean and its interval, or a text."""
-    number = _number(value)
-    if value is None or (number is not None and math.isnan(number)):
+    first, *interval = value if isinstance(value, tuple | list) else (value,)
+    if first is None or first != first:
         return "-"
-    if isinstance(value, float):
-        return f"{value:.3g}"
-    if isinstance(value, tuple | list):
-        return f"{value[0]:.3g} [{value[1]:.3g}, {value[2]:.3g}]"
-    return str(value)
+    text = f"{first:.3g}" if isinstance(first, float) else str(first)
+    return f"{text} [{interval[0]:.3g}, {interval[1]:.3g}]" if interval else text
 
 
-def _number(value: Any) -> float | None:
-    """Return the number that a cell is sorted by; None for texts."""
-    first = value[0] if isinstance(value, tuple | list) else value
-    return float(first) if isinstance(first, int | float) else None
-
-
-def page(
-    report: dict[str, Any],
-    header: Sequence[str],
-    rows: Sequence[Sequence[Any]],
-    pictures: Sequence[Path],
-    order: Sequence[str],
-) -> str:
+def page(report: dict[str, Any], pictures: Sequence[Path], order: Sequence[str]) -> str:
     """Return report.html, which needs no other file.
 
     Args:
         report: Content of report.json.
-        header: Headings of the table of methods.
-        rows: Its rows.
         pictures: From the worst pairs to the best.
         order: What each picture shows, from left to right.
     """
     template = Path(__file__).with_name("report.html").read_text("utf-8")
+    header, rows = cells(report)
     breakdowns = [
         [b["what"], f"{b['from']} to {b['to']}", b["pairs"], *b["mean"].values()]
         for b in report["breakdowns"]
@@ -217,5 +181,5 @@ def page(
     return jinja2.Template(template, autoescape=True, trim_blocks=True).render(
         report=report, header=header, rows=rows, breakdowns=breakdowns, order=order,
         ends=[("Worst", shown[:half]), ("Best", shown[half:])],
-        text=cell_text, number=_number,
+        text=cell_text,
     )  # fmt: skip

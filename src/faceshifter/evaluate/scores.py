@@ -1,7 +1,8 @@
 """Scores of a batch of pairs, a record each; docs/evaluation.md describes the protocol."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from jaxtyping import Float, UInt8
 from faceshifter.errors import FaceShifterError, ImageError, NoFaceError
 from faceshifter.evaluate.cases import Case, Frame
 from faceshifter.evaluate.faces import KnownFaces
-from faceshifter.evaluate.judges import Judges, Recogniser
+from faceshifter.evaluate.judges import ROTATION, Judges, Recogniser, head_errors
 from faceshifter.evaluate.methods import CROP, GEOMETRY, Maker, Pair, Results
 from faceshifter.evaluate.metrics import background_errors, outside_face
 from faceshifter.face.align import Matrix, crop_face, crop_matrix
@@ -21,18 +22,6 @@ from faceshifter.marks.xmp import WORKING
 
 KEPT_PICTURES = 8  # at either end
 CELL = 192  # pixels; side of a face in them
-
-
-@dataclass
-class _Face:
-    """A face that the batch embeds at its end."""
-
-    pair: Pair
-    crop: UInt8[np.ndarray, "n n 3"]
-    values: dict[str, Any]
-    """Where its scores go."""
-    free: int = -1
-    """For an occluded face, position of the same face without the occluder."""
 
 
 @dataclass
@@ -45,7 +34,10 @@ class Batch:
     """Names of all methods."""
     out: Path
     records: list[dict[str, Any]] = field(default_factory=list)
-    faces: list[_Face] = field(default_factory=list)
+    faces: list[tuple[Pixels, Callable[[Float[np.ndarray, " d"]], None]]] = field(
+        default_factory=list
+    )
+    """Crops to embed together, and what records the scores of each embedding."""
     strips: list[tuple[int, Pixels]] = field(default_factory=list)
 
     def measure(self, cases: Sequence[Case], start: int, makers: Sequence[Maker]) -> None:
@@ -65,7 +57,10 @@ class Batch:
             return
         for pair, *results in zip(pairs, *(maker(pairs) for maker in makers), strict=True):
             self._measure_pair(pair, results, self.records[pair.idx - start])
-        self._embed()
+        if self.faces:
+            crops, score = zip(*self.faces, strict=True)
+            for record_scores, z in zip(score, self.judges.recogniser.embed(crops), strict=True):
+                record_scores(z)
         for idx, strip in self.strips:
             _keep_picture(self.out / "pictures", self.records[idx - start], strip)
 
@@ -82,8 +77,8 @@ class Batch:
         """Measure all but the embeddings."""
         eyes, head = pair.face_t.landmarks[:2], pair.face_t.head
         record["eyes"] = float(np.linalg.norm(eyes[1] - eyes[0]))
-        if head:
-            record["yaw"] = float(np.degrees(np.arcsin(np.clip(-head.rotation[2, 0], -1, 1))))
+        if head is not None:
+            record["yaw"] = float(np.degrees(np.arcsin(np.clip(-head[ROTATION][6], -1, 1))))
         photos: dict[str, Pixels] = {}
         for name, photo in (item for result in results for item in result.photos.items()):
             values: dict[str, Any] = {}
@@ -115,62 +110,36 @@ class Batch:
         values.update(_flicker(pair, name, photo, matrix))
         head_t = pair.face_t.head
         if name == "copy-target":
-            if head_t:
-                values.update(head_t.errors(head_t))
-            self._score(pair, pair.face_t.z, values)
+            if head_t is not None:
+                values.update(head_errors(head_t, head_t))
+            self._score(pair, values, pair.face_t.z)
             return
-        landmarks = self._landmarks(pair, name, photo, notes)
-        head = self.judges.head(photo, landmarks) if head_t else None
-        crop = self.judges.recogniser.crop(photo, landmarks)
-        if head and head_t:
-            values.update(head.errors(head_t))
-        elif head_t:
-            values["no_pose"] = 1
-        self.faces.append(_Face(pair, crop, values))
-
-    def _landmarks(
-        self, pair: Pair, name: str, photo: Pixels, notes: list[str]
-    ) -> Float[np.ndarray, "5 2"]:
         file = pair.case.results.get(name)
         faces = self.judges.detector.detect(photo)
         if not faces:
             raise NoFaceError(f"no face was found in {file.name if file else 'its result'}")
         if file and len(faces) > 1:
             notes.append(f"{file.name} has {len(faces)} faces; the largest was measured")
-        return faces[0].landmarks
+        landmarks = faces[0].landmarks
+        crop = self.judges.recogniser.crop(photo, landmarks)
+        if head_t is not None:
+            head = self.judges.head(photo, landmarks)
+            values.update({"no_pose": 1} if head is None else head_errors(head, head_t))
+        self.faces.append((crop, partial(self._score, pair, values)))
 
     def _measure_occluded(
         self, pair: Pair, results: Sequence[Results], record: dict[str, Any]
     ) -> None:
-        """Record errors inside of a known occluder; ``_embed`` adds how the identity changes."""
-        for occluded in (result.occluded for result in results if result.occluded):
-            record["occlusion"] = {
-                "covered": occluded.share,
-                "one stage": occluded.one_stage,
-                "two stages": occluded.two_stages,
-            }
+        """Record errors inside of a known occluder, and how it changes the identity."""
+        for result in (result for result in results if result.occluded):
+            record["occlusion"] = result.occlusion
             # Both at the target's landmarks, as an occluder moves those that are detected.
-            free, covered = (
-                self.judges.recogniser.crop(photo, pair.face_t.landmarks)
-                for photo in (occluded.free, occluded.photo)
-            )
-            position = len(self.faces)
-            self.faces.append(_Face(pair, free, {}))
-            self.faces.append(_Face(pair, covered, record["occlusion"], position))
+            for sign, photo in zip((-1, 1), result.occluded, strict=True):
+                crop = self.judges.recogniser.crop(photo, pair.face_t.landmarks)
+                add = partial(_add_cosine, result.occlusion, sign * pair.face_s.z)
+                self.faces.append((crop, add))
 
-    def _embed(self) -> None:
-        """Embed all faces of the batch at once, and score them."""
-        if not self.faces:
-            return
-        z = self.judges.recogniser.embed([face.crop for face in self.faces])
-        for face, z_face in zip(self.faces, z, strict=True):
-            if face.free >= 0:
-                z_s = face.pair.face_s.z
-                face.values["id"] = float(z_face @ z_s - z[face.free] @ z_s)
-            else:
-                self._score(face.pair, z_face, face.values)
-
-    def _score(self, pair: Pair, z: Float[np.ndarray, " d"], values: dict[str, Any]) -> None:
+    def _score(self, pair: Pair, values: dict[str, Any], z: Float[np.ndarray, " d"]) -> None:
         rank = self.known.rank(z, pair.case.source.identity)
         values.update(
             top1=int(rank < 1), top5=int(rank < 5),
@@ -190,6 +159,12 @@ class Batch:
         with path.open("r+b" if path.exists() else "w+b") as file:
             file.seek(pair.idx * rows.nbytes)
             file.write(rows.tobytes())
+
+
+def _add_cosine(
+    values: dict[str, float], vector: Float[np.ndarray, " d"], z: Float[np.ndarray, " d"]
+) -> None:
+    values["id"] = values.get("id", 0.0) + float(z @ vector)
 
 
 def _flicker(pair: Pair, name: str, photo: Pixels, matrix: Matrix) -> dict[str, float]:
