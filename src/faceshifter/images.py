@@ -122,14 +122,9 @@ def _to_8_bits(samples: Shaped[np.ndarray, "h w"]) -> UInt8[np.ndarray, "h w"]:
 
 
 def save_photo(path: Path, photo: Photo, origin: Origin = SWAPPED) -> None:
-    """Write a photo in the format of the path's suffix, marked as synthetic.
+    """Write a photo in the format of the path's suffix, marked as synthetic by its origin.
 
     The file appears whole or not at all. JPEG has no transparency: there the photo lies on white.
-
-    Args:
-        path: Its suffix is one of ``media.PHOTO_FORMATS``.
-        photo: Pixels and metadata to write.
-        origin: How it was made, which decides on the marks.
 
     Raises:
         OutputError: The suffix is unknown, the file cannot be written, or it cannot be signed.

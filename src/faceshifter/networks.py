@@ -24,7 +24,7 @@ from faceshifter.encoders.encoder import IdentityEncoder, load_identity_encoder
 from faceshifter.errors import CheckpointError, DeviceError
 from faceshifter.models.aei import AEINet, recorded_masks
 from faceshifter.models.hear import HEARNet, heuristic_error
-from faceshifter.tensors import fingerprint, load_strictly, load_tensors
+from faceshifter.tensors import Array, fingerprint, load_strictly, load_tensors
 
 BUILT_IN_ENCODERS = ("dlib", "distilled")
 MOST_AT_ONCE = {"cpu": 4, "cuda": 32}
@@ -60,22 +60,13 @@ class Embedder:
         self._encoder = encoder.to(device)
         self._device = device
         self.name: str = encoder.name
-        """Name of the encoder in messages and logs."""
         self.most_at_once: int = most_at_once or MOST_AT_ONCE[device.type]
-        """Faces in one batch."""
 
     @classmethod
     def load(cls, spec: str, geometry: CropGeometry, device: str = "cpu") -> Self:
-        """Load an encoder as ``load_identity_encoder`` does.
-
-        Args:
-            spec: ``distilled``, ``dlib`` or a file.
-            geometry: Places of the landmarks in the crops.
-            device: auto, cpu or cuda.
+        """Load an encoder as ``load_identity_encoder`` does, onto a device: auto, cpu or cuda.
 
         Raises:
-            CheckpointError: The weights are missing, damaged or of another model.
-            DependencyError: dlib's weights are not installed.
             DeviceError: The device is not available.
         """
         chosen = choose_device(device)
@@ -122,7 +113,6 @@ class SwapNetworks:
         self.image_size: int = aei.config.image_size
         """Side of the crops in pixels."""
         self.encoder_name: str = encoder.name
-        """Name of the identity encoder."""
         self.most_at_once: int = self._embedder.most_at_once
         """Faces in one batch."""
 
@@ -135,28 +125,13 @@ class SwapNetworks:
         identity: Path | None = None,
         device: str = "auto",
     ) -> Self:
-        """Load trained networks.
-
-        Args:
-            weights: Folder with ``aei.safetensors`` and ``hear.safetensors``; by default the
-                weights that come with the package.
-            hear: Use the second stage.
-            identity: File of the identity encoder, for networks trained with a custom one.
-            device: auto, cpu or cuda.
-
-        Raises:
-            CheckpointError: Weights are missing, damaged or not trained together.
-            DeviceError: The device is not available.
-        """
+        """Load trained networks; ``FaceSwapper.from_pretrained`` tells arguments and errors."""
         chosen = choose_device(device)
         folder = weights or packaged_weights()
         aei, info = load_aei(folder / "aei.safetensors")
-        return cls(
-            aei,
-            load_hear(folder / "hear.safetensors", aei) if hear else None,
-            load_encoder_of(info, folder / "aei.safetensors", identity),
-            chosen,
-        )
+        second = load_hear(folder / "hear.safetensors", aei) if hear else None
+        encoder = load_encoder_of(info, folder / "aei.safetensors", identity)
+        return cls(aei, second, encoder, chosen)
 
     @property
     def has_hear(self) -> bool:
@@ -212,13 +187,9 @@ class SwapNetworks:
         z_id_s: Sequence[Identity],
         strength: float = 1.0,
     ) -> list[SwappedCrop]:
-        """Give aligned faces another identity, through both stages.
+        """Give aligned faces X_t another identity, through both stages.
 
-        Args:
-            crops: X_t.
-            z_id_t: Identities of the targets.
-            z_id_s: Identities of the sources, one for each target.
-            strength: Share of the source identity, in [0, 1].
+        Each has its own z_id_t and z_id_s; the share of the source identity is in [0, 1].
         """
         swapped = []
         for part in batch_slices(len(crops), self.most_at_once):
@@ -272,8 +243,7 @@ def load_aei(path: Path) -> tuple[AEINet, dict[str, Any]]:
     Raises:
         CheckpointError: The file is missing, damaged or of another network.
     """
-    tensors, info = load_tensors(path)
-    _check_kind(path, info, "aei")
+    tensors, info = _load(path, "aei")
     aei = AEINet(AEIConfig.from_dict(info["config"]))
     load_strictly(aei, tensors, str(path))
     return aei.eval().requires_grad_(False), info
@@ -285,8 +255,7 @@ def load_hear(path: Path, aei: AEINet) -> HEARNet:
     Raises:
         CheckpointError: The file is missing, damaged, of another network or another first stage.
     """
-    tensors, info = load_tensors(path)
-    _check_kind(path, info, "hear")
+    tensors, info = _load(path, "hear")
     if info["aei"] != fingerprint(aei):
         raise CheckpointError(
             f"{path} was trained on another AEI-Net (fingerprint {info['aei']}, not "
@@ -301,12 +270,7 @@ def load_hear(path: Path, aei: AEINet) -> HEARNet:
 def load_encoder_of(
     info: dict[str, Any], aei_weights: Path, identity: Path | None = None
 ) -> IdentityEncoder:
-    """Return the identity encoder that an AEI-Net was trained with.
-
-    Args:
-        info: The network's information, from ``load_aei``.
-        aei_weights: The network's file, for messages.
-        identity: The encoder's file, unless it is a built-in one.
+    """Return the identity encoder that an AEI-Net, loaded by ``load_aei``, was trained with.
 
     Raises:
         CheckpointError: The encoder is missing, or not the one of the training.
@@ -327,12 +291,14 @@ def load_encoder_of(
     return encoder
 
 
-def _check_kind(path: Path, info: dict[str, Any], kind: str) -> None:
+def _load(path: Path, kind: str) -> tuple[dict[str, Array], dict[str, Any]]:
+    tensors, info = load_tensors(path)
     if info.get("kind") != kind:
         raise CheckpointError(
             f"{path} holds weights of kind {info.get('kind')!r}, not {kind!r}; give the "
             f"weights.safetensors of a faceshifter train {kind} run"
         )
+    return tensors, info
 
 
 def choose_device(name: str) -> torch.device:

@@ -27,11 +27,9 @@ class Network(Protocol):
 
     def state_dict(self) -> Mapping[str, Any]:
         """Return the tensors by name."""
-        ...
 
     def load_state_dict(self, state_dict: Mapping[str, Any], /) -> Any:
         """Set the tensors by name."""
-        ...
 
 
 def save_tensors(path: Path, tensors: Mapping[str, Array], info: Mapping[str, Any]) -> None:
@@ -85,11 +83,6 @@ def _read(path: Path) -> tuple[dict[str, Array], dict[str, str]]:
 
 def load_strictly(network: Network, tensors: Mapping[str, Array], source: str) -> None:
     """Load weights that must fit exactly, in the network's own precision.
-
-    Args:
-        network: Receives the weights.
-        tensors: Weights by name.
-        source: Where they come from, for the message.
 
     Raises:
         CheckpointError: A key is missing, unexpected or of another shape; the message names some.

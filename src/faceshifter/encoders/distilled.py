@@ -12,7 +12,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from faceshifter.encoders.dlib_net import DlibBlock, DlibResNet
+from faceshifter.encoders.dlib_net import STAGES, DlibResNet
 
 EMBEDDING_SIZE = 320
 
@@ -42,22 +42,20 @@ SPREAD, CONSTANT = -0.25, 0.5
 
 
 class DistilledResNet(DlibResNet):
-    """Network from dlib's 150-pixel crop, RGB in [-1, 1], to a descriptor of 320 numbers.
-
-    Args:
-        ranks: Channels between the two convolutions of a layer, by its name.
-    """
+    """Network from dlib's 150-pixel crop, RGB in [-1, 1], to a descriptor of 320 numbers."""
 
     def __init__(self, ranks: Mapping[str, int] = RANKS) -> None:
         super().__init__()
         for name, rank in ranks.items():
-            whole = _conv(self, name)
+            whole = self.blocks.get_submodule(name)
+            assert isinstance(whole, nn.Conv2d)
             # As in dlib, only layers of stride 1 are padded.
             stride = whole.stride[0]
             reduce = nn.Conv2d(whole.in_channels, rank, 3, stride, 2 - stride, bias=False)
-            _replace(self, name, nn.Sequential(reduce, nn.Conv2d(rank, whole.out_channels, 1)))
-        last = _conv(self, LAST)
-        _replace(self, LAST, nn.Conv2d(last.in_channels, last.out_channels, 1))
+            expand = nn.Conv2d(rank, whole.out_channels, 1)
+            self.blocks.set_submodule(name, nn.Sequential(reduce, expand))
+        channels = STAGES[-1][0]
+        self.blocks.set_submodule(LAST, nn.Conv2d(channels, channels, 1))
         self.fc = nn.Linear(2 * self.fc.in_features, EMBEDDING_SIZE)
 
     @classmethod
@@ -73,9 +71,8 @@ class DistilledResNet(DlibResNet):
                 continue
             U, S, Vh = torch.linalg.svd(weight.flatten(1), full_matrices=False)
             root, rank = S[: ranks[name]].sqrt(), ranks[name]
-            whole[f"blocks.{name}.0.weight"] = (root[:, None] * Vh[:rank]).unflatten(
-                1, weight.shape[1:]
-            )
+            reduced = root[:, None] * Vh[:rank]
+            whole[f"blocks.{name}.0.weight"] = reduced.unflatten(1, weight.shape[1:])
             whole[f"blocks.{name}.1.weight"] = (U[:, :rank] * root)[:, :, None, None]
             whole[f"blocks.{name}.1.bias"] = whole.pop(f"blocks.{name}.bias")
         network.load_state_dict(whole, strict=False)
@@ -105,10 +102,8 @@ class DistilledResNet(DlibResNet):
 
         Numbers that are hard to learn shrink, so each is rescaled to its root mean square to the
         power of three quarters. The length, which tells how sure the network is, counts by a
-        constant in place of the first number, which tells least. docs/decisions.md#distillation
-
-        Args:
-            features: Features of faces as they occur in use.
+        constant in place of the first number, which tells least. The features are of faces as they
+        occur in use. docs/decisions.md#distillation
         """
         raw = self.fc(features)
         scale = raw.square().mean(0).clamp_min(1e-6) ** (SPREAD / 2)
@@ -117,15 +112,3 @@ class DistilledResNet(DlibResNet):
         self.fc.weight.mul_(scale[:, None])
         self.fc.bias.mul_(scale)
         self.fc.bias[0] = CONSTANT
-
-
-def _conv(network: DlibResNet, name: str) -> nn.Conv2d:
-    conv = network.blocks.get_submodule(name)
-    assert isinstance(conv, nn.Conv2d)
-    return conv
-
-
-def _replace(network: DlibResNet, name: str, layer: nn.Module) -> None:
-    block = network.blocks.get_submodule(name.partition(".")[0])
-    assert isinstance(block, DlibBlock)
-    setattr(block, name.partition(".")[2], layer)

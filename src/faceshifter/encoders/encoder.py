@@ -130,22 +130,16 @@ class IdentityEncoder(nn.Module):
         return F.grid_sample(X, grid, padding_mode="border", align_corners=False)
 
     def forward(self, X: Float[Tensor, "b 3 s s"]) -> Float[Tensor, "b d"]:
-        """Return z_id, of unit length.
-
-        Args:
-            X: Aligned faces of any size, RGB in [-1, 1].
-        """
+        """Return z_id, of unit length, of aligned faces of any size, RGB in [-1, 1]."""
         return F.normalize(self.backbone(self.to_input(X)).float() - self.mean)
 
 
 def load_identity_encoder(spec: str, geometry: CropGeometry) -> IdentityEncoder:
     """Load an identity encoder.
 
-    Args:
-        spec: ``distilled`` (our own), ``dlib`` (from its own package), or a file: weights of ours
-            (.safetensors), any TorchScript recogniser on the ArcFace template (.ts, .pt), or a
-            state dict of arcface_torch (any other suffix, such as .pth).
-        geometry: Places of the landmarks in the aligned faces.
+    It is ``distilled`` (our own), ``dlib`` (from its own package), or a file: weights of ours
+    (.safetensors), any TorchScript recogniser on the ArcFace template (.ts, .pt), or a state dict
+    of arcface_torch (any other suffix, such as .pth).
 
     Raises:
         CheckpointError: The weights are missing, damaged or of another model.
@@ -165,18 +159,14 @@ def load_identity_encoder(spec: str, geometry: CropGeometry) -> IdentityEncoder:
         return distilled_encoder(load_arrays(path), geometry, spec)
     if path.suffix in TORCHSCRIPT_SUFFIXES:
         return torchscript_encoder(path, geometry)
-    return arcface_encoder(path, geometry)
+    name, backbone = iresnet.load_iresnet(path)
+    return IdentityEncoder(backbone, ARCFACE_CROP, geometry, c_id=iresnet.EMBEDDING_SIZE, name=name)
 
 
 def distilled_encoder(
     weights: Mapping[str, Array], geometry: CropGeometry, source: str = "the state dict"
 ) -> IdentityEncoder:
-    """Build our own encoder from trained weights.
-
-    Args:
-        weights: Weights of a DistilledResNet, by name.
-        geometry: Places of the landmarks in the aligned faces.
-        source: Where the weights come from, for the message.
+    """Build our own encoder from trained weights, which the message calls ``source``.
 
     Raises:
         CheckpointError: The weights are not a DistilledResNet's.
@@ -199,16 +189,6 @@ def dlib_encoder(geometry: CropGeometry) -> IdentityEncoder:
         mean = DLIB_MEAN_SHARE * torch.from_numpy(load_arrays(path)["mean"])
     c_id = dlib_net.EMBEDDING_SIZE
     return IdentityEncoder(backbone, DLIB_CROP, geometry, c_id=c_id, name="dlib", mean=mean)
-
-
-def arcface_encoder(path: Path, geometry: CropGeometry) -> IdentityEncoder:
-    """Load a custom IResNet.
-
-    Raises:
-        CheckpointError: The file is not a state dict with the keys of arcface_torch.
-    """
-    name, backbone = iresnet.load_iresnet(path)
-    return IdentityEncoder(backbone, ARCFACE_CROP, geometry, c_id=iresnet.EMBEDDING_SIZE, name=name)
 
 
 def torchscript_encoder(path: Path, geometry: CropGeometry) -> IdentityEncoder:

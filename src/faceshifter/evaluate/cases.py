@@ -76,10 +76,9 @@ def read_frames(path: Path, numbers: tuple[int, ...]) -> list[tuple[Pixels, Pixe
         raise ImageError(f"{path} does not exist; put the video there")
     needed = {i for number in numbers for i in (number, number + 1)}
     try:
-        frames = enumerate(
-            islice(video_files.read_frames(video_files.open_clip(path)), max(needed) + 1)
-        )
-        kept = {i: frame.to_ndarray(format="rgb24") for i, frame in frames if i in needed}
+        frames = video_files.read_frames(video_files.open_clip(path))
+        first = enumerate(islice(frames, max(needed) + 1))
+        kept = {i: frame.to_ndarray(format="rgb24") for i, frame in first if i in needed}
     except VideoError as error:
         raise ImageError(str(error)) from None
     if len(kept) < len(needed):

@@ -16,7 +16,7 @@ from faceshifter.face.detect import FaceDetector
 from faceshifter.face.mesh import Landmark
 from faceshifter.files import sha256
 from faceshifter.images import Pixels
-from faceshifter.networks import to_tensor
+from faceshifter.networks import batch_slices, to_tensor
 
 BATCH = 16  # faces; larger ones take more memory and no less time
 HEAD_SIDE = 256  # pixels; of the upright square in which a head is measured
@@ -63,10 +63,9 @@ class Recogniser:
             if len(shape) != 2:
                 raise TypeError("the output is not a descriptor")
         except Exception as error:  # its exceptions have no common public base
-            size = ARCFACE_CROP.size
             raise CheckpointError(
                 f"{path} is not a recogniser; give an ONNX network that maps RGB faces "
-                f"(1, 3, {size}, {size}) to descriptors (1, d)"
+                f"(1, 3, {ARCFACE_CROP.size}, {ARCFACE_CROP.size}) to descriptors (1, d)"
             ) from error
         self.dim = int(shape[1])
 
@@ -80,9 +79,8 @@ class Recogniser:
     def features(self, crops: Sequence[UInt8[np.ndarray, "n n 3"]]) -> Float[np.ndarray, "b d"]:
         """Return the network's outputs for crops of its size."""
         X = to_tensor(np.stack(crops)).numpy()
-        batches = [X[start : start + BATCH] for start in range(0, len(X), BATCH)]
         try:
-            return np.concatenate([self._run(batch) for batch in batches])
+            return np.concatenate([self._run(X[part]) for part in batch_slices(len(X), BATCH)])
         except Exception:  # noqa: BLE001  # a network exported for batches of one
             return np.concatenate([self._run(x[None]) for x in X])
 

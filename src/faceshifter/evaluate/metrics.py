@@ -1,10 +1,10 @@
 """Figures from pictures, features and samples, without any file or network."""
 
-from collections.abc import Iterable
+from collections.abc import Sequence
 
 import cv2
 import numpy as np
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 
 from faceshifter.face.align import Matrix
 from faceshifter.images import Pixels
@@ -101,17 +101,19 @@ def _gaussian(m: np.ndarray) -> tuple[Float[np.ndarray, " d"], Float[np.ndarray,
 
 
 def frechet_interval(
-    a: Iterable[Float[np.ndarray, "_ d"]], b: Iterable[Float[np.ndarray, "_ d"]]
+    a: Float[np.ndarray, "n d"],
+    b: Float[np.ndarray, "n d"],
+    folds: Sequence[Int[np.ndarray, " _"]],
 ) -> Interval:
-    """Return ``frechet`` of two sets in folds of the same pairs, with an interval by jackknife.
+    """Return ``frechet`` of two sets, given folds of their rows, with an interval by jackknife.
 
     A bootstrap would not do: a set with repeated rows is farther from any other.
     """
-    folds_a, folds_b = (np.stack([moments(fold) for fold in folds]) for folds in (a, b))
+    folds_a, folds_b = (np.stack([moments(x[fold]) for fold in folds]) for x in (a, b))
     all_a, all_b = folds_a.sum(axis=0), folds_b.sum(axis=0)
     distance = frechet(all_a, all_b)
     without = [frechet(all_a - x, all_b - y) for x, y in zip(folds_a, folds_b, strict=True)]
-    spread = (len(folds_a) - 1) * np.var(without)  # the jackknife's variance of the distance
+    spread = (len(folds) - 1) * np.var(without)  # the jackknife's variance of the distance
     reach = 1.96 * float(np.sqrt(spread))
     return distance, distance - reach, distance + reach
 

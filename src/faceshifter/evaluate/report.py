@@ -81,7 +81,7 @@ def _add_distances(path: Path, table: dict[str, Any], methods: list[str], dim: i
         folds = [given[given % FOLDS == fold] for fold in range(FOLDS)]
         first = given[given < KID_ROWS]
         distances = {
-            "fid": frechet_interval(*((rows[fold, i, 1:] for fold in folds) for i in (column, 0))),
+            "fid": frechet_interval(rows[:, column, 1:], rows[:, 0, 1:], folds),
             "kid": kernel_distance(rows[first, column, 1:], rows[first, 0, 1:]),
         }
         table[name] |= {key: d for key, d in distances.items() if not np.isnan(d).any()}
@@ -162,10 +162,7 @@ def cell_text(value: Any) -> str:
 def page(report: dict[str, Any], pictures: Sequence[Path], order: Sequence[str]) -> str:
     """Return report.html, which needs no other file.
 
-    Args:
-        report: Content of report.json.
-        pictures: From the worst pairs to the best.
-        order: What each picture shows, from left to right.
+    The pictures are of the worst pairs to the best; each shows ``order`` from left to right.
     """
     template = Path(__file__).with_name("report.html").read_text("utf-8")
     header, rows = cells(report)

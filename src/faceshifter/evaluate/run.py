@@ -43,18 +43,10 @@ def evaluate_swaps(
 ) -> list[str]:
     """Measure results of a tool, or our own swaps where the input has none.
 
-    Args:
-        swaps: Labelled photos, a CSV, or the folder of FaceForensics++.
-        out: Folder of the run; an earlier run with the same arguments is resumed.
-        detector: Finds the faces.
-        load_swapper: Called where swaps have to be made.
-        recogniser: ONNX network that measures the identity.
-        trained: Files of weights; a recogniser that was used in their training is refused.
-        landmarker: MediaPipe's face_landmarker.task, for pose, expression and gaze.
-        features: ONNX network for FID and KID.
-        classical: The same task file, to swap the classical way too.
-        occluders: Cut-outs for the occlusion test; without them all are drawn.
-        num_pairs: Number of pairs of labelled photos.
+    The input is labelled photos, of which ``num_pairs`` are drawn, a CSV, or FaceForensics++. An
+    earlier run in the folder ``out`` with the same arguments is resumed. A recogniser that was used
+    to train the weights in the files ``trained`` is refused. With MediaPipe's face_landmarker.task
+    as ``classical``, photos are swapped the classical way too; without occluders all are drawn.
 
     Returns:
         A line for each measurement that was left out, and why.
@@ -128,14 +120,8 @@ def measure_cases(
 ) -> None:
     """Measure every pair that out/records.jsonl lacks, and append one line for each.
 
-    Args:
-        cases: Pairs, with results of tools or without.
-        makers: What makes more results of each pair.
-        judges: What measures.
-        out: Folder of the run.
-        config: What the figures depend on.
-        gallery: Photos in which ID retrieval searches beside the pairs' own.
-        batch_size: Pairs whose photos are in memory together.
+    Results of tools are in the cases, the makers make more, and the figures depend on the config.
+    ID retrieval searches the pairs' own photos and the gallery.
 
     Raises:
         DataError: Two methods have one name, or no photo has a face.
@@ -169,8 +155,7 @@ def _whole_batches(out: Path, total: int, batch_size: int) -> int:
     So a resumed run has the batches, and to the last bit the numbers, of one that was not stopped.
     """
     records = read_records(out, torn=True)
-    done = len(records)
-    if done < total and done % batch_size:
-        done -= done % batch_size
-        write_lines(out / RECORDS, records[:done])
-    return done
+    if len(records) < total and (cut := len(records) % batch_size):
+        del records[-cut:]
+        write_lines(out / RECORDS, records)
+    return len(records)

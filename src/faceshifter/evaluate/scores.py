@@ -132,11 +132,11 @@ class Batch:
     ) -> None:
         """Record errors inside of a known occluder, and how it changes the identity."""
         for result in (result for result in results if result.occluded):
-            record["occlusion"] = result.occlusion
+            record["occlusion"] = result.occlusion | {"id": 0.0}
             # Both at the target's landmarks, as an occluder moves those that are detected.
             for sign, photo in zip((-1, 1), result.occluded, strict=True):
                 crop = self.judges.recogniser.crop(photo, pair.face_t.landmarks)
-                add = partial(_add_cosine, result.occlusion, sign * pair.face_s.z)
+                add = partial(_add_cosine, record["occlusion"], sign * pair.face_s.z)
                 self.faces.append((crop, add))
 
     def _score(self, pair: Pair, values: dict[str, Any], z: Float[np.ndarray, " d"]) -> None:
@@ -164,7 +164,7 @@ class Batch:
 def _add_cosine(
     values: dict[str, float], vector: Float[np.ndarray, " d"], z: Float[np.ndarray, " d"]
 ) -> None:
-    values["id"] = values.get("id", 0.0) + float(z @ vector)
+    values["id"] += float(z @ vector)
 
 
 def _flicker(pair: Pair, name: str, photo: Pixels, matrix: Matrix) -> dict[str, float]:

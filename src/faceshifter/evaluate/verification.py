@@ -37,11 +37,7 @@ class VerificationResult:
 
 
 def verification(z_id: Float[np.ndarray, "n d"], identity: Sequence[str]) -> VerificationResult:
-    """Compare every pair of faces, exactly.
-
-    Args:
-        z_id: One row a face, of unit length.
-        identity: Name of the person in each row.
+    """Compare every pair of faces, exactly, by embeddings of unit length and people's names.
 
     Raises:
         DataError: There is no pair of one person, or none of two.
@@ -67,13 +63,9 @@ def verification(z_id: Float[np.ndarray, "n d"], identity: Sequence[str]) -> Ver
     auc = (below + not_above).mean() / (2 * num_different)
     # At this threshold no more than the allowed share of different pairs lies above it.
     threshold = different[-1 - int(FALSE_ACCEPTS * num_different)]
+    tar_at_far = float((same > threshold).mean())
     return VerificationResult(
-        num_faces=num_faces,
-        num_people=len(faces_each),
-        num_same=num_same,
-        num_different=num_different,
-        auc=float(auc),
-        tar_at_far=float((same > threshold).mean()),
+        num_faces, len(faces_each), num_same, num_different, float(auc), tar_at_far
     )
 
 
@@ -84,10 +76,7 @@ def verify_encoder(
 ) -> VerificationResult:
     """Encode labelled faces as they come and compare every pair.
 
-    Args:
-        encoder: Maps faces to z_id.
-        faces: Aligned crops of one size, RGB, and names of people.
-        batch_size: Crops encoded at a time.
+    The faces are aligned crops of one size, RGB, with the names of people.
 
     Raises:
         DataError: There is no pair of one person, or none of two.
@@ -105,12 +94,8 @@ def labelled_crops(
 ) -> Iterator[tuple[UInt8[np.ndarray, "s s 3"], str]]:
     """Yield the aligned crop and person of every photo with a face; others are left out.
 
-    Args:
-        photos: Folder with one sub-folder a person, or with an index.jsonl that names people, or a
-            tar with such an index beside it.
-        detector: Finds the faces.
-        geometry: Where the landmarks lie in the crops.
-        size: Side of the crops in pixels.
+    The photos are in one sub-folder a person, or an index.jsonl in their folder or beside their tar
+    names the people. The crops are of ``size`` pixels.
     """
     for photo in tqdm(list(find_photos(photos)), unit="photo"):
         try:

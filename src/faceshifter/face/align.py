@@ -26,10 +26,7 @@ MAX_OVERSAMPLING = 32
 def crop_matrix(landmarks: Float[np.ndarray, "5 2"], geometry: CropGeometry, size: int) -> Matrix:
     """Return the least-squares similarity transform, without reflection, from photo to crop.
 
-    Args:
-        landmarks: Left eye, right eye, nose tip, left and right mouth corner, in photo pixels.
-        geometry: Their places in the crop.
-        size: Side of the crop in pixels.
+    The landmarks are in photo pixels and in ``Face``'s order; the crop's side is ``size`` pixels.
 
     Raises:
         NoFaceError: The points do not form a face: they coincide, or are mirrored.
@@ -76,13 +73,7 @@ def template_points(geometry: CropGeometry, size: int) -> Float[np.ndarray, "5 2
 def crop_face(
     pixels: UInt8[np.ndarray, "h w 3"], matrix: Matrix, size: int
 ) -> UInt8[np.ndarray, "s s 3"]:
-    """Cut the aligned crop out of a photo, which is reflected beyond its border.
-
-    Args:
-        pixels: RGB photo.
-        matrix: From photo pixels to crop pixels.
-        size: Side of the crop in pixels.
-    """
+    """Cut the aligned crop of ``size`` pixels out of a photo, which is reflected at its border."""
     return warp(pixels, matrix, width=size, height=size)
 
 
@@ -91,11 +82,7 @@ def warp(
 ) -> UInt8[np.ndarray, "height width 3"]:
     """Resample a picture by a similarity: cubic if it enlarges, averaging areas if it shrinks.
 
-    Args:
-        pixels: RGB picture; beyond its border it is reflected.
-        matrix: From pixel coordinates of ``pixels`` to those of the result.
-        width: Width of the result in pixels.
-        height: Height of the result in pixels.
+    The matrix maps the picture's pixels to the result's. The picture is reflected at its border.
     """
     scale = math.sqrt(abs(np.linalg.det(matrix[:, :2])))
     # Sample k times as densely as the result, which is dense enough for the picture; then average.

@@ -4,7 +4,7 @@ import math
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
@@ -84,9 +84,7 @@ class FaceDetector(Protocol):
     def detect(self, pixels: Pixels, *, thorough: bool = True) -> list[Face]:
         """Return all faces of a photo, largest box first; empty if there is none.
 
-        Args:
-            pixels: RGB photo.
-            thorough: If no upright face is found, spend seconds on turned and covered ones.
+        A thorough search that finds no upright face spends seconds on turned and covered ones.
         """
         ...
 
@@ -100,7 +98,7 @@ class DlibDetector:
         for corners, score in _find_boxes(pixels, thorough):
             landmarks = refine_landmarks(pixels, fit_similarity(corners, PATCH_BOX))
             faces.append(Face(_bounds(corners), landmarks, score))
-        return _largest_first(faces)
+        return sorted(faces, key=lambda face: -face.area)
 
 
 class YuNetDetector:
@@ -130,8 +128,8 @@ class YuNetDetector:
         """Find faces; use ``LockedDetector`` to call it from several threads."""
         found = self._find(pixels)
         if thorough and _best(found) < YUNET_SURE:
-            small, factor = _reduce(pixels, SLOW_SIDE)
-            found = _enlarge(_find_turned(self._find, small, YUNET_SURE), factor) or found
+            turned = partial(_find_turned, self._find, YUNET_SURE)
+            found = _find_reduced(turned, pixels, SLOW_SIDE) or found
         faces = []
         for points, score in found:
             corners, rough = points[:4], points[4:]
@@ -144,22 +142,28 @@ class YuNetDetector:
             if np.linalg.norm(moved, axis=1).mean() > MAX_MOVE:
                 landmarks = rough
             faces.append(Face(_bounds(corners), landmarks, score))
-        return _largest_first(faces)
+        return sorted(faces, key=lambda face: -face.area)
 
     def _find(self, pixels: Pixels) -> list[Found]:
         """Find faces from coarse to fine, without parts of faces that were found before."""
         found: list[Found] = []
         for side in YUNET_SIDES:
-            small, factor = _reduce(pixels, side)
-            self._yunet.setInputSize((small.shape[1], small.shape[0]))
-            _, rows = self._yunet.detect(np.ascontiguousarray(small[:, :, ::-1]))
-            finer = [_with_corners(row) for row in ([] if rows is None else rows.tolist())]
             coarser = [_bounds(points[:4]) for points, _ in found]
-            for points, score in _enlarge(finer, factor):
-                if not any(_contains(box, points[:4].mean(axis=0)) for box in coarser):
+            for points, score in _find_reduced(self._run, pixels, side):
+                x, y = points[:4].mean(axis=0)
+                if not any(x0 <= x <= x1 and y0 <= y <= y1 for x0, y0, x1, y1 in coarser):
                     found.append((points, score))
             if max(pixels.shape) <= side:
                 break
+        return found
+
+    def _run(self, pixels: Pixels) -> list[Found]:
+        self._yunet.setInputSize((pixels.shape[1], pixels.shape[0]))
+        _, rows = self._yunet.detect(np.ascontiguousarray(pixels[:, :, ::-1]))
+        found = []
+        for x, y, width, height, *landmarks, score in [] if rows is None else rows.tolist():
+            corners = _corners(x, y, x + width, y + height)
+            found.append((np.concatenate([corners, np.reshape(landmarks, (5, 2))]), score))
         return found
 
 
@@ -187,17 +191,7 @@ def load_detector(yunet: Path | None = None) -> FaceDetector:
 def crop_largest(
     pixels: Pixels, detector: FaceDetector, geometry: CropGeometry, size: int, name: object
 ) -> tuple[UInt8[np.ndarray, "s s 3"], Matrix]:
-    """Cut the largest face of a photo out, aligned.
-
-    Args:
-        pixels: RGB photo.
-        detector: Finds the faces.
-        geometry: Where the landmarks belong in the crop.
-        size: Side of the crop in pixels.
-        name: What the message calls the photo, such as its path.
-
-    Returns:
-        The crop, RGB, and the transform from photo pixels to crop pixels.
+    """Return the aligned crop of a photo's largest face, and the transform from photo to crop.
 
     Raises:
         NoFaceError: The photo has no face.
@@ -211,27 +205,28 @@ def crop_largest(
 
 def _find_boxes(pixels: Pixels, thorough: bool) -> list[Found]:
     """Return the faces of the first of dlib's detectors that finds any."""
-    small, factor = _reduce(pixels, HOG_SIDE)
-    found = _hog(small)
-    if not found and max(small.shape) <= HOG_UPSAMPLE_SIDE:
-        found = _hog(small, upsample=1)
-    if not found and not thorough:
-        return []
-    if not found:
-        small, factor = _reduce(pixels, SLOW_SIDE)
-        found = _find_turned(_hog, small, HOG_SURE)
-    if not found and min(small.shape[:2]) >= CNN_MIN_SIDE:
-        found = [(_corners(face.rect), face.confidence) for face in _cnn_detector()(small)]
-    return _enlarge(found, factor)
+    found = _find_reduced(_hog, pixels, HOG_SIDE)
+    if not found and max(pixels.shape) <= HOG_UPSAMPLE_SIDE:
+        found = _hog(pixels, upsample=1)
+    if not found and thorough:
+        turned = partial(_find_turned, _hog, HOG_SURE)
+        found = _find_reduced(turned, pixels, SLOW_SIDE) or _find_reduced(_cnn, pixels, SLOW_SIDE)
+    return found
 
 
 def _hog(pixels: Pixels, upsample: int = 0) -> list[Found]:
     # dlib refuses the strides of pictures that are one pixel wide, so it gets a copy.
     boxes, scores, _ = _hog_detector().run(pixels.copy(order="C"), upsample, HOG_SCORE)
-    return [(_corners(box), score) for box, score in zip(boxes, scores, strict=True)]
+    return [(_box_corners(box), score) for box, score in zip(boxes, scores, strict=True)]
 
 
-def _find_turned(find: Callable[[Pixels], list[Found]], pixels: Pixels, sure: float) -> list[Found]:
+def _cnn(pixels: Pixels) -> list[Found]:
+    if min(pixels.shape[:2]) < CNN_MIN_SIDE:
+        return []
+    return [(_box_corners(face.rect), face.confidence) for face in _cnn_detector()(pixels)]
+
+
+def _find_turned(find: Callable[[Pixels], list[Found]], sure: float, pixels: Pixels) -> list[Found]:
     """Find the faces of the best turn, if its score is above ``sure``, in photo coordinates."""
     height, width = pixels.shape[:2]
     side = math.ceil(math.hypot(height, width))
@@ -247,16 +242,12 @@ def _find_turned(find: Callable[[Pixels], list[Found]], pixels: Pixels, sure: fl
     return best
 
 
-def _corners(box: Any) -> Float[np.ndarray, "4 2"]:
-    x0, y0, x1, y1 = box.left(), box.top(), box.right(), box.bottom()
+def _box_corners(box: Any) -> Float[np.ndarray, "4 2"]:
+    return _corners(box.left(), box.top(), box.right(), box.bottom())
+
+
+def _corners(x0: float, y0: float, x1: float, y1: float) -> Float[np.ndarray, "4 2"]:
     return np.array([[x0, y0], [x1, y0], [x1, y1], [x0, y1]], float)
-
-
-def _with_corners(row: list[float]) -> Found:
-    """Convert YuNet's row: x, y, width, height, five landmarks (x, y), score."""
-    x, y, width, height, *landmarks, score = row
-    corners = [[x, y], [x + width, y], [x + width, y + height], [x, y + height]]
-    return np.array(corners + np.reshape(landmarks, (5, 2)).tolist()), score
 
 
 def _bounds(points: Float[np.ndarray, "n 2"]) -> Box:
@@ -264,34 +255,16 @@ def _bounds(points: Float[np.ndarray, "n 2"]) -> Box:
     return x0, y0, x1, y1
 
 
-def _contains(box: Box, point: Float[np.ndarray, " 2"]) -> bool:
-    x, y = point.tolist()
-    return box[0] <= x <= box[2] and box[1] <= y <= box[3]
-
-
 def _best(found: list[Found]) -> float:
     return max((score for _, score in found), default=-math.inf)
 
 
-def _reduce(
-    pixels: Pixels, side: int
-) -> tuple[UInt8[np.ndarray, "small_h small_w 3"], Float[np.ndarray, " 2"]]:
-    """Reduce a photo to a longer side; return it and the factors of its width and height."""
-    factor = side / max(pixels.shape)
-    if factor >= 1:
-        return pixels, np.ones(2)
-    height, width = (max(round(n * factor), 1) for n in pixels.shape[:2])
+def _find_reduced(find: Callable[[Pixels], list[Found]], pixels: Pixels, side: int) -> list[Found]:
+    """Find faces in a photo that is reduced to a longer side, in the photo's coordinates."""
+    height, width = (max(round(n * min(side / max(pixels.shape), 1)), 1) for n in pixels.shape[:2])
     small = cv2.resize(pixels, (width, height), interpolation=cv2.INTER_AREA)
-    return small, np.array([width / pixels.shape[1], height / pixels.shape[0]])
-
-
-def _enlarge(found: list[Found], factor: Float[np.ndarray, " 2"]) -> list[Found]:
-    """Convert coordinates after ``_reduce`` to those before."""
-    return [((points + 0.5) / factor - 0.5, score) for points, score in found]
-
-
-def _largest_first(faces: list[Face]) -> list[Face]:
-    return sorted(faces, key=lambda face: face.area, reverse=True)
+    factor = np.array([width / pixels.shape[1], height / pixels.shape[0]])
+    return [((points + 0.5) / factor - 0.5, score) for points, score in find(small)]
 
 
 @cache

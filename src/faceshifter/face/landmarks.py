@@ -47,11 +47,8 @@ def refine_landmarks(pixels: Pixels, matrix: Matrix) -> Float[np.ndarray, "5 2"]
     """Return our five landmarks, from dlib's points in an upright patch of constant scale.
 
     A detector's own box or landmarks are only the start: the patch is aligned by the points just
-    predicted, and they are predicted again. So every detector ends with the same landmarks.
-
-    Args:
-        pixels: RGB photo.
-        matrix: From the photo to a roughly aligned patch.
+    predicted, and they are predicted again. So every detector ends with the same landmarks. The
+    matrix maps the photo to a roughly aligned patch.
     """
     for _ in range(REFINEMENTS):
         points = transform_points(invert_matrix(matrix), _predict(pixels, matrix))

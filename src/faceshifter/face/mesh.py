@@ -42,10 +42,7 @@ Landmark = Callable[[UInt8[np.ndarray, "h w 3"]], Any]
 
 
 def load_landmarker(model: Path) -> Landmark:
-    """Load MediaPipe's Face Landmarker with all that it measures.
-
-    Args:
-        model: face_landmarker.task.
+    """Load MediaPipe's face_landmarker.task with all that it measures.
 
     Raises:
         DependencyError: mediapipe is not installed, or the file is missing or not a landmarker.
@@ -80,24 +77,13 @@ def load_landmarker(model: Path) -> Landmark:
 
 
 class MeshFinder:
-    """Finds the mesh of a photo's largest face."""
+    """Finds the mesh of the largest face; MediaPipe's own detector overlooks small, turned ones."""
 
     def __init__(self, detector: FaceDetector, landmark: Landmark) -> None:
-        """Combine the two.
-
-        Args:
-            detector: Says where the face is: MediaPipe's own detector overlooks small and turned
-                ones.
-            landmark: What ``load_landmarker`` returns.
-        """
         self._detector, self._landmark = detector, landmark
 
     def find(self, pixels: Pixels, name: str = "the photo") -> FaceMesh:
-        """Return the mesh of the largest face.
-
-        Args:
-            pixels: Upright RGB photo.
-            name: What messages call the photo.
+        """Return the mesh of the largest face of an upright photo, which messages call ``name``.
 
         Raises:
             NoFaceError: No face was found, or no landmarks on it.

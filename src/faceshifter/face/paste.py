@@ -19,17 +19,15 @@ def paste_face(
 ) -> UInt8[np.ndarray, "h w 3"]:
     """Return a copy of the photo with the crop in its place; no pixel outside the crop changes.
 
-    Args:
-        pixels: RGB photo.
-        crop: Aligned RGB crop.
-        matrix: From photo pixels to crop pixels, as in ``crop_face``.
+    The matrix maps photo pixels to crop pixels, as in ``crop_face``.
     """
     result = pixels.copy()
     rows, columns = _region(pixels.shape[:2], matrix, crop.shape[0])
     width, height = columns.stop - columns.start, rows.stop - rows.start
     if width == 0 or height == 0:
         return result
-    local = _shifted(matrix, rows, columns)
+    offset = matrix[:, :2] @ (columns.start, rows.start) + matrix[:, 2]
+    local = np.column_stack([matrix[:, :2], offset])
     pasted = warp(crop, invert_matrix(local), width=width, height=height)
     mask = _mask(local, crop.shape[0], width=width, height=height)[:, :, None]
     old = pixels[rows, columns].astype(np.float32)
@@ -50,24 +48,13 @@ def _region(shape: tuple[int, int], matrix: Matrix, size: int) -> tuple[slice, s
     return slices[0], slices[1]
 
 
-def _shifted(matrix: Matrix, rows: slice, columns: slice) -> Matrix:
-    """Return the matrix for a part of the photo."""
-    origin = np.array([columns.start, rows.start])
-    return np.column_stack([matrix[:, :2], matrix[:, :2] @ origin + matrix[:, 2]])
-
-
 def _mask(matrix: Matrix, size: int, *, width: int, height: int) -> Float[np.ndarray, "h w"]:
     """Return the weight of the crop in each pixel: 1 inside, falling to 0 at the crop's edges."""
     x, y = np.arange(width, dtype=np.float32), np.arange(height, dtype=np.float32)[:, None]
     mask = np.ones((height, width), np.float32)
     for a, b, c in matrix.astype(np.float32):
         position = a * x + b * y + c
-        inside = np.minimum(position + 0.5, size - 0.5 - position)
-        mask *= _smoothstep(inside / (RAMP * size))
+        inside = np.minimum(position + 0.5, size - 0.5 - position) / (RAMP * size)
+        inside = inside.clip(0, 1)
+        mask *= inside * inside * (3 - 2 * inside)  # smoothstep: flat at both ends
     return mask
-
-
-def _smoothstep(x: Float[np.ndarray, "h w"]) -> Float[np.ndarray, "h w"]:
-    """Rise from 0 at 0 to 1 at 1, flat at both ends."""
-    x = x.clip(0, 1)
-    return x * x * (3 - 2 * x)

@@ -85,11 +85,9 @@ def sign(source: BufferedIOBase, target: BufferedIOBase, mime: str, origin: Orig
 
 
 def mark_video(path: Path, origin: Origin = SWAPPED) -> None:
-    """Add XMP and a signed manifest to a finished video; the watermark is in its frames already.
+    """Add XMP and a signed manifest to a finished MP4 or QuickTime file, or a temporary one.
 
-    Args:
-        path: An MP4 or QuickTime file, ``media.MP4_SUFFIXES``, or a temporary file of that format.
-        origin: How it was made; ``watermark=False`` in it if the frames carry none.
+    The watermark is in its frames already; if it is not, the origin has ``watermark=False``.
 
     Raises:
         CredentialsError: There is no usable key, or the file cannot be signed.
@@ -146,12 +144,9 @@ def _context() -> "c2pa.Context":
     """Return the library's settings: nothing from the network, no thumbnails."""
     import c2pa
 
-    return c2pa.Context.from_dict(
-        {
-            "verify": {"remote_manifest_fetch": False, "ocsp_fetch": False},
-            "builder": {"thumbnail": {"enabled": False}},
-        }
-    )
+    verify = {"remote_manifest_fetch": False, "ocsp_fetch": False}
+    thumbnail = {"enabled": False}
+    return c2pa.Context.from_dict({"verify": verify, "builder": {"thumbnail": thumbnail}})
 
 
 def _one_line(error: Exception) -> str:

@@ -86,10 +86,7 @@ def watermark_score(frames: Sequence[UInt8[np.ndarray, "h w 3"]]) -> float:
     """Return how clearly a picture, or several frames of one video together, carry the mark.
 
     From ``THRESHOLD`` on they carry it; without a mark, the score is distributed like the largest
-    of five standard normal numbers.
-
-    Args:
-        frames: RGB, at least one, all of one size.
+    of five standard normal numbers. The frames are RGB, at least one, all of one size.
     """
     scores = []
     for grid in GRIDS:

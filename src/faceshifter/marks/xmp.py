@@ -64,7 +64,6 @@ class Mark:
     """Origin of a picture according to its XMP."""
 
     digital_source_type: str
-    """A term of IPTC's vocabulary, as a URL."""
     tool: str | None
     """Name and version of the program that made it."""
 
@@ -120,9 +119,7 @@ def read_mark(path: Path) -> Mark | None:
 
 def _read_xmp_box(file: BufferedIOBase) -> bytes | None:
     """Return the last XMP packet among the outermost boxes; a damaged box ends the search."""
-    packet = None
-    end = file.seek(0, 2)
-    start = 0
+    packet, start, end = None, 0, file.seek(0, 2)
     while start + 8 <= end:
         file.seek(start)
         size, kind = struct.unpack(">I4s", file.read(8))
