@@ -59,7 +59,6 @@ class Embedder:
         """Wrap an encoder; ``load`` finds one by its name or file."""
         self._encoder = encoder.to(device)
         self._device = device
-        self.name: str = encoder.name
         self.most_at_once: int = most_at_once or MOST_AT_ONCE[device.type]
 
     @classmethod
@@ -154,11 +153,6 @@ class SwapNetworks:
     def device(self) -> str:
         """Device of the networks: cpu, cuda or cuda:N."""
         return str(self._device)
-
-    @property
-    def on_cpu(self) -> bool:
-        """Whether the networks are on the CPU."""
-        return self._device.type == "cpu"
 
     @property
     def has_masks(self) -> bool:

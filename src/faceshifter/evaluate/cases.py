@@ -5,7 +5,6 @@ from dataclasses import dataclass, field
 from functools import cache, lru_cache
 from itertools import islice
 from pathlib import Path
-from typing import Protocol, runtime_checkable
 
 import av
 import numpy as np
@@ -21,28 +20,14 @@ FRAMES = 10  # evenly spaced frames of a video, Section 4.1
 KEPT_VIDEOS = 8  # whose sampled frames stay in memory: those of a pair by six methods
 
 
-@runtime_checkable
-class Picture(Protocol):
-    """A photo or a video's frame, read when it is needed."""
-
-    @property
-    def name(self) -> str:
-        """Name in messages, unique in the set."""
-
-    @property
-    def identity(self) -> str:
-        """Name of the person."""
-
-    def pixels(self) -> Pixels:
-        """Read it, upright and RGB; an ImageError where that is not possible."""
-
-
 @dataclass(frozen=True)
 class Frame:
     """One frame of a video."""
 
     name: str
+    """Name in messages, unique in the set."""
     identity: str
+    """Name of the person."""
     path: Path
     numbers: tuple[int, ...]
     """Numbers of the frames that are sampled from this video."""
@@ -54,6 +39,10 @@ class Frame:
     def pixels(self) -> Pixels:
         """Read the frame, RGB."""
         return read_frames(self.path, self.numbers)[self.sample][int(self.following)]
+
+
+Picture = PhotoFile | Frame
+"""A photo or a video's frame, read when it is needed."""
 
 
 @dataclass(frozen=True)

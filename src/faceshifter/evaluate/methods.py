@@ -132,7 +132,7 @@ class OurMethod:
         crops = [*X_t, *(crop for crop, _ in covered.values())]
         z_id += [z_id[i] for i in covered]
         steps: list[SwappedCrop] = []
-        for part in batch_slices(len(crops), CPU_CROPS if networks.on_cpu else len(crops)):
+        for part in batch_slices(len(crops), CPU_CROPS if networks.device == "cpu" else len(crops)):
             steps += networks.swap(crops[part], list(networks.embed(crops[part])), z_id[part])
         with_occluder = dict(zip(covered, steps[len(pairs) :], strict=True))
         for i, pair in enumerate(pairs):
@@ -145,9 +145,8 @@ class OurMethod:
             (crop, inside), swapped = covered[i], with_occluder[i]
             occlusion = {"covered": float(inside.mean())}
             for name, picture in zip(self.names, (swapped.Y_hat_st, swapped.Y_st), strict=True):
-                error = np.abs(picture[inside].astype(int) - crop[inside]).mean()
-                occlusion[name] = float(error)
-            occluded = photos[self.names[1]], paste_face(pair.target, swapped.Y_st, matrix)
+                occlusion[name] = float(np.abs(picture[inside].astype(int) - crop[inside]).mean())
+            occluded = photos["two stages"], paste_face(pair.target, swapped.Y_st, matrix)
             yield Results({**photos}, occluded, occlusion)
 
     def _cover(

@@ -59,9 +59,7 @@ def background_errors(
     return {
         "psnr": MAX_PSNR if mse == 0 else min(MAX_PSNR, float(-10 * np.log10(mse))),
         "ssim": 1 - float((1 - ssim[outside[part]]).sum() / (3 * count)),
-        "ciede2000": float(deltaE_ciede2000(rgb2lab(a), rgb2lab(b)).sum() / count)
-        if len(a)
-        else 0.0,
+        "ciede2000": float(deltaE_ciede2000(rgb2lab(a), rgb2lab(b)).sum() / count),
     }
 
 

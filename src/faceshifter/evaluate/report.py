@@ -2,7 +2,7 @@
 
 import base64
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -88,22 +88,23 @@ def _add_distances(path: Path, table: dict[str, Any], methods: list[str], dim: i
 
 
 def _occlusion(records: Sequence[Record]) -> dict[str, Interval | None]:
-    found = [r["occlusion"] for r in records if r.get("occlusion")]
+    found = [r["occlusion"] for r in records if "occlusion" in r]
     keys = ("one stage", "two stages", "id")
     return {key: _interval(found, key) for key in keys} if found else {}
 
 
 def _breakdowns(records: Sequence[Record], names: list[str]) -> list[dict[str, Any]]:
     """Average cosines to the source by the target's pose, resolution and synthetic occlusion."""
-    bins: list[tuple[str, Callable[[Record], float | None], tuple[float, ...]]] = [
-        ("yaw of the target, deg", lambda r: r.get("yaw"), (0, 15, 30, 90)),
-        ("eyes of the target, px apart", lambda r: r.get("eyes"), (0, 40, 60, 100, 10**6)),
-        ("face covered", lambda r: (r.get("occlusion") or {}).get("covered"), (0, 0.1, 0.3, 1)),
-    ]  # fmt: skip
+    records = [r | r.get("occlusion", {}) for r in records]
+    bins = [
+        ("yaw of the target, deg", "yaw", (0, 15, 30, 90)),
+        ("eyes of the target, px apart", "eyes", (0, 40, 60, 100, 10**6)),
+        ("face covered", "covered", (0, 0.1, 0.3, 1)),
+    ]
     lines = []
-    for title, value, edges in bins:
+    for title, key, edges in bins:
         for low, high in pairwise(edges):
-            part = [r for r in records if (v := value(r)) is not None and low <= abs(v) < high]
+            part = [r for r in records if key in r and low <= abs(r[key]) < high]
             if part:
                 scores = {n: [r["methods"][n] for r in part if n in r["methods"]] for n in names}
                 means = {n: _interval(scores[n], "to_source") for n in names}

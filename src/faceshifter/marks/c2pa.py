@@ -9,7 +9,7 @@ import json
 from dataclasses import dataclass
 from io import BufferedIOBase
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from faceshifter import __version__
 from faceshifter.errors import CredentialsError
@@ -17,9 +17,6 @@ from faceshifter.files import replacing
 from faceshifter.marks.signer import ensure_signer, load_signer
 from faceshifter.marks.xmp import SWAPPED, Origin, append_xmp_box
 from faceshifter.media import mp4_mime
-
-if TYPE_CHECKING:
-    import c2pa
 
 MARKS = "faceshifter.marks"
 """Label of our own assertion: whether the pixels carry the watermark."""
@@ -140,7 +137,7 @@ def _summarise(store: dict[str, Any]) -> C2paManifest:
     )
 
 
-def _context() -> "c2pa.Context":
+def _context() -> Any:
     """Return the library's settings: nothing from the network, no thumbnails."""
     import c2pa
 
