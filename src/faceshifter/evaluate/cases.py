@@ -126,7 +126,7 @@ def read_gallery(path: Path, most: int = GALLERY_SIZE, seed: int = 0) -> list[Ph
     """Choose photos in which ID retrieval searches beside the pairs' own.
 
     These are all photos of a folder, or ``most`` of them, a function of their names and the seed.
-    A table and FaceForensics++ have no other photos than those of the pairs.
+    A table and FaceForensics++ have none but those of the pairs.
     """
     if (path / "manipulated_sequences").is_dir() or path.suffix.lower() == ".csv":
         return []

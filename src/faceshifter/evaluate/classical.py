@@ -114,7 +114,8 @@ def triangulate(mesh_s: FaceMesh, mesh_t: FaceMesh) -> Int[np.ndarray, "n 3"]:
         raise DependencyError(
             "the classical baseline needs scipy; run pip install 'faceshifter[evaluate]'"
         ) from None
-    frontal = (_normalized(mesh_s.frontal) + _normalized(mesh_t.frontal)) / 2
+    a, b = (mesh.frontal - mesh.frontal.mean(axis=0) for mesh in (mesh_s, mesh_t))
+    frontal = (a / a.std() + b / b.std()) / 2
     triangles = Delaunay(frontal).simplices.astype(np.int64)  # all turn in the same direction
     front = _areas(frontal, triangles)
     visible = front > 1e-9  # without those of three points in a line
@@ -122,11 +123,6 @@ def triangulate(mesh_s: FaceMesh, mesh_t: FaceMesh) -> Int[np.ndarray, "n 3"]:
         scale = np.ptp(mesh.points[:, 1]) / np.ptp(frontal[:, 1])
         visible &= _areas(mesh.points, triangles) > MIN_FACING * front * scale**2
     return triangles[visible]
-
-
-def _normalized(points: Float[np.ndarray, "n 2"]) -> Float[np.ndarray, "n 2"]:
-    centred = points - points.mean(axis=0)
-    return centred / centred.std()
 
 
 def _areas(

@@ -2,7 +2,7 @@
 
 import base64
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -37,11 +37,12 @@ def write_reports(out: Path, left_out: list[str]) -> dict[str, Any]:
     table = {name: _row(records, name) for name in names}
     if columns["features"]:
         _add_distances(out / "features.f32", table, columns["methods"], columns["features"])
+    occluded = [record["occlusion"] for record in records if "occlusion" in record]
     report = {
         "pairs": len(records),
         "not_measured": sum("error" in r for r in records),
         "methods": table,
-        "occlusion": _occlusion(records),
+        "occlusion": _means(occluded, ("one stage", "two stages", "id")),
         "breakdowns": _breakdowns(records, names),
         "left_out": left_out,
         "notes": _notes(records),
@@ -57,14 +58,17 @@ def write_reports(out: Path, left_out: list[str]) -> dict[str, Any]:
 def _row(records: Sequence[Record], name: str) -> dict[str, Any]:
     scores = [r["methods"][name] for r in records if name in r["methods"]]
     counts = {flag: sum(s.get(flag, 0) for s in scores) for flag in COUNTS}
-    means = {key: _interval(scores, key) for key in COLUMNS}
-    found = {key: mean for key, mean in means.items() if mean is not None}
-    return counts | {"pairs": len(scores)} | found
+    return counts | {"pairs": len(scores)} | _means(scores, COLUMNS)
 
 
-def _interval(scores: Sequence[Record], key: str) -> Interval | None:
-    values = np.array([m[key] for m in scores if key in m], np.float64)
-    return bootstrap(values * (100 if key.startswith("top") else 1)) if len(values) else None
+def _means(scores: Sequence[Record], keys: Iterable[str]) -> dict[str, Interval]:
+    """Return the mean and interval of each key that any record has."""
+    values = {key: np.array([s[key] for s in scores if key in s], np.float64) for key in keys}
+    return {
+        key: bootstrap(numbers * (100 if key.startswith("top") else 1))
+        for key, numbers in values.items()
+        if len(numbers)
+    }
 
 
 def _add_distances(path: Path, table: dict[str, Any], methods: list[str], dim: int) -> None:
@@ -87,12 +91,6 @@ def _add_distances(path: Path, table: dict[str, Any], methods: list[str], dim: i
         table[name] |= {key: d for key, d in distances.items() if not np.isnan(d).any()}
 
 
-def _occlusion(records: Sequence[Record]) -> dict[str, Interval | None]:
-    found = [r["occlusion"] for r in records if "occlusion" in r]
-    keys = ("one stage", "two stages", "id")
-    return {key: _interval(found, key) for key in keys} if found else {}
-
-
 def _breakdowns(records: Sequence[Record], names: list[str]) -> list[dict[str, Any]]:
     """Average cosines to the source by the target's pose, resolution and synthetic occlusion."""
     records = [r | r.get("occlusion", {}) for r in records]
@@ -107,7 +105,7 @@ def _breakdowns(records: Sequence[Record], names: list[str]) -> list[dict[str, A
             part = [r for r in records if key in r and low <= abs(r[key]) < high]
             if part:
                 scores = {n: [r["methods"][n] for r in part if n in r["methods"]] for n in names}
-                means = {n: _interval(scores[n], "to_source") for n in names}
+                means = {n: _means(scores[n], ["to_source"]).get("to_source") for n in names}
                 lines.append(
                     {"what": title, "from": low, "to": high, "pairs": len(part), "mean": means}
                 )

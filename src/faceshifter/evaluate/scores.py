@@ -106,8 +106,8 @@ class Batch:
     ) -> None:
         matrix = crop_matrix(pair.face_t.landmarks, GEOMETRY, CROP)
         outside = outside_face(pair.target.shape[:2], matrix, CROP)
-        values.update(background_errors(photo, pair.target, outside))
-        values.update(_flicker(pair, name, photo, matrix))
+        values |= background_errors(photo, pair.target, outside)
+        values |= _flicker(pair, name, photo, matrix)
         head_t = pair.face_t.head
         if name == "copy-target":
             if head_t is not None:

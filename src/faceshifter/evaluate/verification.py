@@ -63,10 +63,8 @@ def verification(z_id: Float[np.ndarray, "n d"], identity: Sequence[str]) -> Ver
     auc = (below + not_above).mean() / (2 * num_different)
     # At this threshold no more than the allowed share of different pairs lies above it.
     threshold = different[-1 - int(FALSE_ACCEPTS * num_different)]
-    tar_at_far = float((same > threshold).mean())
-    return VerificationResult(
-        num_faces, len(faces_each), num_same, num_different, float(auc), tar_at_far
-    )
+    shares = float(auc), float((same > threshold).mean())
+    return VerificationResult(num_faces, len(faces_each), num_same, num_different, *shares)
 
 
 def verify_encoder(

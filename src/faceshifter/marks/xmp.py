@@ -10,7 +10,7 @@ from io import BufferedIOBase
 from pathlib import Path
 from xml.etree import ElementTree
 
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
 from faceshifter import __version__
 from faceshifter.errors import ImageError, OutputError
@@ -109,10 +109,9 @@ def read_mark(path: Path) -> Mark | None:
         with path.open("rb") as file:
             if sniff(file.read(HEAD_BYTES)) in ("video/mp4", "video/quicktime"):
                 xmp = _read_xmp_box(file)
-                return parse_mark(xmp) if xmp else None
-        with Image.open(path) as image:
-            xmp = image.info.get("xmp")
-    except (OSError, UnidentifiedImageError, SyntaxError, ValueError) as error:
+            else:
+                xmp = Image.open(file).info.get("xmp")
+    except (OSError, SyntaxError, ValueError) as error:
         raise ImageError(f"{path} cannot be read as an image; check the file") from error
     return parse_mark(xmp) if xmp else None
 
