@@ -76,10 +76,7 @@ def evaluate_swaps(
     config = {
         "input": str(swaps),
         "pairs": [[case.source.name, case.target.name] for case in cases],
-        "methods": [
-            *(name for maker in makers for name in maker.names),
-            *sorted({name for case in cases for name in case.results}),
-        ],
+        "methods": [n for maker in (*makers, results_in_files(cases)) for n in maker.names],
         "gallery": len(gallery),
         "weights": networks,
         "occluders": [str(path) for path in occluders],
