@@ -23,7 +23,7 @@ from PIL import Image
 from faceshifter import __version__
 from faceshifter.downloads import MODEL_FILES, cached_path, dlib_file
 from faceshifter.encoders import dlib_net
-from faceshifter.errors import DependencyError, FaceShifterError
+from faceshifter.errors import FaceShifterError
 from faceshifter.files import sha256, user_folder
 from faceshifter.marks.c2pa import read_manifest, sign
 from faceshifter.marks.signer import SIGNER, load_signer, signer_path
@@ -105,11 +105,7 @@ def check_encoder(photos: Sequence[UInt8[np.ndarray, "_ _ 3"]] | None = None) ->
     landmarks and crop, which every identity encoder shares. The photos are of two people, RGB, by
     default the demo's portraits.
     """
-    try:
-        photos = photos or portraits()
-    except DependencyError as error:
-        yield f"not checked: {error}", None
-        return
+    photos = photos or portraits()
     swapper = FaceSwapper.from_pretrained(hear=False, device="cpu")
     encoder = Embedder.load("dlib", swapper.networks.geometry)
     predictor = dlib.shape_predictor(str(dlib_file(PREDICTOR)))
@@ -149,16 +145,15 @@ def check_signing() -> Iterator[Finding]:
     if expires - datetime.datetime.now(datetime.UTC) < SOON:
         remedy = f"Get a new certificate; a key that was made here is made again if {path} is gone."
     else:
-        picture = BytesIO()
+        picture, signed = BytesIO(), BytesIO()
         Image.new("RGB", (8, 8)).save(picture, "PNG")
-        manifest = read_manifest(sign(picture, "image/png", SWAPPED), "image/png")
+        sign(picture, signed, "image/png", SWAPPED)
+        manifest = read_manifest(signed, "image/png")
         assert manifest is not None
         text += f"; a manifest signed with it is {manifest.state.lower()}"
         if manifest.state == "Invalid":
             text += f": {', '.join(manifest.problems)}"
-            remedy = (
-                "C2PA does not accept this certificate; give one for signing documents or mail."
-            )
+            remedy = "C2PA refuses this certificate; give one for signing documents or mail."
     yield text, remedy
 
 
