@@ -59,6 +59,8 @@ class Check:
 
 Finding = tuple[str, str | None]
 """What a check found, and a remedy where something is wrong."""
+Checks = dict[str, Callable[[], Iterable[Finding]]]
+"""Checks by name."""
 
 
 def check_versions() -> Iterator[Finding]:
@@ -194,7 +196,7 @@ def check_disk(min_free: float = 2e9) -> Iterator[Finding]:
         yield f"{free / 1e9:.1f} GB free for the {name} in {folder}", remedy
 
 
-INSTALLATION_CHECKS: dict[str, Callable[[], Iterable[Finding]]] = {
+INSTALLATION_CHECKS: Checks = {
     "versions": check_versions,
     "opencv": check_opencv,
     "device": lambda: [describe_device()],
@@ -208,9 +210,7 @@ INSTALLATION_CHECKS: dict[str, Callable[[], Iterable[Finding]]] = {
 }
 
 
-def examine(
-    checks: Mapping[str, Callable[[], Iterable[Finding]]] = INSTALLATION_CHECKS,
-) -> Iterator[Check]:
+def examine(checks: Checks = INSTALLATION_CHECKS) -> Iterator[Check]:
     """Run checks by their names, and take an error of this package for a problem.
 
     Nothing is downloaded or installed.
