@@ -43,7 +43,7 @@ On the demo's portraits it is 0.98; with swapped colours 0.95, with a shifted, w
 at most 0.87.
 """
 MAX_LIKE_OTHER = 0.6
-"""Most cosine between the z_id of the demo's two people; they have 0.42."""
+"""Most cosine between the z_id of the demo's two people; they have 0.38."""
 SOON = datetime.timedelta(days=30)
 
 

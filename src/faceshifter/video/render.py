@@ -87,10 +87,9 @@ def render(
                 av.open(str(temporary), "w", format="nut") as container,
             ):
                 stream = encoder.add_stream(container, clip)
-                begin = None
+                shift = lead - plan.times[number * segment][0]
                 for time, picture in islice(finished, segment):
-                    begin = time if begin is None else begin
-                    picture.pts = lead + time - begin
+                    picture.pts = time + shift
                     picture.pict_type = PictureType.NONE  # else the source's choice is repeated
                     container.mux(stream.encode(picture))
                     done += 1
