@@ -1,6 +1,5 @@
 """Counters of one server in Prometheus' form."""
 
-from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import prometheus_client as prometheus
@@ -44,10 +43,6 @@ class Metrics:
         self.queue = prometheus.Gauge(
             "faceshifter_queue_depth", "Swaps that wait or run", ("kind",), registry=registry
         )
-
-    def watch_queue(self, kind: str, depth: Callable[[], int]) -> None:
-        """Ask for a queue's depth whenever the metrics are read."""
-        self.queue.labels(kind).set_function(depth)
 
     def count_request(self, scope: "Scope", status: int, seconds: float) -> None:
         """Count an answer; what clients invent is one label, or they could fill the memory."""
