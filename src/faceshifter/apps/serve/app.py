@@ -75,12 +75,8 @@ def create_app(
 ) -> Guard:
     """Return the server as an ASGI application.
 
-    Args:
-        swapper: Networks and detector.
-        folder: For jobs and passing files, from ``server_folder``.
-        limits: What is accepted.
-        token: What clients have to send; None accepts every request to this machine's own name.
-        now: Seconds since 1970, for the time that results are kept.
+    The folder is from ``server_folder``. Clients have to send the token; None accepts every request
+    to this machine's own name. ``now`` returns seconds since 1970, for the age of results.
 
     Raises:
         DependencyError: A package is not installed.
@@ -105,9 +101,7 @@ def create_app(
             queue.check_room()
         if scope["method"] == "POST" and scope["path"] == "/jobs":
             if shutil.disk_usage(folder).free < sizes["/jobs"]:
-                raise RefusedError(
-                    507, "cannot_store", "the server's disk is full; try again later"
-                )
+                raise refused(OutputError("the server's disk is full; try again later"))
             jobs.check_room()
 
     @asynccontextmanager
@@ -155,8 +149,7 @@ def add_handlers(app: "FastAPI") -> None:
     @app.exception_handler(RequestValidationError)
     def on_invalid(request: Request, error: RequestValidationError) -> Response:
         first = error.errors()[0]
-        name = first["loc"][1] if len(first["loc"]) > 1 else first["loc"][0]
-        sentence = f"{name} is not valid: {first['msg']}"
+        sentence = f"{first['loc'][:2][-1]} is not valid: {first['msg']}"
         return answer(request, RefusedError(422, "invalid_request", sentence))
 
     @app.exception_handler(HTTPException)

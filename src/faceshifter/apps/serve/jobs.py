@@ -42,12 +42,8 @@ class Jobs:
     ) -> None:
         """Open the jobs of a folder; ``begin`` resumes them.
 
-        Args:
-            folder: Where jobs and their files are.
-            swapper: Networks with both stages, and a detector that several threads may use.
-            limits: Jobs that may wait or run, pixels of a photo and of a frame, and hours of files.
-            ended: Called with the state in which a job has ended.
-            now: Seconds since 1970.
+        The swapper has both stages and a detector that several threads may use; ``ended`` is called
+        with the state in which a job has ended, and ``now`` returns seconds since 1970.
         """
         self._folder, self._swapper, self._limits = folder / "jobs", swapper, limits
         self._ended, self._now = ended, now

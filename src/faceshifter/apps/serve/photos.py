@@ -39,7 +39,7 @@ class Limits:
     max_video_mb: int = 1024
     """Of a job's video and photos together."""
     max_megapixels: int = 40
-    """Of each photo."""
+    """Of each photo and of a video's frame."""
     queue: int = 16
     """Swaps of photos that may wait."""
     jobs: int = 16
@@ -62,12 +62,7 @@ class PhotoQueue:
     """One thread for all swaps of photos, behind a bounded queue."""
 
     def __init__(self, limit: int, observe: Callable[[float], None]) -> None:
-        """Start empty.
-
-        Args:
-            limit: Swaps that may wait or run.
-            observe: Called with the seconds that each swap took.
-        """
+        """Start empty; ``limit`` swaps may wait or run, and ``observe`` gets each one's seconds."""
         self._limit, self._observe = limit, observe
         self._thread = ThreadPoolExecutor(1, "photos")
         self._lock = threading.Lock()

@@ -98,13 +98,7 @@ class Store:
             )
 
     def finish(self, job_id: str, ended: float, outcome: dict[str, Any] | Problem) -> State:
-        """Store the report of a job or why it failed, and its end; return its state.
-
-        Args:
-            job_id: The job.
-            ended: When it ended, in seconds since 1970.
-            outcome: The report or the problem.
-        """
+        """Store a job's report or problem, and its end in seconds since 1970; return its state."""
         report, error = (None, asdict(outcome)) if isinstance(outcome, Problem) else (outcome, None)
         state: State = "done" if error is None else "failed"
         with transaction(self.path) as db:

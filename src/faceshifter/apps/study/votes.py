@@ -229,10 +229,15 @@ def shares(
     counts: dict[str, dict[int, dict[str, int]]], methods: Sequence[str]
 ) -> dict[str, dict[str, Share | None]]:
     """Return the shares by method and question, from ``Votes.counts``."""
-    totals = {q: [sum(votes.values()) for votes in counts[q].values()] for q in QUESTIONS}
     return {
-        m: {q: share_of([v.get(m, 0) for v in counts[q].values()], totals[q]) for q in QUESTIONS}
-        for m in methods
+        method: {
+            question: share_of(
+                [votes.get(method, 0) for votes in by_rater.values()],
+                [sum(votes.values()) for votes in by_rater.values()],
+            )
+            for question, by_rater in counts.items()
+        }
+        for method in methods
     }
 
 
@@ -244,8 +249,6 @@ def share_table(result: dict[str, dict[str, Share | None]]) -> str:
 
 def percent(s: Share | None) -> str:
     """Return a share and its interval in percent."""
-    return (
-        "no votes"
-        if s is None
-        else f"{100 * s.share:.1f} ({100 * s.low:.1f} to {100 * s.high:.1f})"
-    )
+    if s is None:
+        return "no votes"
+    return f"{100 * s.share:.1f} ({100 * s.low:.1f} to {100 * s.high:.1f})"

@@ -42,11 +42,7 @@ def private_folder() -> Iterator[Path]:
 
 
 def create_app(swapper: FaceSwapper, folder: Path) -> Guard:
-    """Return the page as an ASGI application.
-
-    Args:
-        swapper: Networks with both stages, for all sessions.
-        folder: For all files, from ``private_folder``.
+    """Return the page as an ASGI application, with all files in a folder from ``private_folder``.
 
     Raises:
         DependencyError: Gradio is not installed.
