@@ -12,7 +12,8 @@ import torch
 from PIL import Image
 from torch.nn import functional as F
 
-from faceshifter.analyses.masks import PairMasks, check_has_masks, draw_masks
+from faceshifter.analyses import query
+from faceshifter.analyses.masks import PairMasks, draw_masks, masks_of_pair
 from faceshifter.analyses.query import Embedding, Gallery, Index, Method
 from faceshifter.cli import main as cli
 from faceshifter.config import AEIConfig, CropGeometry
@@ -25,6 +26,7 @@ from faceshifter.marks.xmp import read_mark
 from faceshifter.models.aei import AEINet, recorded_masks
 from faceshifter.networks import SwapNetworks, to_tensor
 from faceshifter.sheets import LINE_HEIGHT, MARGIN
+from faceshifter.swap.swapper import FaceSwapper
 
 CPU = torch.device("cpu")
 
@@ -134,16 +136,16 @@ def test_recording_masks_changes_no_result_and_leaves_no_hook(aei: AEINet) -> No
     assert not any(module._forward_hooks for module in aei.modules())
 
 
-def test_a_network_without_masks_is_refused(aei: AEINet, networks: SwapNetworks) -> None:
+def test_a_network_without_masks_is_refused(aei: AEINet) -> None:
     encoder = load_identity_encoder("distilled", CropGeometry())
-    check_has_masks(networks)
     for integration in ("add", "cat"):
         without = AEINet(replace(aei.config, integration=integration))
         with recorded_masks(without) as levels:
             without(torch.rand(2, 3, 16, 16), F.normalize(torch.randn(2, 1, 12), dim=2))
         assert levels == [{}] * 4
+        swapper = FaceSwapper(SwapNetworks(without, None, encoder, CPU), DlibDetector())
         with pytest.raises(CheckpointError, match="variant without attentional masks"):
-            check_has_masks(SwapNetworks(without, None, encoder, CPU))
+            masks_of_pair(Path("s"), Path("t"), swapper)
 
 
 def test_the_sheet_shows_the_mean_mask_of_each_level_white_for_identity() -> None:
@@ -186,11 +188,14 @@ def test_masks_writes_a_marked_sheet_and_every_value(
 @pytest.mark.parametrize(
     ("words", "sentence"),
     [
-        (["masks", "a.jpg", "--out", "m.png"], "masks takes pairs of photos, not 1; give"),
+        (["masks", "a.jpg", "--out", "m.png"], "masks takes pairs of a source and a target, got 1"),
         (["masks", "a.jpg", "b.jpg", "--out", "no/m.png"], "the folder no of --out does not"),
         (["masks", "a.jpg", "b.jpg", "--out", "m.png", "--json", "no/m"], "no of --json does not"),
         (["masks", "a.jpg", "b.jpg", "--out", "m.png"], "a.jpg does not exist; check the path"),
-        (["query", "--gallery", "g", "--index", "i", "--out", "q.png"], "a query needs a photo"),
+        (
+            ["query", "--gallery", "g", "--index", "i", "--out", "q.png"],
+            "give one photo or more to query",
+        ),
         (
             ["query", "a.jpg", "--gallery", "g", "--index", "i", "--out", "q.png"],
             "g does not exist",
@@ -231,11 +236,13 @@ def test_distances_are_those_of_pca_over_the_paper_s_vectors(
     tmp_path: Path,
     method: Method,
     num_components: int,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.setattr(query, "NUM_COMPONENTS", num_components)
     # Vectors this short fit into the sketch, which then only changes their order and signs.
     crops = [gallery.crop(file) for file in gallery.files]
     known = replace(gallery, files=gallery.files[:9])
-    index = Index(tmp_path / "index", known, networks, method, num_components=num_components)
+    index = Index(tmp_path / "index", known, networks, method)
     index.build()
     results, about = index.query(crops[9:], nearest=4)
     v = v_of_the_paper(aei, crops)
@@ -262,8 +269,10 @@ def test_a_sketch_keeps_inner_products_up_to_its_known_error(networks: SwapNetwo
 def test_a_killed_index_resumes(
     networks: SwapNetworks, gallery: Gallery, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(query, "PART", 4)
+
     def make(name: str) -> Index:
-        index = Index(tmp_path / name, gallery, networks, "exact", part_size=4)
+        index = Index(tmp_path / name, gallery, networks, "exact")
         index.build()
         return index
 
@@ -291,9 +300,11 @@ def test_a_killed_index_resumes(
 
 
 def test_pca_of_a_large_sketched_gallery_is_fitted_on_some_of_its_faces(
-    networks: SwapNetworks, gallery: Gallery, tmp_path: Path
+    networks: SwapNetworks, gallery: Gallery, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    index = Index(tmp_path / "index", gallery, networks, "sketch", fit_faces=6, part_size=5)
+    monkeypatch.setattr(query, "FIT_FACES", 6)
+    monkeypatch.setattr(query, "PART", 5)
+    index = Index(tmp_path / "index", gallery, networks, "sketch")
     index.build()
     crops = [gallery.crop(file) for file in gallery.files]
     results, about = index.query(crops, 1)
@@ -302,11 +313,12 @@ def test_pca_of_a_large_sketched_gallery_is_fitted_on_some_of_its_faces(
 
 
 def test_large_galleries_are_sketched(
-    networks: SwapNetworks, gallery: Gallery, tmp_path: Path
+    networks: SwapNetworks, gallery: Gallery, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     needed = 4 * 12 * Embedding(networks).length
     for limit, exact in ((needed, True), (needed - 1, False)):
-        index = Index(tmp_path / str(limit), gallery, networks, "auto", exact_bytes=limit)
+        monkeypatch.setattr(query, "EXACT_BYTES", limit)
+        index = Index(tmp_path / str(limit), gallery, networks, "auto")
         assert index.is_exact == exact
 
 

@@ -338,13 +338,13 @@ def test_faults_and_a_full_disk_are_typed_and_tell_nothing_of_the_server(
     faces: tuple[bytes, bytes],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    def fail(*_: object, **__: object) -> None:
+    def fail(*_: object) -> None:
         raise RuntimeError("a secret")
 
     fields = {"source": faces[0], "target": faces[1]}
     with serving(swapper, tmp_path / "s") as port:
         with monkeypatch.context() as patch:
-            patch.setattr(routes, "swap_file", fail)
+            patch.setattr(routes, "save_photo", fail)
             answer = ask(port, "/swap", fields)
         assert answer.problem == (500, "internal")
         assert b"secret" not in answer.body
@@ -369,14 +369,14 @@ def test_a_full_queue_says_when_to_come_again(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     going, entered = threading.Event(), threading.Event()
-    swap = routes.swap_file
+    save = routes.save_photo
 
-    def wait(*arguments: object, **options: object) -> dict[str, object]:
+    def wait(*arguments: object) -> None:
         entered.set()
         going.wait(60)
-        return swap(*arguments, **options)
+        save(*arguments)
 
-    monkeypatch.setattr(routes, "swap_file", wait)
+    monkeypatch.setattr(routes, "save_photo", wait)
     fields = {"source": faces[0], "target": faces[1]}
     with serving(swapper, tmp_path / "s", queue=2) as port:
         answers: list[Answer] = []
@@ -411,14 +411,14 @@ def test_the_picture_of_a_client_that_went_away_is_not_swapped(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     going, swapped = threading.Event(), []
-    swap = routes.swap_file
+    save = routes.save_photo
 
-    def wait(*arguments: object, **options: object) -> dict[str, object]:
+    def wait(*arguments: object) -> None:
         going.wait(60)
         swapped.append(arguments)
-        return swap(*arguments, **options)
+        save(*arguments)
 
-    monkeypatch.setattr(routes, "swap_file", wait)
+    monkeypatch.setattr(routes, "save_photo", wait)
     body = form({"source": faces[0], "target": faces[1]})
     with serving(swapper, tmp_path / "s") as port:
 

@@ -3,6 +3,7 @@
 import csv
 import hashlib
 import json
+import mmap
 import os
 import secrets
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -49,12 +50,12 @@ def write_atomically(path: Path, data: bytes) -> None:
 
 def write_json(path: Path, value: Any) -> None:
     """Write a value as readable JSON, atomically."""
-    write_atomically(path, _encode(json.dumps(value, indent=1, ensure_ascii=False)))
+    write_atomically(path, _encode(value, indent=1))
 
 
 def write_lines(path: Path, lines: Iterable[Mapping[str, Any]]) -> None:
     """Write JSON lines atomically."""
-    write_atomically(path, b"".join(map(_line, lines)))
+    write_atomically(path, b"".join(map(_encode, lines)))
 
 
 def append_lines(path: Path, *lines: Mapping[str, Any]) -> None:
@@ -65,7 +66,7 @@ def append_lines(path: Path, *lines: Mapping[str, Any]) -> None:
     """
     try:
         with path.open("ab") as file:
-            file.write(b"".join(map(_line, lines)))
+            file.write(b"".join(map(_encode, lines)))
     except OSError as error:
         raise OutputError(f"{path} {not_written(error)}") from None
 
@@ -73,14 +74,11 @@ def append_lines(path: Path, *lines: Mapping[str, Any]) -> None:
 def read_lines(path: Path, *, remedy: str, torn: bool = False) -> list[dict[str, Any]]:
     """Read JSON lines.
 
-    Args:
-        path: The file.
-        remedy: What to do where it is missing or damaged, for the message.
-        torn: A killed run may have written it: a missing file has no lines, and a last line that
-            was cut off is dropped, from the file too, so that more lines can be appended.
+    A file that a killed run may have written is read with ``torn``: a missing one has no lines, and
+    a last line that was cut off is dropped, from the file too, so that more can be appended.
 
     Raises:
-        DataError: The file is missing or damaged.
+        DataError: The file is missing or damaged; the message ends with ``remedy``.
     """
     if torn:
         if not path.exists():
@@ -109,32 +107,26 @@ def claim(
 ) -> bool:
     """Make a folder that belongs to a configuration, or check that it does already.
 
-    Args:
-        folder: It is made, with its parents.
-        config: What the folder's content depends on, as JSON's own types.
-        option: What gave the folder, such as ``--out``, for the message.
-        name: File in the folder that holds the configuration.
+    The file ``name`` in it holds the configuration: what the folder's content depends on, as JSON's
+    own types. ``option`` is what gave the folder, such as ``--out``, for messages.
 
     Returns:
         Whether an earlier run has claimed the folder.
 
     Raises:
-        OutputError: It belongs to another configuration, or cannot be made; the message names the
-            keys that differ.
+        OutputError: It belongs to another configuration, or cannot be made.
     """
     make_folder(folder)
-    path = folder / name
-    if not path.exists():
-        write_json(path, config)
-        return False
-    check_claim(folder, config, option=option, name=name)
-    return True
+    claimed = check_claim(folder, config, option=option, name=name)
+    if not claimed:
+        write_json(folder / name, config)
+    return claimed
 
 
 def check_claim(
     folder: Path, config: Mapping[str, Any], *, option: str, name: str = "config.json"
-) -> None:
-    """Refuse a folder that ``claim`` made for another configuration; one not made yet is fine.
+) -> bool:
+    """Refuse a folder of another configuration, and return whether ``claim`` has made it yet.
 
     Raises:
         OutputError: It belongs to another configuration; the message names the keys that differ.
@@ -143,7 +135,7 @@ def check_claim(
     try:
         saved = json.loads(path.read_text("utf-8"))
     except (FileNotFoundError, NotADirectoryError):
-        return
+        return False
     except (OSError, ValueError):
         raise OutputError(f"{path} is damaged; restore it, or give another {option}") from None
     if differing := sorted(_differences(saved, json.loads(json.dumps(config)))):
@@ -151,16 +143,17 @@ def check_claim(
             f"{folder} was made with other {', '.join(differing)}; give the same values to resume "
             f"it, or another {option}"
         )
+    return True
 
 
 def markdown_table(header: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
-    """A Markdown table, without a line break at its end."""
+    """Return a Markdown table, without a line break at its end."""
     lines = [header, ["---"] * len(header), *rows]
     return "\n".join(f"| {' | '.join(map(str, line))} |" for line in lines)
 
 
 def user_folder(kind: Literal["config", "cache", "state"]) -> Path:
-    """The user's folder of a kind; ``FACESHIFTER_CONFIG`` and the like name another one.
+    """Return the user's folder of a kind; ``FACESHIFTER_CONFIG`` and the like name another one.
 
     On Linux these are ``~/.config/faceshifter``, ``~/.cache/faceshifter`` and
     ``~/.local/state/faceshifter``.
@@ -169,13 +162,10 @@ def user_folder(kind: Literal["config", "cache", "state"]) -> Path:
     return Path(named) if named else getattr(platformdirs, f"user_{kind}_path")("faceshifter")
 
 
-def _line(record: Mapping[str, Any]) -> bytes:
-    return _encode(json.dumps(record, ensure_ascii=False))
-
-
-def _encode(text: str) -> bytes:
-    """JSON in UTF-8; what a file's name has that UTF-8 has not becomes a JSON escape."""
-    return (text + "\n").encode("utf-8", "backslashreplace")
+def _encode(value: Any, indent: int | None = None) -> bytes:
+    """Return JSON in UTF-8; what a file's name has that UTF-8 has not becomes a JSON escape."""
+    text = json.dumps(value, indent=indent, ensure_ascii=False)
+    return f"{text}\n".encode("utf-8", "backslashreplace")
 
 
 def not_written(error: Exception) -> str:
@@ -188,23 +178,17 @@ def drop_torn_line(path: Path) -> None:
     """Cut a file off behind its last line break."""
     try:
         with path.open("rb+") as file:
-            end = position = file.seek(0, os.SEEK_END)
-            while position > 0:
-                start = max(0, position - 2**16)
-                file.seek(start)
-                found = file.read(position - start).rfind(b"\n")
-                if found >= 0:
-                    position = start + found + 1
-                    break
-                position = start
-            if position < end:
-                file.truncate(position)
+            if size := file.seek(0, os.SEEK_END):
+                with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
+                    end = content.rfind(b"\n") + 1
+                if end < size:
+                    file.truncate(end)
     except OSError as error:
         raise OutputError(f"{path} {not_written(error)}") from None
 
 
 def _differences(saved: Any, config: Any, prefix: str = "") -> Iterator[str]:
-    """Names of the values that differ, joined by dots."""
+    """Give the names of the values that differ, their keys joined by dots."""
     if isinstance(saved, dict) and isinstance(config, dict):
         for key in saved.keys() | config.keys():
             yield from _differences(saved.get(key), config.get(key), f"{prefix}.{key}".strip("."))
@@ -213,7 +197,7 @@ def _differences(saved: Any, config: Any, prefix: str = "") -> Iterator[str]:
 
 
 def sha256(path: Path) -> str:
-    """The SHA-256 of a file's content, in hex."""
+    """Return the SHA-256 of a file's content, in hex."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
@@ -221,12 +205,10 @@ def sha256(path: Path) -> str:
 def read_table(
     path: Path, columns: Sequence[str], optional: Sequence[str] = ()
 ) -> list[tuple[str, dict[str, str]]]:
-    """Where each row stands, for messages, and its cells; at least one row.
+    """Return the rows of a CSV file in UTF-8, at least one: its place for messages, and its cells.
 
-    Args:
-        path: CSV file in UTF-8, with the columns' names in its first line.
-        columns: Those it has to have, with a text in every row; others may be there too.
-        optional: Those that are empty texts where they are not there.
+    Every row has a text in each of the columns, which the file's first line names; optional ones
+    are empty texts where they are not there.
 
     Raises:
         DataError: It is not such a table.

@@ -20,13 +20,7 @@ from faceshifter.data.pairs import Population
 from faceshifter.data.shards import open_faces
 from faceshifter.encoders.encoder import load_identity_encoder
 from faceshifter.errors import DataError, TrainingError
-from faceshifter.files import (
-    check_claim,
-    markdown_table,
-    read_lines,
-    write_atomically,
-    write_json,
-)
+from faceshifter.files import check_claim, markdown_table, read_lines, write_atomically, write_json
 from faceshifter.images import Photo, save_photo
 from faceshifter.marks.xmp import WORKING
 from faceshifter.networks import SwapNetworks, choose_device, load_aei, to_images
@@ -85,13 +79,8 @@ def ablate(
 ) -> Ablation | None:
     """Train what is not yet trained, measure all methods alike, and write table and picture.
 
-    Args:
-        config: The recipe of Full.
-        data: A folder that ``prepare`` wrote.
-        folder: Where to; the same call resumes.
-        embed: A recogniser that takes no part in training, to measure with too.
-        runtime: Where and how to compute.
-        intervals: Of each run.
+    The recipe is that of Full, the data a folder that ``prepare`` wrote; the same call resumes.
+    ``embed`` is a recogniser that takes no part in training, to measure with too.
 
     Returns:
         The figures, or None where a signal stopped a training before its end.
@@ -154,8 +143,8 @@ def _measure(
         if embed is not None:
             z = embed(columns[method.capitalize()])
             for name, pixels in (("source", sources), ("target", targets)):
-                cosine = (z * embed(pixels)).sum(axis=1).mean()
-                figures[method][f"recogniser/cos_{name}"] = float(cosine)
+                cosine = float((z * embed(pixels)).sum(axis=1).mean())
+                figures[method][f"recogniser/cos_{name}"] = cosine
     result = Ablation(config, len(held_out) > 1, figures)
     rows = [
         [Cell(pixels[idx], name) for name, pixels in columns.items()] for idx in range(NUM_ROWS)

@@ -9,7 +9,6 @@ from jaxtyping import Float, UInt8
 
 from faceshifter.errors import CheckpointError
 from faceshifter.images import Pixels, load_photo
-from faceshifter.networks import SwapNetworks
 from faceshifter.sheets import Cell, draw_sheet
 from faceshifter.swap.swapper import FaceSwapper
 
@@ -34,33 +33,23 @@ class PairMasks:
         return [np.mean(list(layers.values()), axis=0) for layers in self.levels]
 
 
-def check_has_masks(networks: SwapNetworks) -> None:
-    """Refuse a variant of AEI-Net that blends without masks.
-
-    Raises:
-        CheckpointError: This is one.
-    """
-    if not networks.has_masks:
-        raise CheckpointError(
-            "this AEI-Net is a variant without attentional masks; give weights of one that has them"
-        )
-
-
 def masks_of_pair(source: Path, target: Path, swapper: FaceSwapper) -> PairMasks:
     """Swap the largest faces of two photos by the first stage, and record the masks.
 
     Raises:
-        CheckpointError: This AEI-Net blends without masks.
+        CheckpointError: This AEI-Net is a variant that blends without masks.
         ImageError: A photo cannot be read.
         NoFaceError: A photo has no face.
     """
-    check_has_masks(swapper.networks)
-    crops = []
+    if not swapper.networks.has_masks:
+        raise CheckpointError(
+            "this AEI-Net is a variant without attentional masks; give weights of one that has them"
+        )
+    faces = []
     for path in (source, target):
         pixels = load_photo(path).pixels
-        face = swapper.find_faces(pixels, "largest", str(path))[0]
-        crops.append(swapper.align(pixels, [face])[0])
-    X_s, X_t = crops
+        faces += swapper.align(pixels, swapper.find_faces(pixels, "largest", str(path)))
+    X_s, X_t = faces
     with swapper.networks.recorded_masks() as levels:
         (swapped,) = swapper.swap_faces([X_t], [X_s.z_id])
     masks = [{name: M[0] for name, M in layers.items()} for layers in levels]

@@ -160,35 +160,24 @@ class Index:
     """
 
     def __init__(
-        self,
-        folder: Path,
-        gallery: Gallery,
-        networks: SwapNetworks,
-        method: Method,
-        *,
-        num_components: int = NUM_COMPONENTS,
-        exact_bytes: int = EXACT_BYTES,
-        sketch_size: int = SKETCH_SIZE,
-        fit_faces: int = FIT_FACES,
-        part_size: int = PART,
+        self, folder: Path, gallery: Gallery, networks: SwapNetworks, method: Method
     ) -> None:
-        """Begin or resume an index; the keywords are explained by their defaults.
+        """Begin or resume an index.
 
         Raises:
             OutputError: The folder holds an index of something else or cannot be written.
         """
         self.folder, self.gallery = folder, gallery
-        self.num_components, self.fit_faces = num_components, fit_faces
         self.embedding = Embedding(networks)
         self.is_exact = method == "exact" or (
-            method == "auto" and 4 * self.embedding.length * len(gallery.files) <= exact_bytes
+            method == "auto" and 4 * self.embedding.length * len(gallery.files) <= EXACT_BYTES
         )
         if not self.is_exact:
-            self.embedding = Embedding(networks, sketch_size)
+            self.embedding = Embedding(networks, SKETCH_SIZE)
         numbers = range(len(gallery.files))
         self.parts = {
-            folder / f"part-{idx:05d}.safetensors": numbers[start : start + part_size]
-            for idx, start in enumerate(numbers[::part_size])
+            folder / f"part-{start // PART:05d}.safetensors": numbers[start : start + PART]
+            for start in numbers[::PART]
         }
         config = {
             "aei": networks.fingerprints["aei"],
@@ -215,14 +204,17 @@ class Index:
         with tqdm(total=len(self.gallery.files), unit="face") as bar:
             for path, numbers in self.parts.items():
                 if not path.exists():
-                    self._embed_part(path, self.gallery.files[numbers.start : numbers.stop])
+                    self._embed_part(path, numbers)
                 bar.update(len(numbers))
         indices = np.concatenate([indices for _, indices in self._read_parts()])
         if len(indices) < 2:
             raise DataError("the gallery has fewer than two faces; give a larger one")
-        vectors = self._vectors_to_fit(len(indices))
+        fitted = indices
+        if not self.is_exact and len(indices) > FIT_FACES:
+            fitted = np.random.default_rng(0).permutation(indices)[:FIT_FACES]
+        vectors = np.concatenate([v[np.isin(idx, fitted)] for v, idx in self._read_parts()])
         # n centred vectors span n - 1 dimensions at most.
-        pca = PCA(min(self.num_components, len(vectors) - 1), svd_solver="full").fit(vectors)
+        pca = PCA(min(NUM_COMPONENTS, len(vectors) - 1), svd_solver="full").fit(vectors)
         kept = pca.explained_variance_ > MIN_VARIANCE * pca.explained_variance_[0]
         mean, axes = pca.mean_, pca.components_[kept].T
         scores = np.concatenate([(vectors - mean) @ axes for vectors, _ in self._read_parts()])
@@ -245,9 +237,8 @@ class Index:
         for coordinates in (self.embedding(crops) - tensors["mean"]) @ axes:
             distances = np.linalg.norm(scores - coordinates, axis=1)
             order = np.argsort(distances, kind="stable")[:nearest]
-            results.append(
-                list(zip(indices[order].tolist(), distances[order].tolist(), strict=True))
-            )
+            found = zip(indices[order].tolist(), distances[order].tolist(), strict=True)
+            results.append(list(found))
         return results, {
             "exact": self.is_exact,
             "faces": len(scores),
@@ -256,12 +247,12 @@ class Index:
             "explained_variance": info["explained"],
         }
 
-    def _embed_part(self, path: Path, files: Sequence[PhotoFile]) -> None:
+    def _embed_part(self, path: Path, numbers: range) -> None:
         """Write the vectors of some files; those without a face are left out."""
         crops, indices = [], []
-        for number, file in enumerate(files, self.parts[path].start):
+        for number in numbers:
             with suppress(ImageError, NoFaceError):
-                crops.append(self.gallery.crop(file))
+                crops.append(self.gallery.crop(self.gallery.files[number]))
                 indices.append(number)
         tensors = {"vectors": self.embedding(crops), "indices": np.array(indices, np.int64)}
         save_tensors(path, tensors, {})
@@ -271,14 +262,3 @@ class Index:
         for path in self.parts:
             tensors, _ = load_tensors(path)
             yield tensors["vectors"], tensors["indices"]
-
-    def _vectors_to_fit(self, num_faces: int) -> Float[np.ndarray, "n d"]:
-        """Return every face's vector, or ``fit_faces`` of a sketched gallery that has more."""
-        wanted = np.ones(num_faces, bool)
-        if not self.is_exact and num_faces > self.fit_faces:
-            wanted[np.random.default_rng(0).permutation(num_faces)[self.fit_faces :]] = False
-        rows, start = [], 0
-        for vectors, _ in self._read_parts():
-            rows.append(vectors[wanted[start : start + len(vectors)]])
-            start += len(vectors)
-        return np.concatenate(rows)

@@ -1,6 +1,5 @@
 """Marks of synthetic pictures in a file, from this project or other tools."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -43,34 +42,26 @@ def inspect(path: Path) -> Findings:
         ImageError: The file is neither an image nor a video, or damaged.
     """
     try:
-        with path.open("rb") as file:
-            mime = sniff(file.read(HEAD_BYTES)) or ""
+        content = path.open("rb")
     except OSError as error:
         raise ImageError(f"{path} cannot be read ({error.strerror}); check the path") from None
-    video = mime.startswith("video/")
-    if video:
-        frames = sample_frames(path, NUM_FRAMES)
-    else:
-        frames = [load_photo(path).pixels]
-        if not mime:
+    manifest, manifest_error = None, None
+    with content:
+        mime = sniff(content.read(HEAD_BYTES))
+        video = mime is not None and mime.startswith("video/")
+        frames = sample_frames(path, NUM_FRAMES) if video else [load_photo(path).pixels]
+        if mime is None:
             with Image.open(path) as image:
                 mime = image.get_format_mimetype() or ""
-    manifest, manifest_error = None, None
-    try:
-        with path.open("rb") as file:
-            manifest = read_manifest(file, mime)
-    except CredentialsError as error:
-        manifest_error = str(error)
-    return Findings(
-        kind="video" if video else "image",
-        xmp=None if mime in NO_XMP else read_mark(path),
-        manifest=manifest,
-        manifest_error=manifest_error,
-        watermark_score=watermark_score(frames),
-    )
+        try:
+            manifest = read_manifest(content, mime)
+        except CredentialsError as error:
+            manifest_error = str(error)
+    xmp, score = None if mime in NO_XMP else read_mark(path), watermark_score(frames)
+    return Findings("video" if video else "image", xmp, manifest, manifest_error, score)
 
 
-def sample_frames(path: Path, count: int) -> Sequence[UInt8[np.ndarray, "h w 3"]]:
+def sample_frames(path: Path, count: int) -> list[UInt8[np.ndarray, "h w 3"]]:
     """Return evenly spaced frames of a video, RGB as they are stored.
 
     Raises:

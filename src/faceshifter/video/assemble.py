@@ -65,10 +65,9 @@ def assemble(
                 codec = stream.codec_context.name if stream.codec_context else "unknown"
                 dropped.append(f"{stream.type} {stream.index} ({codec})")
         result.set_chapters(source.chapters())
-        video_packets = ((*item, video) for item in _video_packets(segments, order, times, clip))
-        for _, packet, stream in heapq.merge(
-            video_packets, _other_packets(source, copies), key=lambda item: item[0]
-        ):
+        swapped = _video_packets(segments, order, times, clip, video)
+        others = _other_packets(source, copies)
+        for _, packet, stream in heapq.merge(swapped, others, key=lambda item: item[0]):
             packet.stream = stream
             result.mux(packet)
     return dropped
@@ -87,8 +86,8 @@ def _packets(segments: list[Path]) -> Iterator[tuple[AnyPacket, int]]:
 
 
 def _video_packets(
-    segments: list[Path], order: list[int], times: list[tuple[int, int]], clip: Clip
-) -> Iterator[tuple[Fraction, AnyPacket]]:
+    segments: list[Path], order: list[int], times: list[tuple[int, int]], clip: Clip, stream: Stream
+) -> Iterator[tuple[Fraction, AnyPacket, Stream]]:
     """Give the packets of all segments with the times of their frames, and decoding times.
 
     The packet at place j is decoded when the frame at place j - delay is shown, where delay is how
@@ -104,7 +103,7 @@ def _video_packets(
         packet.time_base = clip.time_base
         packet.pts, packet.dts = shown[number], begin
         packet.duration = times[number][1] if is_last else decoded[place + 1] - begin
-        yield begin * clip.time_base, packet
+        yield begin * clip.time_base, packet, stream
 
 
 def _other_packets(

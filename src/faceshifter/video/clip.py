@@ -5,6 +5,7 @@ import hashlib
 import json
 import shutil
 import time
+from collections import Counter
 from collections.abc import Callable
 from contextlib import closing, suppress
 from dataclasses import asdict, dataclass, replace
@@ -24,15 +25,11 @@ from faceshifter.swap.swapper import FaceSwapper
 from faceshifter.video.assemble import assemble
 from faceshifter.video.colour import Converter
 from faceshifter.video.encoders import CodecName, Encoder, choose_encoder
-from faceshifter.video.plan import FrameReport, SwapPlan
+from faceshifter.video.plan import NO_FACE, SwapPlan, record
 from faceshifter.video.render import SEGMENT, render
 from faceshifter.video.scan import scan
 from faceshifter.video.source import Clip, open_clip
 
-QUEUE_BYTES = 48 * 1024 * 1024
-"""Most memory for the frames between two stages."""
-QUEUE_FRAMES = 8
-"""Most frames between two stages."""
 WORK_FILES = ("faces.jsonl", "report.jsonl", "lock", "result.*", "segment-*", ".faceshifter-*.tmp")
 """Everything that a work folder holds."""
 
@@ -82,18 +79,12 @@ def swap_video(
 ) -> VideoSummary:
     """Swap the chosen faces of a video; killed or cancelled, the same call resumes the work.
 
-    Args:
-        swapper: The networks and the detector.
-        selection: Which faces, and who they become.
-        video: Any file that FFmpeg's libraries decode.
-        out: The result, which appears when it is whole; its suffix is in ``VIDEO_CONTAINERS``.
-        options: How the result is encoded.
-        report: File that gets one line of JSON for each frame.
-        progress: Called with the frames done and their number, each frame counted twice: once
-            when its faces are found and once when it is written.
-        cancelled: Called once a frame; when it returns True, the call stops.
-        segment: Frames that are kept together when the work is stopped, a multiple of the
-            networks' batch.
+    The video is any file that FFmpeg's libraries decode. ``out`` appears when it is whole, and has
+    a suffix of ``VIDEO_CONTAINERS``; the file ``report`` gets one line of JSON for each frame.
+    ``progress`` is called with the frames done and their number, each frame counted twice: once
+    when its faces are found and once when it is written. ``cancelled`` is called once a frame; when
+    it returns True, the call stops. ``segment`` frames, a multiple of the networks' batch, are kept
+    together when the work is stopped.
 
     Raises:
         VideoError: The video cannot be read.
@@ -104,8 +95,8 @@ def swap_video(
     clip = open_clip(video)
     encoder = choose_encoder(out, options.codec, options.quality, clip.pixel_format)
     origin = replace(SWAPPED, watermark=options.watermark)
-    inputs = _Inputs(swapper, selection, clip, encoder, origin, segment)
-    folder = out.parent / f".{out.name}.{inputs.digest()}.partial"
+    work = _Work(swapper, selection, clip, encoder, origin, segment)
+    folder = out.parent / f".{out.name}.{work.digest()}.partial"
 
     def tick(done: int, total: int) -> None:
         if cancelled is not None and cancelled():
@@ -116,7 +107,7 @@ def swap_video(
     try:
         folder.mkdir(exist_ok=True)
         with FileLock(folder / "lock", timeout=0):
-            summary = _swap(inputs, folder, out, report, tick)
+            summary = work.run(folder, out, report, tick)
     except Timeout:
         raise OutputError(f"{out} is being written by another call; wait for it") from None
     except OSError as error:  # FFmpeg's errors are OSErrors too
@@ -139,8 +130,8 @@ def discard_work(out: Path) -> None:
 
 
 @dataclass(frozen=True)
-class _Inputs:
-    """Everything that the result depends on."""
+class _Work:
+    """The swap of one video, by everything that the result depends on."""
 
     swapper: FaceSwapper
     selection: Selection
@@ -169,54 +160,43 @@ class _Inputs:
         }
         return hashlib.sha256(json.dumps(settings).encode()).hexdigest()[:12]
 
-
-def _swap(
-    inputs: _Inputs, folder: Path, out: Path, report: Path | None, tick: Callable[[int, int], None]
-) -> VideoSummary:
-    """Run both passes, and put the result in its place."""
-    swapper, selection, clip = inputs.swapper, inputs.selection, inputs.clip
-    encoder, origin = inputs.encoder, inputs.origin
-    converter = Converter(clip.colour, clip.width, clip.height, encoder.pixel_format)
-    depth = max(2, min(QUEUE_FRAMES, QUEUE_BYTES // (5 * clip.width * clip.height)))
-    faces = folder / "faces.jsonl"
-    damaged = scan(
-        swapper,
-        clip,
-        converter,
-        faces,
-        identify=bool(selection.matches),
-        depth=depth,
-        tick=lambda done: tick(done, 2 * max(clip.count, done)),
-    )
-    plan = SwapPlan(faces, clip, selection, swapper)
-    count = len(plan.times)
-    lines = FrameReport(folder / "report.jsonl", clip)
-    with closing(lines.record(plan)) as frames:
-        segments = render(
-            plan,
-            frames,
+    def run(
+        self, folder: Path, out: Path, report: Path | None, tick: Callable[[int, int], None]
+    ) -> VideoSummary:
+        """Run both passes, and put the result in its place."""
+        clip, faces, lines = self.clip, folder / "faces.jsonl", folder / "report.jsonl"
+        converter = Converter(clip.colour, clip.width, clip.height, self.encoder.pixel_format)
+        damaged = scan(
+            self.swapper,
+            clip,
             converter,
-            encoder,
-            folder,
-            watermark=origin.watermark,
-            segment=inputs.segment,
-            depth=depth,
-            tick=lambda done: tick(count + done, 2 * count),
+            faces,
+            identify=bool(self.selection.matches),
+            tick=lambda done: tick(done, 2 * max(clip.count, done)),
         )
-    result = folder / f"result{out.suffix.lower()}"
-    dropped = assemble(clip, segments, plan.times, result, origin)
-    if result.suffix in MP4_SUFFIXES:
-        mark_video(result, origin)
-    if report is not None:
-        with replacing(report) as temporary:
-            shutil.copyfile(lines.path, temporary)
-    with replacing(out) as temporary:
-        result.replace(temporary)
-    return VideoSummary(
-        frames=count,
-        swapped=lines.swapped,
-        faceless=lines.faceless,
-        lost=max(clip.promised - count, damaged),
-        dropped=tuple(dropped),
-        seconds=0.0,
-    )
+        plan = SwapPlan(faces, clip, self.selection, self.swapper)
+        count = len(plan.times)
+        with closing(record(plan, lines)) as frames:
+            segments = render(
+                plan,
+                frames,
+                converter,
+                self.encoder,
+                folder,
+                watermark=self.origin.watermark,
+                segment=self.segment,
+                tick=lambda done: tick(count + done, 2 * count),
+            )
+        result = folder / f"result{out.suffix.lower()}"
+        dropped = assemble(clip, segments, plan.times, result, self.origin)
+        if result.suffix in MP4_SUFFIXES:
+            mark_video(result, self.origin)
+        with lines.open(encoding="utf-8") as file:
+            skipped = Counter(json.loads(line).get("skipped") for line in file)
+        if report is not None:
+            with replacing(report) as temporary:
+                shutil.copyfile(lines, temporary)
+        with replacing(out) as temporary:
+            result.replace(temporary)
+        lost = max(clip.promised - count, damaged)
+        return VideoSummary(count, skipped[None], skipped[NO_FACE], lost, tuple(dropped), 0.0)

@@ -5,6 +5,7 @@ added to the decoded frame. Y' = K R'G'B' is linear, so differences need no offs
 """
 
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import av
@@ -32,7 +33,7 @@ HD_HEIGHT = 577
 FULL = 2
 """H.273's number of the range of levels 0 ... 255."""
 PLANAR = {
-    f"yuv{sampling}p{depth}": int(depth[:-2] or 8) if depth else 8
+    f"yuv{sampling}p{depth}": int(depth[:-2] or 8)
     for sampling in ("420", "422", "444")
     for depth in ("", "10le", "12le")
 }
@@ -47,12 +48,6 @@ class Colour:
     range: int
     primaries: int
     transfer: int
-
-    def coefficients(self, height: int) -> int:
-        """Return the matrix, or the one that players take for a height in pixels."""
-        if self.matrix in LUMA_WEIGHTS:
-            return self.matrix
-        return BT709 if height >= HD_HEIGHT else BT601
 
 
 def colour_of(frame: VideoFrame) -> Colour:
@@ -86,8 +81,12 @@ class Converter:
         self.pixel_format = pixel_format
         self._size = width, height
         self._levels = "JPEG" if colour.range == FULL else "MPEG"
-        self._matrix = colour.coefficients(height)
-        self._reformatter = VideoReformatter()
+        self._matrix = colour.matrix
+        if colour.matrix not in LUMA_WEIGHTS:
+            self._matrix = BT709 if height >= HD_HEIGHT else BT601
+        self._reformat = partial(
+            VideoReformatter().reformat, src_colorspace=self._matrix, dst_colorspace=self._matrix
+        )
 
     def to_working(self, frame: VideoFrame) -> VideoFrame:
         """Return a decoded frame in the working layout, with even sides where chroma is halved.
@@ -95,28 +94,20 @@ class Converter:
         A frame of another size than the video's is resampled.
         """
         if frame.format.name != self.pixel_format or (frame.width, frame.height) != self._size:
-            levels = "JPEG" if frame.format.is_rgb else self._levels
-            frame = self._reformat(frame, *self._size, self.pixel_format, levels, self._levels)
+            frame = self._reformat(
+                frame,
+                *self._size,
+                self.pixel_format,
+                src_color_range="JPEG" if frame.format.is_rgb else self._levels,
+                dst_color_range=self._levels,
+            )
         return _with_even_sides(frame)
 
     def to_rgb(self, frame: VideoFrame) -> Pixels:
         """Return the RGB pixels of a frame in the working layout."""
-        size = frame.width, frame.height
-        return self._reformat(frame, *size, "rgb24", self._levels, "JPEG").to_ndarray()
-
-    def _reformat(
-        self, frame: VideoFrame, width: int, height: int, layout: str, before: str, after: str
-    ) -> VideoFrame:
-        return self._reformatter.reformat(
-            frame,
-            width,
-            height,
-            layout,
-            src_colorspace=self._matrix,
-            dst_colorspace=self._matrix,
-            src_color_range=before,
-            dst_color_range=after,
-        )
+        return self._reformat(
+            frame, format="rgb24", src_color_range=self._levels, dst_color_range="JPEG"
+        ).to_ndarray()
 
     def change(
         self,
@@ -124,20 +115,17 @@ class Converter:
         before: UInt8[np.ndarray, "h w 3"],
         after: UInt8[np.ndarray, "h w 3"],
     ) -> VideoFrame:
-        """Change a frame where two RGB pictures of it differ, and nothing else by a single bit.
+        """Change a frame in the working layout, in place, where two RGB pictures of it differ.
 
-        Args:
-            frame: In the working layout.
-            before: From ``to_rgb``.
-            after: What the picture becomes.
-
-        Returns:
-            The same frame, changed in place.
+        ``before`` is from ``to_rgb``; nothing else of the frame changes by a single bit.
         """
-        rows, columns = _changed(before, after)
-        if rows.stop == 0:
+        differs = cv2.absdiff(before, after).reshape(before.shape[0], -1)  # three columns a pixel
+        x, y, width, height = cv2.boundingRect(differs)
+        if not height:
             return frame
-        difference = after[rows, columns].astype(np.float32) - before[rows, columns]
+        top, left = y // 2 * 2, x // 6 * 2  # even borders, for chroma
+        area = np.s_[top : (y + height + 1) // 2 * 2, left : (x + width + 5) // 6 * 2]
+        difference = after[area].astype(np.float32) - before[area]
         difference = cv2.transform(difference, self._to_yuv())
         frame.make_writable()  # the decoder may still need its own
         peak = (1 << PLANAR[self.pixel_format]) - 1
@@ -152,8 +140,7 @@ class Converter:
                 # As the conversion to RGB repeats chroma samples, their mean undoes it.
                 size = values.shape[1] // by_x, values.shape[0] // by_y
                 values = cv2.resize(values, size, interpolation=cv2.INTER_AREA)
-            top, left = rows.start // by_y, columns.start // by_x
-            part = samples[top : top + values.shape[0], left : left + values.shape[1]]
+            part = samples[top // by_y :, left // by_x :][: values.shape[0], : values.shape[1]]
             part[:] = np.rint(part + values).clip(0, peak)
         return frame
 
@@ -168,22 +155,6 @@ class Converter:
         if self._levels == "JPEG":
             scale = np.array([2**depth - 1] * 3)
         return (np.stack([y, u, v]) * (scale / 255)[:, None]).astype(np.float32)
-
-
-def _changed(
-    before: UInt8[np.ndarray, "h w 3"], after: UInt8[np.ndarray, "h w 3"]
-) -> tuple[slice, slice]:
-    """Return the rows and columns that differ, with even borders for chroma; maybe empty."""
-    differs = cv2.absdiff(before, after).reshape(before.shape[0], -1)
-    slices = []
-    for axis, step in ((1, 1), (0, 3)):
-        where = np.flatnonzero(cv2.reduce(differs, axis, cv2.REDUCE_MAX)) // step
-        if not len(where):
-            return slice(0, 0), slice(0, 0)
-        slices.append(slice(int(where[0]) // 2 * 2, int(where[-1]) // 2 * 2 + 2))
-    height, width = before.shape[:2]
-    rows, columns = slices
-    return slice(rows.start, min(rows.stop, height)), slice(columns.start, min(columns.stop, width))
 
 
 def _samples(frame: VideoFrame, idx: int) -> Integer[np.ndarray, "h w"]:

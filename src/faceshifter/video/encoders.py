@@ -78,15 +78,13 @@ def choose_encoder(out: Path, codec: CodecName, quality: int | None, pixel_forma
         deep = PLANAR.get(working_format(pixel_format, ENCODERS["hevc"]), 8) > 8
         codec = "vp9" if out.suffix.lower() == ".webm" else "hevc" if deep else "h264"
     name = ENCODERS[codec]
-    try:
-        av.codec.Codec(name, "w")
-    except av.codec.codec.UnknownCodecError:
-        raise OutputError(
-            f"this installation of PyAV has no encoder {name}; choose another codec"
-        ) from None
     with av.open(BytesIO(), "w", format=container) as probe:
         try:
             probe.add_stream(name, 25)
+        except av.codec.codec.UnknownCodecError:
+            raise OutputError(
+                f"this installation of PyAV has no encoder {name}; choose another codec"
+            ) from None
         except ValueError:
             raise OutputError(
                 f"a {out.suffix} file cannot hold {codec}; choose another codec or suffix"

@@ -2,16 +2,14 @@
 
 import json
 from collections import Counter
-from collections.abc import Generator, Iterable, Iterator
+from collections.abc import Generator, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from jaxtyping import Float
 
 from faceshifter.errors import NoFaceError
-from faceshifter.face.align import Matrix, crop_matrix
 from faceshifter.face.detect import Box, Face
 from faceshifter.networks import Identity
 from faceshifter.swap.selection import Selection, match_people, pick_faces
@@ -22,6 +20,7 @@ from faceshifter.video.tracks import TrackedFace, TrackedFrame, follow, steady
 
 BRIEF = 3
 """Frames below which a track in a longer scene is a false alarm: swapped, it would flash."""
+NO_FACE = "no face"
 
 
 @dataclass
@@ -36,10 +35,6 @@ class _Track:
     def mean_box(self) -> Box:
         x0, y0, x1, y1 = (self.box / self.frames).tolist()
         return x0, y0, x1, y1
-
-    def mean_identity(self) -> Identity | None:
-        z = self.z_id
-        return None if z is None else (z / np.linalg.norm(z)).astype(np.float32)
 
 
 class SwapPlan:
@@ -79,91 +74,64 @@ class SwapPlan:
     def _decide(self, face: TrackedFace, source: Identity | None, why: str | None) -> TrackedFace:
         if source is None:
             return replace(face, why=why)
-        networks = self.swapper.networks
         try:
-            matrix = crop_matrix(face.landmarks, networks.geometry, networks.image_size)
+            matrix = self.swapper.crop_matrix(Face(face.box, face.landmarks, 1.0))
         except NoFaceError:
             return replace(face, why="its landmarks do not form a face")
-        return replace(face, swap=(_compose(matrix, self.clip.to_display), source))
+        stored = matrix[:, :2] @ self.clip.to_display
+        stored[:, 2] += matrix[:, 2]
+        return replace(face, swap=(stored, source))
 
     def _choose(self, frame: TrackedFrame) -> dict[int, tuple[Identity | None, str | None]]:
         """Return who each track in a frame becomes, or why it is left alone."""
-        present = sorted({face.track for face in frame.faces})
-        lasting = [track for track in present if not self._is_brief(track)]
-        chosen: dict[int, tuple[Identity | None, str | None]] = {
-            track: (None, "seen too briefly") for track in present
-        }
-        if self.selection.matches:
-            chosen |= {track: (None, "somebody else") for track in lasting}
-            means = {track: self._tracks[track].mean_identity() for track in lasting}
-            known = {track: z_id for track, z_id in means.items() if z_id is not None}
-            for idx, source in match_people(
-                list(known.values()), self.selection.matches, self.swapper.networks.encoder_name
-            ):
+        matches, source = self.selection.matches, self.selection.source
+        chosen: dict[int, tuple[Identity | None, str | None]] = {}
+        lasting = {}
+        for number in sorted({face.track for face in frame.faces}):
+            track = self._tracks[number]
+            if track.frames < min(BRIEF, self._scenes[track.scene]):
+                chosen[number] = None, "seen too briefly"
+            else:
+                chosen[number] = None, "somebody else" if matches else "not chosen"
+                lasting[number] = track
+        if matches:
+            known = {n: track.z_id for n, track in lasting.items() if track.z_id is not None}
+            means = [(z / np.linalg.norm(z)).astype(np.float32) for z in known.values()]
+            for idx, source in match_people(means, matches, self.swapper.networks.encoder_name):
                 chosen[list(known)[idx]] = source, None
             return chosen
-        chosen |= {track: (None, "not chosen") for track in lasting}
-        boxes = {self._tracks[track].mean_box(): track for track in lasting}
-        by_size = sorted(boxes, key=_area, reverse=True)
+        boxes = {track.mean_box(): number for number, track in lasting.items()}
+        by_size = sorted(boxes, key=lambda box: (box[2] - box[0]) * (box[3] - box[1]), reverse=True)
         faces = [Face(box, frame.faces[0].landmarks, 1.0) for box in by_size]
         for face in pick_faces(faces, self.selection.face):
-            chosen[boxes[face.box]] = self.selection.source, None
+            chosen[boxes[face.box]] = source, None
         return chosen
 
-    def _is_brief(self, number: int) -> bool:
-        track = self._tracks[number]
-        return track.frames < min(BRIEF, self._scenes[track.scene])
 
-
-@dataclass
-class FrameReport:
-    """Counts the frames of a plan while they are swapped, and writes one line of JSON for each."""
-
-    path: Path
-    clip: Clip
-    swapped: int = 0
-    """Frames with at least one swapped face."""
-    faceless: int = 0
-    """Frames without a face."""
-
-    def record(self, frames: Iterable[TrackedFrame]) -> Generator[TrackedFrame]:
-        """Pass the frames of a plan on; a resumed run records them again from the first one."""
-        with self.path.open("w", encoding="utf-8") as file:
-            for frame in frames:
-                self.swapped += bool(frame.swaps)
-                self.faceless += not frame.faces
-                file.write(json.dumps(self._line(frame)) + "\n")
-                yield frame
-
-    def _line(self, frame: TrackedFrame) -> dict[str, Any]:
-        faces = [
-            {
-                "track": face.track,
-                "box": np.round(face.box, 1).tolist(),
-                "found": not face.bridged,
-                "swapped": face.swap is not None,
-                **({"why": face.why} if face.why else {}),
+def record(plan: SwapPlan, path: Path) -> Generator[TrackedFrame]:
+    """Give the frames of a plan, and write one line of JSON for each, resumed or not."""
+    with path.open("w", encoding="utf-8") as file:
+        for frame in plan:
+            skipped = (
+                {} if frame.swaps else {"skipped": "no chosen face" if frame.faces else NO_FACE}
+            )
+            line = {
+                "frame": frame.number,
+                "pts": frame.time,
+                "time": round(float(frame.time * plan.clip.time_base), 6),
+                "detected": sum(not face.bridged for face in frame.faces),
+                "swapped": len(frame.swaps),
+                **skipped,
+                "faces": [
+                    {
+                        "track": face.track,
+                        "box": np.round(face.box, 1).tolist(),
+                        "found": not face.bridged,
+                        "swapped": face.swap is not None,
+                        **({"why": face.why} if face.why else {}),
+                    }
+                    for face in frame.faces
+                ],
             }
-            for face in frame.faces
-        ]
-        skipped = "" if frame.swaps else "no chosen face" if frame.faces else "no face"
-        return {
-            "frame": frame.number,
-            "pts": frame.time,
-            "time": round(float(frame.time * self.clip.time_base), 6),
-            "detected": sum(not face.bridged for face in frame.faces),
-            "swapped": len(frame.swaps),
-            **({"skipped": skipped} if skipped else {}),
-            "faces": faces,
-        }
-
-
-def _compose(outer: Matrix, inner: Matrix) -> Matrix:
-    """Return the transform that does the inner one first."""
-    linear = outer[:, :2] @ inner
-    linear[:, 2] += outer[:, 2]
-    return linear
-
-
-def _area(box: Box) -> float:
-    return (box[2] - box[0]) * (box[3] - box[1])
+            file.write(json.dumps(line) + "\n")
+            yield frame

@@ -52,21 +52,13 @@ def render(
     *,
     watermark: bool,
     segment: int,
-    depth: int,
     tick: Callable[[int], None],
 ) -> list[Path]:
     """Write every missing segment of a plan; each is a function of its position alone.
 
-    Args:
-        plan: The plan.
-        frames: All of its frames; each is taken, also those of finished segments.
-        converter: The video's colours.
-        encoder: The encoder of the result.
-        folder: Folder of the segments; each gets its name once it is whole.
-        watermark: Mark the pixels of swapped frames.
-        segment: Frames in a segment.
-        depth: Most frames between two stages.
-        tick: Called with the number of frames done.
+    Of the plan's ``frames``, those of finished segments are taken too. A segment has ``segment``
+    frames, and gets its name in the folder once it is whole. With ``watermark`` the pixels of
+    swapped frames are marked; ``tick`` is called with the number of frames done.
 
     Returns:
         All segments, in order.
@@ -75,7 +67,7 @@ def render(
         VideoError: The video has changed since the first pass.
         OutputError: A segment cannot be written.
     """
-    clip, total = plan.clip, len(plan.times)
+    clip, ahead, total = plan.clip, plan.clip.frames_ahead, len(plan.times)
     count = -(-total // segment)
     segments = [folder / f"segment-{number:06d}.nut" for number in range(count)]
     first = next((idx for idx, path in enumerate(segments) if not path.is_file()), count)
@@ -85,20 +77,19 @@ def render(
     tick(done)
     if first == count:
         return segments
-    decoded = prefetch(_decode(clip, converter, frames, done), depth)
-    swapped = prefetch(_swap(plan.swapper, decoded, plan.selection.strength), depth)
+    decoded = prefetch(_decode(clip, converter, frames, done), ahead)
+    swapped = prefetch(_swap(plan.swapper, decoded, plan.selection.strength), ahead)
     lead = round(LEAD / clip.time_base)
-    with closing(prefetch(_paste(converter, swapped, watermark), depth)) as finished:
+    with closing(prefetch(_paste(converter, swapped, watermark), ahead)) as finished:
         for number, path in enumerate(segments[first:], first):
             with (
                 replacing(path) as temporary,
                 av.open(str(temporary), "w", format="nut") as container,
             ):
                 stream = encoder.add_stream(container, clip)
-                begin = None
+                shift = lead - plan.times[number * segment][0]
                 for time, picture in islice(finished, segment):
-                    begin = time if begin is None else begin
-                    picture.pts = lead + time - begin
+                    picture.pts = time + shift
                     picture.pict_type = PictureType.NONE  # else the source's choice is repeated
                     container.mux(stream.encode(picture))
                     done += 1
@@ -127,19 +118,13 @@ def _swap(
     """Swap the faces of a few frames in one batch, always of the same frames."""
     networks = swapper.networks
     while batch := list(islice(pictures, networks.most_at_once)):
-        matrices, crops, sources, owners = [], [], [], []
-        for picture in batch:
-            if picture.rgb is None:
-                continue
-            for matrix, source in picture.frame.swaps:
-                matrices.append(matrix)
-                crops.append(crop_face(picture.rgb, matrix, networks.image_size))
-                sources.append(source)
-                owners.append(picture)
+        owners = [(p, p.rgb, *swap) for p in batch if p.rgb is not None for swap in p.frame.swaps]
+        crops = [crop_face(rgb, matrix, networks.image_size) for _, rgb, matrix, _ in owners]
+        matrices = [matrix for _, _, matrix, _ in owners]
         z_id = networks.embed(crops)
         targets = [Target(*parts) for parts in zip(crops, matrices, z_id, strict=True)]
-        faces = swapper.swap_faces(targets, sources, strength)
-        for picture, face in zip(owners, faces, strict=True):
+        faces = swapper.swap_faces(targets, [source for *_, source in owners], strength)
+        for (picture, *_), face in zip(owners, faces, strict=True):
             picture.faces.append(face)
         yield from batch
 

@@ -38,13 +38,12 @@ def scan(
     path: Path,
     *,
     identify: bool,
-    depth: int,
     tick: Callable[[int], None],
 ) -> int:
     """Find the faces of every frame, resuming after the last whole line of ``path``.
 
-    With ``identify`` the identity of each face is computed too, now and then. ``depth`` frames are
-    decoded ahead; ``tick`` is called with the number of frames done.
+    With ``identify`` the identity of each face is computed too, now and then; ``tick`` is called
+    with the number of frames done.
 
     Returns:
         Number of packets that could not be decoded.
@@ -54,7 +53,7 @@ def scan(
         return last["damaged"]
     done, num_faces = (0, -1) if last is None else (last["number"] + 1, len(last["faces"]))
     damaged: list[str] = []
-    pictures = prefetch(_pictures(clip, converter, done, damaged), depth)
+    pictures = prefetch(_pictures(clip, converter, done, damaged), clip.frames_ahead)
     with path.open("a", encoding="utf-8") as file, closing(pictures):
         for time, duration, pixels, change in pictures:
             found = swapper.detector.detect(pixels, thorough=False)
@@ -78,7 +77,15 @@ def read_scan(path: Path) -> Iterator[TrackedFrame]:
         for line in file:
             record = json.loads(line)
             if "number" in record:
-                yield _parse(record)
+                faces = [
+                    TrackedFace(
+                        box=tuple(face["box"]),
+                        landmarks=np.array(face["landmarks"], float),
+                        z_id=np.array(face["z_id"]) if "z_id" in face else None,
+                    )
+                    for face in record["faces"]
+                ]
+                yield TrackedFrame(**record | {"faces": faces})
 
 
 def _pictures(
@@ -126,18 +133,6 @@ def _line(frame: TrackedFrame) -> str:
         faces.append(record)
     record = {"number": frame.number, "time": frame.time, "duration": frame.duration}
     return json.dumps(record | {"change": round(frame.change, 3), "faces": faces}) + "\n"
-
-
-def _parse(record: dict[str, Any]) -> TrackedFrame:
-    faces = [
-        TrackedFace(
-            box=tuple(face["box"]),
-            landmarks=np.array(face["landmarks"], float),
-            z_id=np.array(face["z_id"]) if "z_id" in face else None,
-        )
-        for face in record["faces"]
-    ]
-    return TrackedFrame(**record | {"faces": faces})
 
 
 def _last_record(path: Path) -> dict[str, Any] | None:

@@ -27,6 +27,8 @@ else:
 
 UPRIGHT = (65536, 0, 0, 0, 65536, 0, 0, 0, 1 << 30)
 """The display matrix that changes nothing, in FFmpeg's form: rows of fixed-point numbers."""
+QUEUE_BYTES, QUEUE_FRAMES = 48 * 2**20, 8
+"""Most memory and frames between two stages of the work on a clip."""
 MAX_SIDE = 16384
 """Most pixels of a side; a header that claims more is damaged."""
 
@@ -62,6 +64,11 @@ class Clip:
         return self.promised or max(round(self.seconds * self.rate), 1)
 
     @property
+    def frames_ahead(self) -> int:
+        """Most frames that wait between two stages."""
+        return max(2, min(QUEUE_FRAMES, QUEUE_BYTES // (5 * self.width * self.height)))
+
+    @property
     def to_display(self) -> Matrix:
         """Map from a stored frame's pixels to those of the upright picture with square pixels."""
         a, b, _, c, d = self.display_matrix[:5]
@@ -95,6 +102,8 @@ def open_clip(path: Path) -> Clip:
                 f"{path} has frames of {first.width} x {first.height} pixels; reduce them to "
                 f"{MAX_SIDE} a side"
             )
+        rotation: Any = first.side_data.get("DISPLAYMATRIX")
+        matrix = UPRIGHT if rotation is None else np.frombuffer(bytes(rotation), np.int32)[:9]
         time_base = stream.time_base or Fraction(1, 90000)
         seconds = float((stream.duration or 0) * time_base)
         return Clip(
@@ -106,7 +115,7 @@ def open_clip(path: Path) -> Clip:
             seconds=seconds or (container.duration or 0) / av.time_base,
             promised=min(stream.frames, len(stream.index_entries) or stream.frames),
             aspect=stream.sample_aspect_ratio,
-            display_matrix=_display_matrix(first),
+            display_matrix=tuple(map(int, matrix)),
             pixel_format=first.format.name,
             colour=colour_of(first),
         )
@@ -115,15 +124,10 @@ def open_clip(path: Path) -> Clip:
 def read_frames(
     clip: Clip, start: int = 0, damaged: list[str] | None = None
 ) -> Iterator[VideoFrame]:
-    """Decode a video, always from its beginning, so that every frame is the same every time.
+    """Give the frames of a video from number ``start`` on, as stored, with times that increase.
 
-    Args:
-        clip: The video.
-        start: Number of the first frame that is given.
-        damaged: Gets the reason of each packet that cannot be decoded, which is then left out.
-
-    Returns:
-        The frames as they are stored, with times (``pts``) that increase.
+    Decoding always begins at the first frame, so that every frame is the same every time. A packet
+    that cannot be decoded is left out, and ``damaged`` gets the reason.
 
     Raises:
         VideoError: A packet cannot be decoded, and there is no list ``damaged``.
@@ -144,9 +148,7 @@ def read_frames(
 def frames_at(clip: Clip, seconds: Iterable[float]) -> Iterator[VideoFrame]:
     """Give the first frame from each moment on, as it is stored; none where the video has ended.
 
-    Args:
-        clip: The video.
-        seconds: Moments since the video's start.
+    Moments are in seconds since the video's start.
 
     Raises:
         VideoError: A packet cannot be decoded.
@@ -225,16 +227,10 @@ def read_packets(
     Raises:
         VideoError: It is cut off, and there is no list ``damaged``.
     """
-    packets = container.demux(streams)
-    while True:
-        try:
-            packet = next(packets, None)
-        except (av.FFmpegError, OSError) as error:
-            _note_damage(container, error, damaged)
-            return
-        if packet is None:
-            return
-        yield packet
+    try:
+        yield from container.demux(streams)
+    except (av.FFmpegError, OSError) as error:
+        _note_damage(container, error, damaged)
 
 
 def _note_damage(container: InputContainer, error: Exception, damaged: list[str] | None) -> None:
@@ -243,11 +239,6 @@ def _note_damage(container: InputContainer, error: Exception, damaged: list[str]
             f"{container.name} is damaged or cut off ({_reason(error)}); get a whole copy"
         ) from None
     damaged.append(_reason(error))
-
-
-def _display_matrix(frame: VideoFrame) -> tuple[int, ...]:
-    data: Any = frame.side_data.get("DISPLAYMATRIX")
-    return UPRIGHT if data is None else tuple(np.frombuffer(bytes(data), np.int32)[:9].tolist())
 
 
 def _reason(error: Exception) -> str:

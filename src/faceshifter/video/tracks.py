@@ -89,9 +89,8 @@ def steady(frames: Iterable[TrackedFrame], time_base: Fraction) -> Iterator[Trac
     and in place. It looks ahead as far as back, and follows a constant movement exactly, so nothing
     lags; in fast and uneven movement the neighbours are far and the face keeps its own landmarks.
     """
-    padding: list[TrackedFrame | None] = [None] * REACH
     window: deque[TrackedFrame | None] = deque(maxlen=2 * REACH + 1)
-    for last in chain(frames, padding):
+    for last in chain(frames, [None] * REACH):
         window.append(last)
         centre = window[-1 - REACH] if len(window) > REACH else None
         if centre is not None:

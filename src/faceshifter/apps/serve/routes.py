@@ -5,7 +5,7 @@ import shutil
 import tempfile
 from collections.abc import Iterator
 from concurrent.futures import Future
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar, cast
@@ -26,8 +26,8 @@ from faceshifter.apps.serve.photos import (
     select,
     video_suffix,
 )
+from faceshifter.images import save_photo
 from faceshifter.media import HEAD_BYTES
-from faceshifter.swap.photo import OpenedPhoto, swap_file
 from faceshifter.swap.selection import FaceChoice
 from faceshifter.swap.swapper import FaceSwapper
 
@@ -130,9 +130,10 @@ def add_routes(app: "FastAPI", state: AppState) -> None:
             photo = read_photo(in_memory(target), TARGET_LABEL, most)
             person = None if form.person is None else in_memory(form.person)
             selection = select(swapper, options, [*map(in_memory, form.sources)], person, most)
-            opened = OpenedPhoto(photo, swapper.detector.detect(photo.pixels))
-            # The target is opened already, so that its path is not used.
-            return len(swap_file(swapper, selection, out, out, opened=opened)["faces"])
+            faces = swapper.detector.detect(photo.pixels)
+            swapped = swapper.swap_detected(photo.pixels, faces, selection, TARGET_LABEL)
+            save_photo(out, replace(photo, pixels=swapped.pixels))
+            return len(swapped.faces)
 
         faces = await finished(state.queue.submit(work), request)
         return FileResponse(
