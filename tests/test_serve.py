@@ -23,8 +23,8 @@ from PIL import Image
 
 from faceshifter.apps import http
 from faceshifter.apps.serve import routes
-from faceshifter.apps.serve.app import Limits, create_app, server_folder
-from faceshifter.apps.serve.photos import SwapOptions
+from faceshifter.apps.serve.app import create_app, server_folder
+from faceshifter.apps.serve.photos import Limits, SwapOptions
 from faceshifter.apps.serve.store import Store
 from faceshifter.cli import main as cli
 from faceshifter.errors import CancelledError, DependencyError, OutputError
@@ -120,9 +120,11 @@ def serving(
         server = http.make_server(create_app(swapper, folder, Limits(**limits), token, now=now))
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]})
         thread.start()
-        yield listening.getsockname()[1]
-        server.should_exit = True
-        thread.join()
+        try:
+            yield listening.getsockname()[1]
+        finally:
+            server.should_exit = True
+            thread.join()
 
 
 @pytest.fixture(scope="module")
@@ -336,13 +338,13 @@ def test_faults_and_a_full_disk_are_typed_and_tell_nothing_of_the_server(
     faces: tuple[bytes, bytes],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    def fail(*_: object) -> int:
+    def fail(*_: object) -> None:
         raise RuntimeError("a secret")
 
     fields = {"source": faces[0], "target": faces[1]}
     with serving(swapper, tmp_path / "s") as port:
         with monkeypatch.context() as patch:
-            patch.setattr(routes, "save_swap", fail)
+            patch.setattr(routes, "save_photo", fail)
             answer = ask(port, "/swap", fields)
         assert answer.problem == (500, "internal")
         assert b"secret" not in answer.body
@@ -367,14 +369,14 @@ def test_a_full_queue_says_when_to_come_again(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     going, entered = threading.Event(), threading.Event()
-    swap = routes.save_swap
+    save = routes.save_photo
 
-    def wait(*arguments: object) -> int:
+    def wait(*arguments: object) -> None:
         entered.set()
         going.wait(60)
-        return swap(*arguments)
+        save(*arguments)
 
-    monkeypatch.setattr(routes, "save_swap", wait)
+    monkeypatch.setattr(routes, "save_photo", wait)
     fields = {"source": faces[0], "target": faces[1]}
     with serving(swapper, tmp_path / "s", queue=2) as port:
         answers: list[Answer] = []
@@ -409,14 +411,14 @@ def test_the_picture_of_a_client_that_went_away_is_not_swapped(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     going, swapped = threading.Event(), []
-    swap = routes.save_swap
+    save = routes.save_photo
 
-    def wait(*arguments: object) -> int:
+    def wait(*arguments: object) -> None:
         going.wait(60)
         swapped.append(arguments)
-        return swap(*arguments)
+        save(*arguments)
 
-    monkeypatch.setattr(routes, "save_swap", wait)
+    monkeypatch.setattr(routes, "save_photo", wait)
     body = form({"source": faces[0], "target": faces[1]})
     with serving(swapper, tmp_path / "s") as port:
 
@@ -568,12 +570,12 @@ def test_jobs_are_bounded_cancelled_and_deleted_when_their_time_is_over(
 
 def test_a_job_that_takes_the_server_down_is_given_up(swapper: FaceSwapper, tmp_path: Path) -> None:
     (tmp_path / "s").mkdir(mode=0o700)
-    store = Store(tmp_path / "s" / "jobs.sqlite")
+    store = Store(tmp_path / "s" / "jobs.sqlite", 3600)
     store.add("0" * 32, ".mp4", SwapOptions())
     for _ in range(3):  # servers that were killed meanwhile
-        assert store.start().state == "running"
+        assert store.start().id == "0" * 32
         assert store.start() is None
-        store = Store(store.path)
+        store = Store(store.path, 3600)
     (tmp_path / "s" / "jobs" / ("0" * 32)).mkdir(parents=True)
     with serving(swapper, tmp_path / "s") as port:
         state = until(port, "0" * 32, "done", "failed")

@@ -83,32 +83,23 @@ class Rules:
     """Longest wait for a client to read on; None waits for as long as it is connected."""
 
 
+@dataclass(eq=False)
 class Guard:
     """Apply rules to every request before an application answers it.
 
     The application may raise RefusedError too, until it has begun to answer.
     """
 
-    def __init__(
-        self,
-        app: "ASGIApp",
-        rules: Rules,
-        *,
-        check: Callable[["Scope"], None] | None = None,
-        ended: Callable[["Scope", int, float], None] | None = None,
-        clock: Callable[[], float] = time.monotonic,
-    ) -> None:
-        """Put rules before an application.
-
-        Args:
-            app: The application.
-            rules: What it accepts.
-            check: Raises RefusedError for more reasons, before a body is read.
-            ended: Called after each request with its status, 0 without an answer, and its seconds.
-            clock: Seconds, from any start.
-        """
-        self.app, self.rules, self.check, self.ended, self.clock = app, rules, check, ended, clock
-        self.open = 0
+    app: "ASGIApp"
+    rules: Rules
+    check: "Callable[[Scope], None]" = lambda _: None
+    """Raises RefusedError for more reasons, before a body is read."""
+    ended: "Callable[[Scope, int, float], None]" = lambda *_: None
+    """Called after each request with its status, 0 without an answer, and its seconds."""
+    clock: Callable[[], float] = time.monotonic
+    """Seconds, from any start."""
+    open: int = field(default=0, init=False)
+    """Requests that are not answered yet."""
 
     async def __call__(self, scope: "Scope", receive: "Receive", send: "Send") -> None:
         """Answer one request."""
@@ -126,8 +117,7 @@ class Guard:
                     await exchange.refuse(refusal)
         finally:
             self.open -= 1
-            if self.ended is not None:
-                self.ended(scope, exchange.status, self.clock() - exchange.began)
+            self.ended(scope, exchange.status, self.clock() - exchange.began)
 
     def _check(self, scope: "Scope", exchange: "GuardedExchange") -> None:
         rules, headers = self.rules, exchange.headers
@@ -147,8 +137,7 @@ class Guard:
         declared = headers.get(b"content-length", b"0")
         if declared.isdigit() and int(declared) > exchange.limit:
             raise too_large(exchange.limit)
-        if self.check is not None:
-            self.check(scope)
+        self.check(scope)
 
 
 class GuardedExchange:
@@ -178,16 +167,21 @@ class GuardedExchange:
         try:
             async with asyncio.timeout(self._rules.idle_seconds):
                 message = await self._receive()
+            self._received += len(message.get("body", b""))
+            self._read = not message.get("more_body", False)
+            if self._received > self.limit:
+                raise too_large(self.limit)
+            seconds = self._clock() - self.began
+            late = seconds > self._rules.idle_seconds and self._received < LEAST_RATE * seconds
+            if late and not self._read:
+                raise TimeoutError
         except TimeoutError:
-            raise self._remember(too_slow()) from None
-        self._received += len(message.get("body", b""))
-        self._read = not message.get("more_body", False)
-        if self._received > self.limit:
-            raise self._remember(too_large(self.limit))
-        seconds = self._clock() - self.began
-        late = seconds > self._rules.idle_seconds and self._received < LEAST_RATE * seconds
-        if late and not self._read:
-            raise self._remember(too_slow())
+            sentence = "this upload arrives too slowly; try again"
+            self._refusal = RefusedError(408, "too_slow", sentence)
+            raise self._refusal from None
+        except RefusedError as refusal:
+            self._refusal = refusal
+            raise
         return message
 
     async def send(self, message: "Message") -> None:
@@ -205,10 +199,6 @@ class GuardedExchange:
         start = {"type": "http.response.start", "status": refusal.status, "headers": headers}
         await self._answer(start)
         await self._answer({"type": "http.response.body", "body": refusal.body})
-
-    def _remember(self, refusal: RefusedError) -> RefusedError:
-        self._refusal = refusal
-        return refusal
 
     async def _answer(self, message: "Message") -> None:
         length = self.headers.get(b"content-length", b"0")
@@ -258,11 +248,6 @@ def too_large(limit: int) -> RefusedError:
     """Return the refusal of a body of more bytes than its path accepts."""
     sentence = f"this upload has more than {limit // 2**20} MiB; send less"
     return RefusedError(413, "too_large", sentence)
-
-
-def too_slow() -> RefusedError:
-    """Return the refusal of an upload that has stalled."""
-    return RefusedError(408, "too_slow", "this upload arrives too slowly; try again")
 
 
 def is_loopback(host: str | None) -> bool:

@@ -19,12 +19,7 @@ SHUTDOWN_SECONDS = 10
 
 
 def require(name: str, extra: str, *modules: str) -> None:
-    """Check that a server's packages are installed.
-
-    Args:
-        name: What needs them, for the message.
-        extra: The package's extra that brings them.
-        modules: What is imported of them.
+    """Check that the modules are installed that ``name`` needs and an extra of the package brings.
 
     Raises:
         DependencyError: One is not installed.
@@ -84,9 +79,7 @@ def serve(app: "ASGIApp", listening: socket.socket) -> None:
 def make_server(app: "ASGIApp", idle_seconds: float = IDLE_SECONDS) -> "uvicorn.Server":
     """Return a server whose ``run`` serves until its ``should_exit`` is set.
 
-    Args:
-        app: What answers.
-        idle_seconds: How long a connection may be open without a request.
+    A connection may be open for ``idle_seconds`` without a request.
     """
     import uvicorn
     from uvicorn.protocols.http.h11_impl import H11Protocol

@@ -50,7 +50,8 @@ def serve(
     http.check_host(host, token)
     if min(max_mb, max_video_mb, max_megapixels, queue, jobs) < 1 or keep_hours <= 0:
         raise OutputError("limits of zero leave nothing to serve; give numbers above it")
-    from faceshifter.apps.serve.app import Limits, create_app, server_folder
+    from faceshifter.apps.serve.app import create_app, server_folder
+    from faceshifter.apps.serve.photos import Limits
 
     folder = folder or user_folder("state") / "serve"
     with server_folder(folder), http.listen(host, port) as listening:

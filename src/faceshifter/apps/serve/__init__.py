@@ -4,7 +4,7 @@ app.py      the server put together, and its folder
 answers.py  forms of the answers, and the status and code of each error
 metrics.py  counters for Prometheus
 routes.py   addresses and their fields
-photos.py   swaps of photos: their queue and their checks
+photos.py   swaps of photos: their limits, queue and checks
 jobs.py     swaps of videos: one thread that resumes what a server left
 store.py    jobs in one SQLite file
 """

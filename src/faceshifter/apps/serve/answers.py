@@ -63,18 +63,13 @@ STATUS_AND_CODE: list[tuple[type[FaceShifterError], int, str]] = [
 ]
 
 
-def refused(error: FaceShifterError) -> RefusedError:
-    """Return the answer to an error that its input caused."""
+def refused(error: Exception) -> RefusedError:
+    """Return the answer to an error; to one that no input caused, without its details."""
     if isinstance(error, RefusedError):
         return error
-    status, code = next(
-        (status, code) for kind, status, code in STATUS_AND_CODE if isinstance(error, kind)
-    )
-    return RefusedError(status, code, str(error))
-
-
-def internal_error() -> RefusedError:
-    """Return the answer to any other error, without its details."""
+    for kind, status, code in STATUS_AND_CODE:
+        if isinstance(error, kind):
+            return RefusedError(status, code, str(error))
     return RefusedError(500, "internal", "the server failed; its log says why")
 
 

@@ -7,7 +7,6 @@ import tempfile
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,9 +15,9 @@ from filelock import FileLock, Timeout
 from faceshifter import __version__
 from faceshifter.apps.guard import Guard, Problem, RefusedError, Rules
 from faceshifter.apps.http import require
-from faceshifter.apps.serve.answers import cannot_store, internal_error, refused
+from faceshifter.apps.serve.answers import cannot_store, refused
 from faceshifter.apps.serve.jobs import Jobs
-from faceshifter.apps.serve.photos import PhotoQueue
+from faceshifter.apps.serve.photos import Limits, PhotoQueue
 from faceshifter.apps.serve.routes import AppState, add_routes
 from faceshifter.errors import FaceShifterError, OutputError
 from faceshifter.face.detect import LockedDetector
@@ -30,29 +29,10 @@ if TYPE_CHECKING:
 
 STATUSES = (400, 401, 403, 408, 413, 415, 422, 429, 500, 503, 507)
 """Statuses of problems on any route."""
-CODES = {400: "bad_request", 404: "not_found", 405: "method_not_allowed"}
-SENTENCES = {
-    404: "there is nothing here; GET /openapi.json lists what there is",
-    405: "this address takes other methods; GET /openapi.json lists them",
+CODES_AND_SENTENCES = {
+    404: ("not_found", "there is nothing here; GET /openapi.json lists what there is"),
+    405: ("method_not_allowed", "this address takes other methods; GET /openapi.json lists them"),
 }
-
-
-@dataclass(frozen=True)
-class Limits:
-    """Sizes and numbers that a server accepts."""
-
-    max_mb: int = 32
-    """Of the photos of one swap together."""
-    max_video_mb: int = 1024
-    """Of a job's video and photos together."""
-    max_megapixels: int = 40
-    """Of each photo."""
-    queue: int = 16
-    """Swaps of photos that may wait."""
-    jobs: int = 16
-    """Videos that may wait."""
-    keep_hours: float = 24.0
-    """How long the result of a job is kept."""
 
 
 @contextmanager
@@ -95,12 +75,8 @@ def create_app(
 ) -> Guard:
     """Return the server as an ASGI application.
 
-    Args:
-        swapper: Networks and detector.
-        folder: For jobs and passing files, from ``server_folder``.
-        limits: What is accepted.
-        token: What clients have to send; None accepts every request to this machine's own name.
-        now: Seconds since 1970, for the time that results are kept.
+    The folder is from ``server_folder``. Clients have to send the token; None accepts every request
+    to this machine's own name. ``now`` returns seconds since 1970, for the age of results.
 
     Raises:
         DependencyError: A package is not installed.
@@ -114,19 +90,10 @@ def create_app(
 
     swapper = FaceSwapper(swapper.networks, LockedDetector(swapper.detector))
     metrics = Metrics()
-    max_pixels = limits.max_megapixels * 10**6
     queue = PhotoQueue(limits.queue, metrics.swap_seconds.observe)
-    jobs = Jobs(
-        folder,
-        swapper,
-        limit=limits.jobs,
-        keep_seconds=limits.keep_hours * 3600,
-        max_pixels=max_pixels,
-        ended=lambda state: metrics.jobs.labels(state).inc(),
-        now=now,
-    )
-    metrics.watch_queue("photos", lambda: queue.depth)
-    metrics.watch_queue("jobs", jobs.store.waiting)
+    jobs = Jobs(folder, swapper, limits, lambda state: metrics.jobs.labels(state).inc(), now=now)
+    metrics.queue.labels("photos").set_function(lambda: queue.depth)
+    metrics.queue.labels("jobs").set_function(jobs.store.waiting)
     sizes = {"/swap": limits.max_mb * 2**20, "/jobs": limits.max_video_mb * 2**20}
 
     def check_room(scope: "Scope") -> None:
@@ -134,9 +101,7 @@ def create_app(
             queue.check_room()
         if scope["method"] == "POST" and scope["path"] == "/jobs":
             if shutil.disk_usage(folder).free < sizes["/jobs"]:
-                raise RefusedError(
-                    507, "cannot_store", "the server's disk is full; try again later"
-                )
+                raise refused(OutputError("the server's disk is full; try again later"))
             jobs.check_room()
 
     @asynccontextmanager
@@ -158,7 +123,7 @@ def create_app(
         dependencies=[Depends(HTTPBearer(auto_error=False))] if token else [],
     )
     add_handlers(app)
-    add_routes(app, AppState(folder, swapper, queue, jobs, metrics, max_pixels))
+    add_routes(app, AppState(folder, swapper, limits, queue, jobs, metrics))
     rules = Rules(
         token=token,
         open_paths=("/health",),
@@ -175,27 +140,22 @@ def add_handlers(app: "FastAPI") -> None:
     from fastapi.exceptions import RequestValidationError
     from starlette.exceptions import HTTPException
 
-    def answer(error: RefusedError) -> Response:
-        return Response(error.body, error.status, error.headers)
-
+    @app.exception_handler(Exception)
     @app.exception_handler(FaceShifterError)
-    def on_error(_: Request, error: FaceShifterError) -> Response:
-        return answer(refused(error))
+    def answer(_: Request, error: Exception) -> Response:
+        refusal = refused(error)
+        return Response(refusal.body, refusal.status, refusal.headers)
 
     @app.exception_handler(RequestValidationError)
-    def on_invalid(_: Request, error: RequestValidationError) -> Response:
+    def on_invalid(request: Request, error: RequestValidationError) -> Response:
         first = error.errors()[0]
-        name = first["loc"][1] if len(first["loc"]) > 1 else first["loc"][0]
-        return answer(RefusedError(422, "invalid_request", f"{name} is not valid: {first['msg']}"))
+        sentence = f"{first['loc'][:2][-1]} is not valid: {first['msg']}"
+        return answer(request, RefusedError(422, "invalid_request", sentence))
 
     @app.exception_handler(HTTPException)
-    def on_http(_: Request, error: HTTPException) -> Response:
+    def on_http(request: Request, error: HTTPException) -> Response:
         if isinstance(error.__cause__, OSError):  # while an upload was written
-            return answer(refused(cannot_store(error.__cause__)))
-        code = CODES.get(error.status_code, "bad_request")
-        sentence = SENTENCES.get(error.status_code, str(error.detail))
-        return answer(RefusedError(error.status_code, code, sentence))
-
-    @app.exception_handler(Exception)
-    def on_fault(_: Request, error: Exception) -> Response:
-        return answer(internal_error())
+            return answer(request, cannot_store(error.__cause__))
+        other = "bad_request", str(error.detail)
+        code, sentence = CODES_AND_SENTENCES.get(error.status_code, other)
+        return answer(request, RefusedError(error.status_code, code, sentence))

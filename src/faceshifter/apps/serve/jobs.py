@@ -8,28 +8,21 @@ import threading
 import time
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 from faceshifter.apps.guard import Problem, RefusedError
-from faceshifter.apps.serve.answers import JobProgress, JobState, internal_error, refused
-from faceshifter.apps.serve.photos import (
-    PERSON_LABEL,
-    SwapOptions,
-    check_pixels,
-    read_photo,
-    select,
-)
+from faceshifter.apps.serve.answers import JobProgress, JobState, State, refused
+from faceshifter.apps.serve.photos import Limits, SwapOptions, check_pixels, select
 from faceshifter.apps.serve.store import Store, VideoJob
 from faceshifter.errors import CancelledError, FaceShifterError
-from faceshifter.images import Photo
 from faceshifter.swap.swapper import FaceSwapper
 
 log = logging.getLogger(__name__)
 JOB_ID = re.compile(r"[0-9a-f]{32}")
 PERSON = "person"
-FRAMES = "frames.jsonl"
+RESULT, FRAMES = "result", "frames.jsonl"
 MOST_STARTS = 3
 """A job during which the server was killed so often is given up."""
 JANITOR_SECONDS = 60
@@ -42,41 +35,29 @@ class Jobs:
         self,
         folder: Path,
         swapper: FaceSwapper,
+        limits: Limits,
+        ended: Callable[[State], None],
         *,
-        limit: int,
-        keep_seconds: float,
-        max_pixels: int,
-        ended: Callable[[str], None],
         now: Callable[[], float] = time.time,
     ) -> None:
         """Open the jobs of a folder; ``begin`` resumes them.
 
-        Args:
-            folder: Where jobs and their files are.
-            swapper: Networks with both stages, and a detector that several threads may use.
-            limit: How many jobs may wait or run.
-            keep_seconds: How long the files of an ended job are kept.
-            max_pixels: Most pixels of a source photo and of a frame.
-            ended: Called with the state in which a job has ended.
-            now: Seconds since 1970.
+        The swapper has both stages and a detector that several threads may use; ``ended`` is called
+        with the state in which a job has ended, and ``now`` returns seconds since 1970.
         """
-        self._folder, self._swapper, self._limit = folder / "jobs", swapper, limit
-        self._keep_seconds, self._max_pixels = keep_seconds, max_pixels
+        self._folder, self._swapper, self._limits = folder / "jobs", swapper, limits
         self._ended, self._now = ended, now
         self._folder.mkdir(mode=0o700, exist_ok=True)
-        self.store = Store(folder / "jobs.sqlite")
-        kept = self.store.ids()
+        self.store = Store(folder / "jobs.sqlite", limits.keep_hours * 3600)
+        expiries = self.store.expiries()
         for leftover in self._folder.iterdir():  # of a server that was killed
-            if JOB_ID.fullmatch(leftover.name) and leftover.name not in kept:
+            if expiries.get(leftover.name) is not None:
+                self._delete_uploads(leftover)
+            elif leftover.name not in expiries and JOB_ID.fullmatch(leftover.name):
                 shutil.rmtree(leftover, ignore_errors=True)
-        for job_id in kept:  # a server may have been killed between a job's end and its tidying
-            job = self.store.get(job_id)
-            if job is not None and job.ended is not None:
-                self._delete_uploads(job)
         self._lock = threading.Lock()
         self._wake, self._stopping = threading.Event(), threading.Event()
-        self._current: str | None = None
-        self._progress = JobProgress(0, 0)
+        self._progress: dict[str, JobProgress] = {}  # of the job that runs
         self._threads = [
             threading.Thread(target=self._work_on_all, name="videos"),
             threading.Thread(target=self._delete_expired, name="janitor", daemon=True),
@@ -105,8 +86,8 @@ class Jobs:
         Raises:
             RefusedError: The queue is full.
         """
-        if self.store.waiting() >= self._limit:
-            sentence = f"{self._limit} jobs wait already; try again"
+        if self.store.waiting() >= self._limits.jobs:
+            sentence = f"{self._limits.jobs} jobs wait already; try again"
             raise RefusedError(429, "queue_full", sentence, retry_after=60)
 
     def new_folder(self) -> Path:
@@ -131,16 +112,14 @@ class Jobs:
         """Return the state of a job.
 
         Raises:
-            RefusedError: No job has this id.
+            RefusedError: No job has this id, or it has expired.
         """
         with self._lock:
-            job = self._get(job_id)
-            progress = self._progress if self._current == job.id else None
-        expires = None if job.ended is None else job.ended + self._keep_seconds
-        running = job.state == "running"
-        return JobState(
-            job.id, job.state, progress if running else None, job.report, job.error, expires
-        )
+            job = self.store.get(job_id)
+            progress = self._progress.get(job_id)
+        if job is None or (job.expires is not None and job.expires < self._now()):
+            raise no_such_job()
+        return replace(job, progress=progress)
 
     def result(self, job_id: str, *, frames: bool = False) -> Path:
         """Return the file of a job's result, or that of a line of JSON for each of its frames.
@@ -148,12 +127,13 @@ class Jobs:
         Raises:
             RefusedError: No job has this id, or the job is not done.
         """
-        job = self._get(job_id)
-        if job.state == "failed" and job.error is not None:
+        job = self.state(job_id)
+        if job.error is not None:
             raise RefusedError(409, "job_failed", job.error.message)
         if job.state != "done":
             raise RefusedError(409, "not_done", f"this job is {job.state}; ask again later")
-        return self._folder / job.id / FRAMES if frames else self._result(job)
+        folder = self._folder / job_id
+        return folder / FRAMES if frames else next(folder.glob(f"{RESULT}.*"))
 
     def delete(self, job_id: str) -> None:
         """Cancel a job and delete its files.
@@ -164,31 +144,22 @@ class Jobs:
         with self._lock:
             if not self.store.delete(job_id):
                 raise no_such_job()
-            if self._current != job_id:  # a running job's thread does it before its next frame
+            if job_id not in self._progress:  # a running job's thread does it before its next frame
                 shutil.rmtree(self._folder / job_id, ignore_errors=True)
-
-    def _get(self, job_id: str) -> VideoJob:
-        job = self.store.get(job_id)
-        if job is None or (job.ended or self._now()) + self._keep_seconds < self._now():
-            raise no_such_job()
-        return job
-
-    def _result(self, job: VideoJob) -> Path:
-        return self._folder / job.id / f"result{job.suffix}"
 
     def _delete_expired(self) -> None:
         while not self._stopping.is_set():
-            for job_id in self.store.ended_before(self._now() - self._keep_seconds):
-                with suppress(RefusedError):  # a client has deleted it just now
-                    self.delete(job_id)
+            for job_id, expires in self.store.expiries().items():
+                if expires is not None and expires < self._now():
+                    with suppress(RefusedError):  # a client has deleted it just now
+                        self.delete(job_id)
             self._stopping.wait(JANITOR_SECONDS)
 
     def _work_on_all(self) -> None:
         while not self._stopping.is_set():
             with self._lock:
                 job = self.store.start()
-                self._current = None if job is None else job.id
-                self._progress = JobProgress(0, 0)
+                self._progress = {} if job is None else {job.id: JobProgress(0, 0)}
             if job is None:
                 self._wake.wait()
                 self._wake.clear()
@@ -197,72 +168,58 @@ class Jobs:
 
     def _work_on(self, job: VideoJob) -> None:
         """Do a job and store how it ended, unless it was cancelled or the server stops."""
-        report: dict[str, object] | None = None
-        error: Problem | None = None
-        stopped = False
+        outcome: dict[str, Any] | Problem | None = None
         try:
-            if job.starts > MOST_STARTS:
-                raise RefusedError(
-                    500, "given_up", f"the server ended {MOST_STARTS} times during this job"
-                )
-            report = self._swap(job)
+            outcome = self._swap(job)
         except CancelledError:
-            stopped = True
+            pass
         except FaceShifterError as failure:
-            error = refused(failure).problem
-        except Exception:  # must not end the thread: other jobs wait
+            outcome = refused(failure).problem
+        except Exception as failure:  # must not end the thread: other jobs wait
             log.exception("job %s failed", job.id)
-            error = internal_error().problem
+            outcome = refused(failure).problem
+        folder = self._folder / job.id
         with self._lock:
-            self._current = None
+            self._progress = {}
             if self.store.get(job.id) is None:
-                shutil.rmtree(self._folder / job.id, ignore_errors=True)
-            elif stopped:
+                shutil.rmtree(folder, ignore_errors=True)
+            elif outcome is None:
                 self.store.requeue(job.id)
             else:
-                self.store.finish(job.id, self._now(), report, error)
-                self._delete_uploads(job)
-                self._ended("done" if error is None else "failed")
+                self._ended(self.store.finish(job.id, self._now(), outcome))
+                self._delete_uploads(folder)
 
     def _swap(self, job: VideoJob) -> dict[str, Any]:
         from faceshifter.video import clip
         from faceshifter.video.source import open_clip
 
-        folder = self._folder / job.id
+        if job.starts > MOST_STARTS:
+            sentence = f"the server ended {MOST_STARTS} times during this job"
+            raise RefusedError(500, "given_up", sentence)
+        folder, most = self._folder / job.id, self._limits.max_megapixels
         opened = open_clip(folder / "video")
-        check_pixels("the video", opened.width, opened.height, self._max_pixels)
-
-        def read(path: Path, name: str) -> Photo:
-            return read_photo(path, name, self._max_pixels)
-
+        check_pixels("the video", opened.width, opened.height, most)
         swapper = self._swapper if job.options.hear else self._swapper.without_hear()
-        sources = [read(path, "the source") for path in sorted(folder.glob("source-*"))]
-        path = folder / PERSON
-        person = read(path, PERSON_LABEL) if path.exists() else None
-        selection = select(swapper, job.options, sources, person)
+        sources, person = sorted(folder.glob("source-*")), folder / PERSON
+        selection = select(swapper, job.options, sources, person if person.exists() else None, most)
         summary = clip.swap_video(
             swapper,
             selection,
             folder / "video",
-            self._result(job),
+            folder / f"{RESULT}{job.suffix}",
             report=folder / FRAMES,
-            progress=self._set_progress,
+            progress=lambda *steps: self._progress.update({job.id: JobProgress(*steps)}),
             cancelled=lambda: self._stopping.is_set() or self.store.get(job.id) is None,
         )
         return asdict(summary)
 
-    def _set_progress(self, done: int, total: int) -> None:
-        with self._lock:
-            self._progress = JobProgress(done, total)
-
-    def _delete_uploads(self, job: VideoJob) -> None:
+    def _delete_uploads(self, folder: Path) -> None:
         """Delete a job's files except its results."""
-        for path in (self._folder / job.id).glob("*"):
-            if path.name not in (FRAMES, self._result(job).name):
-                if path.is_dir():
-                    shutil.rmtree(path, ignore_errors=True)
-                else:
-                    path.unlink(missing_ok=True)
+        for path in folder.glob("*"):
+            if path.is_dir():
+                shutil.rmtree(path, ignore_errors=True)
+            elif path.name != FRAMES and path.stem != RESULT:
+                path.unlink(missing_ok=True)
 
 
 def no_such_job() -> RefusedError:

@@ -1,6 +1,6 @@
 """Counters of one server in Prometheus' form."""
 
-from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING
 
 import prometheus_client as prometheus
@@ -19,35 +19,23 @@ class Metrics:
         """Start at zero."""
         self.registry = registry = prometheus.CollectorRegistry()
         prometheus.ProcessCollector(registry=registry)
-        self.requests = prometheus.Counter(
-            "faceshifter_requests",
-            "Requests that were answered",
-            ("method", "route", "status"),
-            registry=registry,
+        counter = partial(prometheus.Counter, registry=registry)
+        histogram = partial(prometheus.Histogram, registry=registry, buckets=SECONDS)
+        self.requests = counter(
+            "faceshifter_requests", "Requests that were answered", ("method", "route", "status")
         )
-        self.request_seconds = prometheus.Histogram(
+        self.request_seconds = histogram(
             "faceshifter_request_seconds",
             "From a request's head to the end of its answer",
             ("route",),
-            buckets=SECONDS,
-            registry=registry,
         )
-        self.swap_seconds = prometheus.Histogram(
-            "faceshifter_swap_seconds",
-            "Reading, swapping and writing one photo",
-            buckets=SECONDS,
-            registry=registry,
+        self.swap_seconds = histogram(
+            "faceshifter_swap_seconds", "Reading, swapping and writing one photo"
         )
-        self.jobs = prometheus.Counter(
-            "faceshifter_jobs", "Videos that have ended", ("state",), registry=registry
-        )
+        self.jobs = counter("faceshifter_jobs", "Videos that have ended", ("state",))
         self.queue = prometheus.Gauge(
             "faceshifter_queue_depth", "Swaps that wait or run", ("kind",), registry=registry
         )
-
-    def watch_queue(self, kind: str, depth: Callable[[], int]) -> None:
-        """Ask for a queue's depth whenever the metrics are read."""
-        self.queue.labels(kind).set_function(depth)
 
     def count_request(self, scope: "Scope", status: int, seconds: float) -> None:
         """Count an answer; what clients invent is one label, or they could fill the memory."""

@@ -1,11 +1,11 @@
-"""Swaps of photos: their queue, their checks and the swap itself."""
+"""Swaps of photos: their limits, queue and checks."""
 
 import threading
 import time
 import warnings
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from io import BytesIO
 from math import ceil
 from pathlib import Path
@@ -14,13 +14,12 @@ from typing import TypeVar
 from PIL import Image
 
 from faceshifter.apps.guard import RefusedError
-from faceshifter.images import DECODE_ERRORS, Photo, decode_photo, save_photo
+from faceshifter.images import DECODE_ERRORS, Photo, decode_photo
 from faceshifter.media import sniff
 from faceshifter.swap.selection import FaceChoice, Match, Selection
 from faceshifter.swap.swapper import FaceSwapper
 
 T = TypeVar("T")
-TARGET_LABEL = "the target"
 PERSON_LABEL = "the photo of the person"
 PHOTO_TYPES = ("image/jpeg", "image/png", "image/webp")
 VIDEO_SUFFIXES = {
@@ -29,6 +28,24 @@ VIDEO_SUFFIXES = {
     "video/webm": ".webm",
     "video/x-matroska": ".mkv",
 }
+
+
+@dataclass(frozen=True)
+class Limits:
+    """Sizes and numbers that a server accepts."""
+
+    max_mb: int = 32
+    """Of the photos of one swap together."""
+    max_video_mb: int = 1024
+    """Of a job's video and photos together."""
+    max_megapixels: int = 40
+    """Of each photo and of a video's frame."""
+    queue: int = 16
+    """Swaps of photos that may wait."""
+    jobs: int = 16
+    """Videos that may wait."""
+    keep_hours: float = 24.0
+    """How long the result of a job is kept."""
 
 
 @dataclass(frozen=True)
@@ -45,12 +62,7 @@ class PhotoQueue:
     """One thread for all swaps of photos, behind a bounded queue."""
 
     def __init__(self, limit: int, observe: Callable[[float], None]) -> None:
-        """Start empty.
-
-        Args:
-            limit: Swaps that may wait or run.
-            observe: Called with the seconds that each swap took.
-        """
+        """Start empty; ``limit`` swaps may wait or run, and ``observe`` gets each one's seconds."""
         self._limit, self._observe = limit, observe
         self._thread = ThreadPoolExecutor(1, "photos")
         self._lock = threading.Lock()
@@ -104,41 +116,32 @@ class PhotoQueue:
 
 
 def select(
-    swapper: FaceSwapper, options: SwapOptions, sources: Sequence[Photo], person: Photo | None
+    swapper: FaceSwapper,
+    options: SwapOptions,
+    sources: Sequence[BytesIO | Path],
+    person: BytesIO | Path | None,
+    max_megapixels: int,
 ) -> Selection:
     """Return the faces to swap and the identity they are given.
 
-    Args:
-        swapper: Embeds the faces.
-        options: What was asked for.
-        sources: Photos of the source person.
-        person: Photo of the only person to be replaced.
+    With a photo of a person, only this person is replaced.
 
     Raises:
+        ImageError: A photo cannot be read.
         NoFaceError: A photo has no face, or several where only one is meant.
+        RefusedError: A photo is too large.
     """
-    source = swapper.identity([photo.pixels for photo in sources], face=options.source_face)
+    photos = [
+        read_photo(file, f"source {idx}", max_megapixels).pixels
+        for idx, file in enumerate(sources, 1)
+    ]
+    source = swapper.identity(photos, face=options.source_face)
     matches: tuple[Match, ...] = ()
     if person is not None:
-        replaced = swapper.find_faces(person.pixels, "largest", PERSON_LABEL)
-        matches = (Match(swapper.align(person.pixels, replaced)[0].z_id, source),)
+        pixels = read_photo(person, PERSON_LABEL, max_megapixels).pixels
+        replaced = swapper.find_faces(pixels, "largest", PERSON_LABEL)
+        matches = (Match(swapper.align(pixels, replaced)[0].z_id, source),)
     return Selection(source, options.face, matches, options.strength)
-
-
-def save_swap(swapper: FaceSwapper, selection: Selection, target: Photo, out: Path) -> int:
-    """Swap the chosen faces of a photo and write it with the marks of every result.
-
-    Returns:
-        The number of faces that were swapped.
-
-    Raises:
-        NoFaceError: No face of the photo is to be swapped.
-        OutputError: The result cannot be written.
-    """
-    faces = swapper.detector.detect(target.pixels)
-    swapped = swapper.swap_detected(target.pixels, faces, selection, TARGET_LABEL)
-    save_photo(out, replace(target, pixels=swapped.pixels))
-    return len(swapped.faces)
 
 
 def check_photo(head: bytes, name: str) -> None:
@@ -163,7 +166,7 @@ def video_suffix(head: bytes) -> str:
     return suffix
 
 
-def read_photo(file: BytesIO | Path, name: str, max_pixels: int) -> Photo:
+def read_photo(file: BytesIO | Path, name: str, max_megapixels: int) -> Photo:
     """Decode a photo, unless it has too many pixels.
 
     Raises:
@@ -177,21 +180,18 @@ def read_photo(file: BytesIO | Path, name: str, max_pixels: int) -> Photo:
                 width, height = image.size
     except (*DECODE_ERRORS, Image.DecompressionBombError):
         width = height = 0  # decode_photo says what is wrong
-    check_pixels(name, width, height, max_pixels)
+    check_pixels(name, width, height, max_megapixels)
     if isinstance(file, BytesIO):
         file.seek(0)
     return decode_photo(file, name)
 
 
-def check_pixels(name: str, width: int, height: int, most: int) -> None:
+def check_pixels(name: str, width: int, height: int, max_megapixels: int) -> None:
     """Check that a photo or frame does not fill the memory.
 
     Raises:
-        RefusedError: It has more pixels than ``most``.
+        RefusedError: It has more million pixels than ``max_megapixels``.
     """
-    if width * height > most:
-        raise RefusedError(
-            413,
-            "too_many_pixels",
-            f"{name} has {width} x {height} pixels, more than {most // 10**6} million; reduce it",
-        )
+    if width * height > max_megapixels * 10**6:
+        sentence = f"{name} has {width} x {height} pixels, more than {max_megapixels} million"
+        raise RefusedError(413, "too_many_pixels", f"{sentence}; reduce it")

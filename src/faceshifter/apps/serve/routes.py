@@ -5,8 +5,7 @@ import shutil
 import tempfile
 from collections.abc import Iterator
 from concurrent.futures import Future
-from dataclasses import asdict, dataclass
-from functools import partial
+from dataclasses import dataclass, replace
 from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar, cast
@@ -17,16 +16,17 @@ from faceshifter.apps.serve.answers import Health, JobState, QueueState, cannot_
 from faceshifter.apps.serve.jobs import PERSON, Jobs
 from faceshifter.apps.serve.photos import (
     PERSON_LABEL,
-    TARGET_LABEL,
+    PHOTO_TYPES,
+    VIDEO_SUFFIXES,
+    Limits,
     PhotoQueue,
     SwapOptions,
     check_photo,
     read_photo,
-    save_swap,
     select,
     video_suffix,
 )
-from faceshifter.images import Photo
+from faceshifter.images import save_photo
 from faceshifter.media import HEAD_BYTES
 from faceshifter.swap.selection import FaceChoice
 from faceshifter.swap.swapper import FaceSwapper
@@ -37,21 +37,18 @@ if TYPE_CHECKING:
     from faceshifter.apps.serve.metrics import Metrics
 
 T = TypeVar("T")
+TARGET_LABEL = "the target"
 MOST_SOURCES = 8
 FORM_LIMITS: Any = {"max_files": MOST_SOURCES + 2, "max_fields": 16, "max_part_size": 1024}
 FACE = r"^(largest|all|[0-9]{1,3})$"
 SOURCE_FACE = r"^(only|largest|[0-9]{1,3})$"
-UNKNOWN: dict[int | str, dict[str, Any]] = {404: {"model": Problem}}
-NOT_DONE: dict[int | str, dict[str, Any]] = {409: {"model": Problem}}
-PICTURE: dict[int | str, dict[str, Any]] = {
-    200: {"content": {f"image/{kind}": {} for kind in ("png", "jpeg", "webp")}}
-}
-VIDEO: dict[int | str, dict[str, Any]] = {
-    200: {"content": {f"video/{kind}": {} for kind in ("mp4", "quicktime", "x-matroska", "webm")}}
-}
-
 JSON_LINES = "application/x-ndjson"
-LINES: dict[int | str, dict[str, Any]] = {200: {"content": {JSON_LINES: {}}}}
+Responses = dict[int | str, dict[str, Any]]
+PICTURE: Responses = {200: {"content": {kind: {} for kind in PHOTO_TYPES}}}
+UNKNOWN: Responses = {404: {"model": Problem}}
+NOT_DONE: Responses = UNKNOWN | {409: {"model": Problem}}
+VIDEO: Responses = NOT_DONE | {200: {"content": {kind: {} for kind in VIDEO_SUFFIXES}}}
+LINES: Responses = NOT_DONE | {200: {"content": {JSON_LINES: {}}}}
 
 
 @dataclass(frozen=True)
@@ -61,10 +58,10 @@ class AppState:
     folder: Path
     """For results on their way to a client."""
     swapper: FaceSwapper
+    limits: Limits
     queue: PhotoQueue
     jobs: Jobs
     metrics: "Metrics"
-    max_pixels: int
 
 
 @dataclass(frozen=True)
@@ -79,7 +76,7 @@ class PersonForm:
 def add_routes(app: "FastAPI", state: AppState) -> None:
     """Add all routes to the application."""
     from fastapi import Depends, File, Form, Request, UploadFile
-    from fastapi.responses import FileResponse, JSONResponse, Response
+    from fastapi.responses import FileResponse, Response
 
     async def read_form(
         source: Annotated[
@@ -103,7 +100,7 @@ def add_routes(app: "FastAPI", state: AppState) -> None:
         ] = True,
     ) -> PersonForm:
         for idx, upload in enumerate(source):
-            check_photo(await head(upload), source_label(idx))
+            check_photo(await head(upload), f"source {idx + 1}")
         if person is not None:
             check_photo(await head(person), PERSON_LABEL)
         options = SwapOptions(face_choice(face), face_choice(source_face), strength, hear)
@@ -127,14 +124,16 @@ def add_routes(app: "FastAPI", state: AppState) -> None:
         check_photo(await head(target), TARGET_LABEL)
         out = passing / f"result.{format}"
 
-        read = partial(read_upload, max_pixels=state.max_pixels)
-
         def work() -> int:
-            swapper = state.swapper if form.options.hear else state.swapper.without_hear()
-            sources = [read(upload, source_label(i)) for i, upload in enumerate(form.sources)]
-            person = None if form.person is None else read(form.person, PERSON_LABEL)
-            photo = read(target, TARGET_LABEL)
-            return save_swap(swapper, select(swapper, form.options, sources, person), photo, out)
+            options, most = form.options, state.limits.max_megapixels
+            swapper = state.swapper if options.hear else state.swapper.without_hear()
+            photo = read_photo(in_memory(target), TARGET_LABEL, most)
+            person = None if form.person is None else in_memory(form.person)
+            selection = select(swapper, options, [*map(in_memory, form.sources)], person, most)
+            faces = swapper.detector.detect(photo.pixels)
+            swapped = swapper.swap_detected(photo.pixels, faces, selection, TARGET_LABEL)
+            save_photo(out, replace(photo, pixels=swapped.pixels))
+            return len(swapped.faces)
 
         faces = await finished(state.queue.submit(work), request)
         return FileResponse(
@@ -166,16 +165,12 @@ def add_routes(app: "FastAPI", state: AppState) -> None:
         """State of a job: how far it is, its report or its error."""
         return state.jobs.state(job)
 
-    @app.get(
-        "/jobs/{job}/result", response_class=FileResponse, responses=VIDEO | UNKNOWN | NOT_DONE
-    )
+    @app.get("/jobs/{job}/result", response_class=FileResponse, responses=VIDEO)
     def job_result(job: str) -> Response:
         """Video of a job that is done, marked as synthetic."""
         return FileResponse(state.jobs.result(job))
 
-    @app.get(
-        "/jobs/{job}/frames", response_class=FileResponse, responses=LINES | UNKNOWN | NOT_DONE
-    )
+    @app.get("/jobs/{job}/frames", response_class=FileResponse, responses=LINES)
     def job_frames(job: str) -> Response:
         """Faces of each frame of a job that is done, as lines of JSON."""
         return FileResponse(state.jobs.result(job, frames=True), media_type=JSON_LINES)
@@ -192,24 +187,18 @@ def add_routes(app: "FastAPI", state: AppState) -> None:
         if digits is not None
     }
 
-    @app.get("/health", response_model=Health, responses={503: {"model": Health}})
-    def health() -> Response:
+    @app.get("/health", responses={503: {"model": Health}})
+    def health(response: Response) -> Health:
         """Whether the server works; needs no token."""
         ok = state.jobs.working
+        response.status_code = 200 if ok else 503
         queue = QueueState(state.queue.depth, state.jobs.store.waiting())
-        status: Literal["ok", "failing"] = "ok" if ok else "failing"
-        answer = Health(status, __version__, networks.device, models, queue)
-        return JSONResponse(asdict(answer), 200 if ok else 503)
+        return Health("ok" if ok else "failing", __version__, networks.device, models, queue)
 
     @app.get("/metrics", response_class=Response)
     def read_metrics() -> Response:
         """Counters for Prometheus."""
         return Response(state.metrics.text(), media_type="text/plain; version=0.0.4")
-
-
-def source_label(idx: int) -> str:
-    """Return the name of a source photo in messages."""
-    return f"source {idx + 1}"
 
 
 def face_choice(text: str) -> FaceChoice:
@@ -224,9 +213,9 @@ async def head(upload: "UploadFile") -> bytes:
     return start
 
 
-def read_upload(upload: "UploadFile", label: str, max_pixels: int) -> Photo:
-    """Decode an uploaded photo."""
-    return read_photo(BytesIO(upload.file.read()), label, max_pixels)
+def in_memory(upload: "UploadFile") -> BytesIO:
+    """Return an upload's content as a file that Pillow may close."""
+    return BytesIO(upload.file.read())
 
 
 def save_upload(upload: "UploadFile", path: Path) -> None:

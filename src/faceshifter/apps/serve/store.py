@@ -4,9 +4,10 @@ import json
 import sqlite3
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 from faceshifter.apps.guard import Problem
-from faceshifter.apps.serve.answers import State
+from faceshifter.apps.serve.answers import JobState, State
 from faceshifter.apps.serve.photos import SwapOptions
 from faceshifter.apps.sqlite import connect, transaction
 from faceshifter.errors import DataError
@@ -18,31 +19,26 @@ SCHEMA = """CREATE TABLE IF NOT EXISTS jobs (
 
 @dataclass(frozen=True)
 class VideoJob:
-    """A video that is to be swapped, or was."""
+    """A video that is to be swapped."""
 
     id: str
-    state: State
     suffix: str
     """Suffix of the result's file."""
     options: SwapOptions
     starts: int
     """How often it was started."""
-    ended: float | None
-    """When it ended, in seconds since 1970."""
-    report: dict[str, object] | None
-    error: Problem | None
 
 
 class Store:
     """Queue of jobs in one file."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, keep_seconds: float) -> None:
         """Make the file, or open it; jobs that were running are queued again.
 
         Raises:
             DataError: The file is another one, or cannot be written.
         """
-        self.path = path
+        self.path, self.keep_seconds = path, keep_seconds
         try:
             with transaction(self.path) as db:
                 db.execute(SCHEMA)
@@ -63,25 +59,36 @@ class Store:
         with connect(self.path) as db:
             return int(db.execute("SELECT count(*) FROM jobs WHERE ended IS NULL").fetchone()[0])
 
-    def get(self, job_id: str) -> VideoJob | None:
-        """Return a job, or None where no job has this id."""
+    def get(self, job_id: str) -> JobState | None:
+        """Return a job's state without its progress, or None where no job has this id."""
         with connect(self.path) as db:
-            row = db.execute("SELECT * FROM jobs WHERE id = ?", (job_id,)).fetchone()
-        return None if row is None else _job(row)
+            row = db.execute(
+                "SELECT state, report, error, ended + ? FROM jobs WHERE id = ?",
+                (self.keep_seconds, job_id),
+            ).fetchone()
+        if row is None:
+            return None
+        state, *texts, expires = row
+        report, error = (text and json.loads(text) for text in texts)
+        return JobState(job_id, state, None, report, error and Problem(**error), expires)
 
-    def ids(self) -> set[str]:
-        """Return the ids of all jobs."""
+    def expiries(self) -> dict[str, float | None]:
+        """Return when each job expires, in seconds since 1970; None before it has ended."""
         with connect(self.path) as db:
-            return {row[0] for row in db.execute("SELECT id FROM jobs")}
+            return dict(db.execute("SELECT id, ended + ? FROM jobs", (self.keep_seconds,)))
 
     def start(self) -> VideoJob | None:
         """Mark the job that has waited longest as running; None where no job waits."""
         with transaction(self.path) as db:
             row = db.execute(
                 "UPDATE jobs SET state = 'running', starts = starts + 1 WHERE number = "
-                "(SELECT min(number) FROM jobs WHERE state = 'queued') RETURNING *"
+                "(SELECT min(number) FROM jobs WHERE state = 'queued') "
+                "RETURNING id, suffix, wish, starts"
             ).fetchone()
-        return None if row is None else _job(row)
+        if row is None:
+            return None
+        job_id, suffix, options, starts = row
+        return VideoJob(job_id, suffix, SwapOptions(**json.loads(options)), starts)
 
     def requeue(self, job_id: str) -> None:
         """Undo ``start`` for a job that the server stopped itself."""
@@ -90,45 +97,18 @@ class Store:
                 "UPDATE jobs SET state = 'queued', starts = starts - 1 WHERE id = ?", (job_id,)
             )
 
-    def finish(
-        self,
-        job_id: str,
-        ended: float,
-        report: dict[str, object] | None,
-        error: Problem | None,
-    ) -> None:
-        """Store that a job is done, or why it failed; ``ended`` is in seconds since 1970."""
+    def finish(self, job_id: str, ended: float, outcome: dict[str, Any] | Problem) -> State:
+        """Store a job's report or problem, and its end in seconds since 1970; return its state."""
+        report, error = (None, asdict(outcome)) if isinstance(outcome, Problem) else (outcome, None)
+        state: State = "done" if error is None else "failed"
         with transaction(self.path) as db:
             db.execute(
                 "UPDATE jobs SET state = ?, ended = ?, report = ?, error = ? WHERE id = ?",
-                (
-                    "done" if error is None else "failed",
-                    ended,
-                    report and json.dumps(report),
-                    error and json.dumps(asdict(error)),
-                    job_id,
-                ),
+                (state, ended, report and json.dumps(report), error and json.dumps(error), job_id),
             )
+        return state
 
     def delete(self, job_id: str) -> bool:
         """Delete a job; whether there was one of this id."""
         with transaction(self.path) as db:
             return db.execute("DELETE FROM jobs WHERE id = ?", (job_id,)).rowcount > 0
-
-    def ended_before(self, moment: float) -> list[str]:
-        """Return the ids of jobs that ended before a time, in seconds since 1970."""
-        with connect(self.path) as db:
-            return [row[0] for row in db.execute("SELECT id FROM jobs WHERE ended < ?", (moment,))]
-
-
-def _job(row: sqlite3.Row) -> VideoJob:
-    return VideoJob(
-        id=row["id"],
-        state=row["state"],
-        suffix=row["suffix"],
-        options=SwapOptions(**json.loads(row["wish"])),
-        starts=row["starts"],
-        ended=row["ended"],
-        report=row["report"] and json.loads(row["report"]),
-        error=row["error"] and Problem(**json.loads(row["error"])),
-    )

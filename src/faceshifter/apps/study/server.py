@@ -28,11 +28,7 @@ HEADERS = {
 
 
 def create_app(votes: Votes, num_pairs: int) -> Guard:
-    """Return the study as an ASGI application.
-
-    Args:
-        votes: The study's file.
-        num_pairs: Pairs that a new rater is given.
+    """Return the study as an ASGI application, which gives ``num_pairs`` pairs to a new rater.
 
     Raises:
         DependencyError: FastAPI or uvicorn is not installed.
@@ -57,8 +53,7 @@ def create_app(votes: Votes, num_pairs: int) -> Guard:
 
     @app.post("/start")
     def start() -> Response:
-        rater = votes.new_rater(num_pairs)
-        return RedirectResponse(f"/r/{rater}", status_code=303)
+        return RedirectResponse(f"/r/{votes.new_rater(num_pairs)}", status_code=303)
 
     @app.get("/r/{rater}")
     def rater_page(rater: str) -> Response:

@@ -69,17 +69,12 @@ def read_study(path: Path) -> Study:
         for (s, t), unit in results.items()
     ]
     for picture in {p for u in units for p in (u.source, u.target, *u.results.values())}:
-        _check_picture(picture, path)
+        try:
+            Image.open(picture).close()
+        except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):
+            raise DataError(
+                f"{picture}, named in {path}, is missing or no picture; paths are relative to the "
+                "CSV file's folder"
+            ) from None
     lines = [[source, target, sorted(unit.items())] for (source, target), unit in results.items()]
     return Study(units, hashlib.sha256(json.dumps(lines).encode()).hexdigest())
-
-
-def _check_picture(picture: Path, path: Path) -> None:
-    try:
-        with Image.open(picture):
-            pass
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):
-        raise DataError(
-            f"{picture}, named in {path}, is missing or no picture; paths are relative to the CSV "
-            "file's folder"
-        ) from None

@@ -109,22 +109,16 @@ class Votes:
     def progress(self, rater_token: str) -> tuple[int, int | None] | None:
         """Return how many questions a rater has and the first open one; None if unknown."""
         with connect(self.path) as db:
-            pairs = db.execute(
-                "SELECT count(*) FROM shown JOIN raters ON rater = id WHERE token = ?",
+            rows = db.execute(
+                "SELECT position, question FROM shown JOIN raters ON shown.rater = id "
+                "LEFT JOIN votes USING (rater, position) WHERE token = ?",
                 (rater_token,),
-            ).fetchone()[0]
-            answered = {
-                len(QUESTIONS) * position + QUESTIONS.index(question)
-                for position, question in db.execute(
-                    "SELECT position, question FROM votes JOIN raters ON rater = id "
-                    "WHERE token = ?",
-                    (rater_token,),
-                )
-            }
-        total = len(QUESTIONS) * pairs
-        if not total:
+            ).fetchall()
+        if not rows:
             return None
-        return total, next((i for i in range(total) if i not in answered), None)
+        positions, answered = {row[0] for row in rows}, {tuple(row) for row in rows}
+        asked = [(position, name) for position in sorted(positions) for name in QUESTIONS]
+        return len(asked), next((i for i, key in enumerate(asked) if key not in answered), None)
 
     def question(self, rater_token: str, index: int) -> Question | None:
         """Return a rater's question by its number, or None where there is none."""
@@ -206,14 +200,10 @@ class Share:
 
 
 def share_of(votes: Sequence[int], totals: Sequence[int]) -> Share | None:
-    """Return the share of a method's votes and its Wilson interval, or None without votes.
+    """Return a method's share of each rater's total and its Wilson interval; None without votes.
 
     Votes of one rater are alike, so n votes are worth n / d independent ones: d is the design
     effect, the variance between raters over that of independent votes, at least 1.
-
-    Args:
-        votes: Each rater's votes for the method.
-        totals: Each rater's votes for all methods.
     """
     n, num_raters = sum(totals), len(totals)
     if not n:
@@ -242,10 +232,10 @@ def shares(
     return {
         method: {
             question: share_of(
-                [votes.get(method, 0) for votes in counts[question].values()],
-                [sum(votes.values()) for votes in counts[question].values()],
+                [votes.get(method, 0) for votes in by_rater.values()],
+                [sum(votes.values()) for votes in by_rater.values()],
             )
-            for question in QUESTIONS
+            for question, by_rater in counts.items()
         }
         for method in methods
     }
@@ -253,13 +243,12 @@ def shares(
 
 def share_table(result: dict[str, dict[str, Share | None]]) -> str:
     """Return a Markdown table of the shares in percent (Table 2)."""
-    rows = [
-        [method, *("no votes" if s is None else percent(s) for s in by_question.values())]
-        for method, by_question in result.items()
-    ]
+    rows = [[method, *map(percent, by_question.values())] for method, by_question in result.items()]
     return markdown_table(["method", *QUESTIONS], rows)
 
 
-def percent(s: Share) -> str:
+def percent(s: Share | None) -> str:
     """Return a share and its interval in percent."""
+    if s is None:
+        return "no votes"
     return f"{100 * s.share:.1f} ({100 * s.low:.1f} to {100 * s.high:.1f})"

@@ -12,7 +12,7 @@ from filelock import FileLock, Timeout
 from faceshifter.apps.guard import Guard, Rules
 from faceshifter.apps.ui.page import CSS, build_page
 from faceshifter.apps.ui.photo_tab import PhotoActions
-from faceshifter.apps.ui.privacy import HEADERS, UPLOAD, PrivacyGuard
+from faceshifter.apps.ui.privacy import HEADERS, UPLOAD, private
 from faceshifter.apps.ui.sessions import Sessions
 from faceshifter.apps.ui.video_tab import VideoActions
 from faceshifter.face.detect import LockedDetector
@@ -42,11 +42,7 @@ def private_folder() -> Iterator[Path]:
 
 
 def create_app(swapper: FaceSwapper, folder: Path) -> Guard:
-    """Return the page as an ASGI application.
-
-    Args:
-        swapper: Networks with both stages, for all sessions.
-        folder: For all files, from ``private_folder``.
+    """Return the page as an ASGI application, with all files in a folder from ``private_folder``.
 
     Raises:
         DependencyError: Gradio is not installed.
@@ -86,4 +82,4 @@ def create_app(swapper: FaceSwapper, folder: Path) -> Guard:
         headers=HEADERS,
         send_seconds=None,  # a player may pause within a video
     )
-    return Guard(PrivacyGuard(app, sessions), rules)
+    return Guard(private(app, sessions), rules)
