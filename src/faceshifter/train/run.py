@@ -43,6 +43,8 @@ class Run:
     ranks: Ranks
     runtime: Runtime
     intervals: Intervals
+    init: Path | None = None
+    """A checkpoint of another run, or exported weights, to start from."""
 
     @property
     def device(self) -> torch.device:
@@ -70,17 +72,11 @@ class Run:
         return [load_identity_encoder(spec, geometry).to(self.device) for spec in specs]
 
     def export(
-        self,
-        kind: str,
-        network: nn.Module,
-        position: int,
-        teachers: Sequence[Mapping[str, str]],
-        **info: object,
+        self, kind: str, network: nn.Module, position: int, info: Mapping[str, object]
     ) -> None:
         """Write a network for use, with what is needed to build it."""
-        first = {"kind": kind, "version": __version__}
-        last = {"teachers": teachers, "step": position}
-        export_weights(self.folder / "weights.safetensors", network, {**first, **info, **last})
+        info = {"kind": kind, "version": __version__, **info, "step": position}
+        export_weights(self.folder / "weights.safetensors", network, info)
 
     def samples_path(self, position: int) -> Path:
         """Return the file of a checkpoint's samples."""
@@ -94,9 +90,22 @@ class Run:
 
 @contextmanager
 def start_run(
-    folder: Path, batch: int, accumulate: int, runtime: Runtime | None, intervals: Intervals | None
+    folder: Path,
+    batch: int,
+    accumulate: int,
+    init: Path | None,
+    runtime: Runtime | None,
+    intervals: Intervals | None,
 ) -> Iterator[Run]:
     """Meet the other processes, and check that they can share each step's samples.
+
+    Args:
+        folder: The run's; ``weights.safetensors`` in it is always the newest export.
+        batch: Samples of a step, over all processes.
+        accumulate: Parts in which each process takes its own.
+        init: A checkpoint of another run, or exported weights, to start from.
+        runtime: Where and how to compute.
+        intervals: How often to report, to watch and to write checkpoints.
 
     Raises:
         DeviceError: The device asked for is not there.
@@ -105,7 +114,7 @@ def start_run(
     runtime = runtime or Runtime()
     with join_ranks(runtime.device) as ranks:
         part_size(batch, accumulate, ranks)
-        yield Run(folder, ranks, runtime, intervals or Intervals())
+        yield Run(folder, ranks, runtime, intervals or Intervals(), init)
 
 
 def name_teachers(specs: Sequence[str]) -> list[dict[str, str]]:
