@@ -13,10 +13,10 @@ from faceshifter.train.bench import bench_training, describe
 
 def test_a_training_is_measured() -> None:
     speed = bench_training("smoke", 4, 2, Runtime(device="cpu"))
-    assert speed.samples_per_second == pytest.approx(4 / speed.seconds_per_step)
-    assert 0 <= speed.data < 1
-    assert 0.05 < speed.peak_gib < 24
-    assert (speed.batch, speed.runtime) == (4, "channels-last")
+    assert speed["samples_per_second"] == pytest.approx(4 / speed["seconds_per_step"])
+    assert 0 <= speed["data"] < 1
+    assert 0.05 < speed["peak_gib"] < 24
+    assert (speed["batch"], speed["runtime"]) == (4, "channels-last")
 
 
 @pytest.mark.parametrize(

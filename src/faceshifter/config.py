@@ -264,9 +264,6 @@ class IdentityTrainConfig:
     seed: int = 0
 
 
-TrainConfig = AEITrainConfig | HEARTrainConfig | IdentityTrainConfig
-
-
 @dataclass(frozen=True, kw_only=True)
 class Intervals:
     """How many steps lie between reports, measurements and checkpoints; may differ on a resume."""

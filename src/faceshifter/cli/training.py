@@ -285,18 +285,16 @@ class BenchTrain:
 
     def start(self) -> None:
         """Measure and print."""
-        from dataclasses import asdict
-
         from faceshifter.files import write_json
         from faceshifter.train.bench import bench_training, training_table
 
         speeds = [
             bench_training(preset, self.batch, self.steps, self.runtime) for preset in self.presets
         ]
-        print(f"{speeds[0].device}\n")
+        print(f"{speeds[0]['device']}\n")
         print(training_table(speeds))
         if self.out is not None:
-            write_json(self.out, [asdict(speed) for speed in speeds])
+            write_json(self.out, speeds)
 
 
 Bench = Annotated[BenchSwap, subcommand("swap")] | Annotated[BenchTrain, subcommand("train")]

@@ -209,16 +209,13 @@ def train(
             "identity": {"name": encoders[0].name, "fingerprint": fingerprint(encoders[0])},
             "teachers": name_teachers(config.teachers),
         }
-
-        def snapshot(position: int) -> None:
-            run.export("aei", training.ema, position, info)
-            run.save_samples(position, draw_samples(training.ema, encoders[0], *watched))
-
         run_steps(
             training,
             lambda start: batches(fetch, faces, start, run.device, run.runtime),
             watch=lambda: measure_swaps(training.ema, encoders, watched),
-            snapshot=snapshot,
+            snapshot=lambda position: run.export(
+                "aei", training.ema, position, info, draw_samples(training, watched)
+            ),
         )
 
 
@@ -245,14 +242,12 @@ def choose_watched(
 
 @torch.no_grad()
 def draw_samples(
-    aei: nn.Module,
-    encoder: IdentityEncoder,
-    X_s: Float[Tensor, "b 3 s s"],
-    X_t: Float[Tensor, "b 3 s s"],
+    training: AEITraining, watched: tuple[Float[Tensor, "b 3 s s"], Float[Tensor, "b 3 s s"]]
 ) -> list[Float[Tensor, "k 3 s s"]]:
     """Return the first sources and targets, and their Y_hat_st and Y_hat_tt."""
-    X_s, X_t = X_s[:NUM_SAMPLES], X_t[:NUM_SAMPLES]
-    Y_hat = aei(X_t, torch.stack([encoder(X_s), encoder(X_t)], dim=1))
+    X_s, X_t = (X[:NUM_SAMPLES] for X in watched)
+    z_id_s, z_id_t = (training.encoders[0](X) for X in (X_s, X_t))
+    Y_hat = training.ema(X_t, torch.stack([z_id_s, z_id_t], dim=1))
     return [X_s, X_t, Y_hat[:, 0], Y_hat[:, 1]]
 
 

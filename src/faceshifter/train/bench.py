@@ -4,9 +4,10 @@ import itertools
 import statistics
 import sys
 import time
-from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -26,39 +27,17 @@ from faceshifter.train.distributed import Ranks
 from faceshifter.train.loop import is_bf16, is_compiled
 from faceshifter.train.run import Run
 
-NUM_FACES = 256
-"""Random pictures that are trained on."""
-WARM_UP = 2
-"""Steps before the clock starts: compilation and the choice of algorithms."""
-REPEATS = 5
-"""Swaps of which the median time is taken."""
+NUM_FACES = 256  # random pictures that are trained on
+WARM_UP = 2  # steps before the clock starts: compilation and the choice of algorithms
+REPEATS = 5  # swaps of which the median time is taken
 
 
-@dataclass(frozen=True, kw_only=True)
-class TrainingSpeed:
-    """One measured training."""
-
-    preset: str
-    batch: int
-    device: str
-    runtime: str
-    """What was switched on: bf16, channels-last, compile."""
-    samples_per_second: float
-    seconds_per_step: float
-    data: float
-    """Share of the time spent waiting for pairs."""
-    peak_gib: float
-    """Most memory used: the GPU's, or on a CPU the process's."""
-
-
-def bench_training(preset: str, batch: int | None, steps: int, runtime: Runtime) -> TrainingSpeed:
+def bench_training(preset: str, batch: int | None, steps: int, runtime: Runtime) -> dict[str, Any]:
     """Measure a recipe of stage one on random pictures, with the encoder that ships.
 
-    Args:
-        preset: Name of the recipe.
-        batch: Pairs of a step, where it is not the recipe's.
-        steps: Steps measured.
-        runtime: What is switched on.
+    Returns:
+        The figures by name: ``data`` is the share of the time spent waiting for pairs, ``peak_gib``
+        the most memory used, the GPU's, or on a CPU the process's.
     """
     recipe = AEI_RECIPES[preset][1]
     device = choose_device(runtime.device)
@@ -71,7 +50,9 @@ def bench_training(preset: str, batch: int | None, steps: int, runtime: Runtime)
         teachers=(),
         steps=sys.maxsize,
     )
+    name = f"CPU, {torch.get_num_threads()} threads"
     if device.type == "cuda":
+        name = torch.cuda.get_device_name(device)
         torch.cuda.reset_peak_memory_stats(device)
     training = AEITraining(config, [encoder], Run(Path(), Ranks(device), runtime, Intervals()))
     source = _random_batches(config, device, runtime)
@@ -79,34 +60,29 @@ def bench_training(preset: str, batch: int | None, steps: int, runtime: Runtime)
         training.step(position, next(source))
     waited, start = 0.0, _now(device)
     for position in range(WARM_UP, WARM_UP + steps):
-        before = _now(device)
+        before = time.perf_counter()
         pairs = next(source)
-        waited += _now(device) - before
+        waited += time.perf_counter() - before
         training.step(position, pairs)
     seconds = _now(device) - start
-    return TrainingSpeed(
-        preset=preset,
-        batch=config.batch,
-        device=_name(device),
-        runtime=describe(runtime, device),
-        samples_per_second=steps * config.batch / seconds,
-        seconds_per_step=seconds / steps,
-        data=waited / seconds,
-        peak_gib=_peak_gib(device),
-    )
+    return {
+        "preset": preset,
+        "batch": config.batch,
+        "device": name,
+        "runtime": describe(runtime, device),
+        "samples_per_second": steps * config.batch / seconds,
+        "seconds_per_step": seconds / steps,
+        "data": waited / seconds,
+        "peak_gib": _peak_gib(device),
+    }
 
 
-def training_table(speeds: list[TrainingSpeed]) -> str:
-    """Return measured trainings as a Markdown table."""
+def training_table(measured: Sequence[dict[str, Any]]) -> str:
+    """Return what ``bench_training`` measured as a Markdown table."""
     header = ["preset", "batch", "with", "samples/s", "s/step", "data", "GiB"]
-    rows = [
-        [
-            *(speed.preset, speed.batch, speed.runtime, f"{speed.samples_per_second:.2f}"),
-            *(f"{speed.seconds_per_step:.3f}", f"{speed.data:.0%}", f"{speed.peak_gib:.1f}"),
-        ]
-        for speed in speeds
-    ]
-    return markdown_table(header, rows)
+    row = "{preset}|{batch}|{runtime}|{samples_per_second:.2f}|{seconds_per_step:.3f}"
+    row += "|{data:.0%}|{peak_gib:.1f}"
+    return markdown_table(header, [row.format(**figures).split("|") for figures in measured])
 
 
 @torch.inference_mode()
@@ -125,7 +101,6 @@ def swap_table(device_name: str) -> str:
         size = aei.config.image_size
         X_t = torch.zeros(1, 3, size, size, device=device)
         z_id = torch.zeros(1, 2, aei.config.c_id, device=device)
-
         seconds = []
         for _ in range(1 + REPEATS):  # the first one warms up
             start = _now(device)
@@ -161,12 +136,6 @@ def _now(device: torch.device) -> float:
     if device.type == "cuda":
         torch.cuda.synchronize(device)
     return time.perf_counter()
-
-
-def _name(device: torch.device) -> str:
-    if device.type == "cuda":
-        return torch.cuda.get_device_name(device)
-    return f"CPU, {torch.get_num_threads()} threads"
 
 
 def _peak_gib(device: torch.device) -> float:

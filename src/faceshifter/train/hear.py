@@ -174,16 +174,13 @@ def train(
         watched = watched_pairs(fetch, faces, held_out, run.device)
         info = {"config": asdict(config.model), "aei": made_by["aei"]}
         info["teachers"] = name_teachers(config.teachers)
-
-        def snapshot(position: int) -> None:
-            run.export("hear", training.ema, position, info)
-            run.save_samples(position, draw_samples(training, watched))
-
         run_steps(
             training,
             lambda start: batches(fetch, faces, start, run.device, run.runtime),
             watch=lambda: measure_refinement(training, watched),
-            snapshot=snapshot,
+            snapshot=lambda position: run.export(
+                "hear", training.ema, position, info, draw_samples(training, watched)
+            ),
         )
 
 

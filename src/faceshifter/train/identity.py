@@ -37,20 +37,14 @@ from faceshifter.train.loop import (
 )
 from faceshifter.train.run import Run, name_teachers, start_run
 
-NUM_WATCHED = 64
-"""Faces held out, undegraded, that the watchdog measures."""
-NUM_FITTED, NUM_SPREAD = 8192, 1024
-"""Samples that the student's last layer is fitted to at first, and spread by when exported."""
+NUM_WATCHED = 64  # faces held out, undegraded, that the watchdog measures
+NUM_FITTED = 8192  # samples that the student's last layer is fitted to at first
+NUM_SPREAD = 1024  # samples that its descriptors are spread by when exported
 TEACHING_BATCH = 64
-SHARES = (0.3, 0.7)
-"""Least and largest share of the second face in a blend."""
-
-WARM_UP = 30
-"""Steps in which the learning rate grows to its full size."""
-MAX_GRADIENT = 2.0
-"""Length to which longer gradients are cut."""
-SCALE = 4.0
-"""Length of the student's first descriptors; those of unit length would turn too fast."""
+SHARES = (0.3, 0.7)  # least and largest share of the second face in a blend
+WARM_UP = 30  # steps in which the learning rate grows to its full size
+MAX_GRADIENT = 2.0  # length to which longer gradients are cut
+SCALE = 4.0  # length of the student's first descriptors; those of length one would turn too fast
 
 
 class DistillationSet(nn.Module):

@@ -9,7 +9,7 @@ from typing import Any, Protocol, TypeVar, runtime_checkable
 import torch
 from torch import Tensor, nn
 
-from faceshifter.config import AdamConfig, Runtime, TrainConfig
+from faceshifter.config import AdamConfig, Runtime
 from faceshifter.train.checkpoint import Stateful, load_newest, save_checkpoint
 from faceshifter.train.distributed import lost_ranks, without_exchange
 from faceshifter.train.report import Reporter
@@ -17,8 +17,7 @@ from faceshifter.train.run import Run
 
 Module = TypeVar("Module", bound=nn.Module)
 
-EMA_WARMUP = 10
-"""The average looks back at most a tenth of the steps so far, or as its own decay says."""
+EMA_WARMUP = 10  # the average looks back at most a tenth of the steps so far
 
 
 @runtime_checkable
@@ -26,13 +25,10 @@ class Training(Protocol):
     """What the three trainings have in common."""
 
     run: Run
+    config: Any
+    """The recipe."""
     state: dict[str, Stateful]
     """All networks and optimisers, whose state is what a resume needs."""
-
-    @property
-    def config(self) -> TrainConfig:
-        """The recipe."""
-        ...
 
     def step(self, position: int, inputs: Any, /) -> dict[str, Tensor]:
         """Train once; return terms to average and report."""
@@ -63,7 +59,7 @@ def run_steps(
     position = first = load_newest(checkpoints, state)
     reporter = Reporter(run, steps, training.config.batch, position)
     source = batches(position)
-    with _stop_requests() as stop_requested, closing(reporter):
+    with _stop_requests() as stop_requested, closing(reporter.bar):
         while True:
             stopping = position == steps or ranks.any(bool(stop_requested))
             due = position > first
@@ -166,9 +162,7 @@ def update(adam: torch.optim.Adam, module: nn.Module) -> Tensor:
 
 def make_ema(module: Module) -> Module:
     """Copy a network, to follow its average."""
-    ema = copy.deepcopy(module)
-    ema.requires_grad_(False)
-    return ema.eval()
+    return copy.deepcopy(module).requires_grad_(False).eval()
 
 
 @torch.no_grad()
@@ -178,10 +172,8 @@ def update_ema(ema: nn.Module, module: nn.Module, decay: float, step: int) -> No
     A network's own running statistics are of its last ten batches, too few for averaged weights.
     """
     decay = min(decay, (1 + step) / (EMA_WARMUP + step))
-    averaged, current = (_floats_of(network) for network in (ema, module))
+    averaged, current = (
+        [*network.parameters(), *(b for b in network.buffers() if b.is_floating_point())]
+        for network in (ema, module)
+    )
     torch._foreach_lerp_(averaged, current, 1 - decay)
-
-
-def _floats_of(network: nn.Module) -> list[Tensor]:
-    buffers = [buffer for buffer in network.buffers() if buffer.is_floating_point()]
-    return [*network.parameters(), *buffers]

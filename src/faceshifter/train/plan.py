@@ -15,7 +15,6 @@ from faceshifter.config import (
     HEARTrainConfig,
     IdentityTrainConfig,
     Intervals,
-    TrainConfig,
 )
 from faceshifter.data.photos import PREPARE_AGAIN
 from faceshifter.encoders.distilled import DistilledResNet
@@ -115,7 +114,7 @@ def _load_encoders(
 
 
 def _count(
-    config: TrainConfig,
+    config: AEITrainConfig | HEARTrainConfig | IdentityTrainConfig,
     data: Path,
     size: int,
     rows: int,

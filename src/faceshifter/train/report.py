@@ -104,10 +104,6 @@ class Reporter:
             self.writer.add_image("samples", pixels, position, dataformats="HWC")
         self.last_time = time.monotonic()
 
-    def close(self) -> None:
-        """End the progress bar."""
-        self.bar.close()
-
     def _begin_interval(self) -> None:
         self.sums: dict[str, Tensor] = {}
         self.count, self.waited, self.last_time = 0, 0.0, time.monotonic()

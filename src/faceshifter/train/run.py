@@ -72,20 +72,26 @@ class Run:
         return [load_identity_encoder(spec, geometry).to(self.device) for spec in specs]
 
     def export(
-        self, kind: str, network: nn.Module, position: int, info: Mapping[str, object]
+        self,
+        kind: str,
+        network: nn.Module,
+        position: int,
+        info: Mapping[str, object],
+        samples: Sequence[Float[Tensor, "b 3 h w"]] = (),
     ) -> None:
-        """Write a network for use, with what is needed to build it."""
+        """Write a network for use, with what is needed to build it, and a contact sheet.
+
+        The sheet has a row for each tensor of pictures in [-1, 1].
+        """
         info = {"kind": kind, "version": __version__, **info, "step": position}
         export_weights(self.folder / "weights.safetensors", network, info)
+        if samples:
+            rows = [np.concatenate(list(to_images(row)), axis=1) for row in samples]
+            save_photo(self.samples_path(position), Photo(np.concatenate(rows)), WORKING)
 
     def samples_path(self, position: int) -> Path:
         """Return the file of a checkpoint's samples."""
         return self.folder / "samples" / f"step-{position:08d}.png"
-
-    def save_samples(self, position: int, rows: Sequence[Float[Tensor, "b 3 h w"]]) -> None:
-        """Write a contact sheet, one row for each tensor of pictures in [-1, 1]."""
-        images = [np.concatenate(list(to_images(row)), axis=1) for row in rows]
-        save_photo(self.samples_path(position), Photo(np.concatenate(images, axis=0)), WORKING)
 
 
 @contextmanager
