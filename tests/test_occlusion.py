@@ -187,7 +187,7 @@ def test_files_of_no_use_are_skipped(folder):
     (folder / "object_cut_short.png").write_bytes(whole.getvalue()[:3000])
     Image.new("RGB", (30, 30)).save(folder / "object_opaque.png")
     Image.new("RGBA", (30, 30)).save(folder / "object_empty.png")
-    (folder / "README.md").write_text("no picture, not counted")
+    (folder / "README.md").write_text("no picture")
     occluders = Occluders.load([folder])
     assert [len(occluders.hands), len(occluders.objects)] == [1, 2]
 

@@ -81,10 +81,8 @@ def load_newest(folder: Path, state: Mapping[str, Stateful]) -> int:
 def start_from(init: Path | None, kind: str, networks: Mapping[str, nn.Module]) -> None:
     """Load all networks from a checkpoint; or a network and its average from exported weights.
 
-    Args:
-        init: A checkpoint, or exported weights; nothing is loaded without it.
-        kind: What exported weights have to be of, and the network's name.
-        networks: Networks by name; the average's is ``ema``.
+    ``kind`` is the network's name and what exported weights have to be of; the average's name is
+    ``ema``. Without ``init`` nothing is loaded.
 
     Raises:
         CheckpointError: The file is missing, damaged or of another network.

@@ -99,14 +99,8 @@ def add_gradients(
 ) -> tuple[dict[str, Tensor], list[Tensor]]:
     """Add the gradients of a step's loss, the mean over equal parts.
 
-    Args:
-        loss: A module, distributed or not. It returns the loss of a part, its terms, and perhaps
-            one tensor more.
-        parts: Inputs of the loss for each part.
-        run: Its processes, and in which precision to compute.
-
-    Returns:
-        Means of the terms, and the tensors beside them.
+    ``loss`` is a module, distributed or not. Given the inputs of a part, it returns the loss, its
+    terms, and perhaps one tensor more: the means of the terms and these tensors are returned.
     """
     sums: dict[str, Tensor] = {}
     others: list[Tensor] = []
