@@ -21,7 +21,7 @@ EMA_WARMUP = 10  # the average looks back at most a tenth of the steps so far
 
 
 @runtime_checkable
-class Training(Protocol):
+class Trainer(Protocol):
     """What the three trainings have in common."""
 
     run: Run
@@ -36,7 +36,7 @@ class Training(Protocol):
 
 
 def run_steps(
-    training: Training,
+    training: Trainer,
     batches: Callable[[int], Iterator[Any]],
     *,
     watch: Callable[[], dict[str, float]],
