@@ -186,11 +186,14 @@ def test_masks_writes_a_marked_sheet_and_every_value(
 @pytest.mark.parametrize(
     ("words", "sentence"),
     [
-        (["masks", "a.jpg", "--out", "m.png"], "masks takes pairs of photos, not 1; give"),
+        (["masks", "a.jpg", "--out", "m.png"], "masks takes pairs of a source and a target, got 1"),
         (["masks", "a.jpg", "b.jpg", "--out", "no/m.png"], "the folder no of --out does not"),
         (["masks", "a.jpg", "b.jpg", "--out", "m.png", "--json", "no/m"], "no of --json does not"),
         (["masks", "a.jpg", "b.jpg", "--out", "m.png"], "a.jpg does not exist; check the path"),
-        (["query", "--gallery", "g", "--index", "i", "--out", "q.png"], "a query needs a photo"),
+        (
+            ["query", "--gallery", "g", "--index", "i", "--out", "q.png"],
+            "give one photo or more to query",
+        ),
         (
             ["query", "a.jpg", "--gallery", "g", "--index", "i", "--out", "q.png"],
             "g does not exist",

@@ -2,6 +2,7 @@
 
 import csv
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import cv2
@@ -11,20 +12,25 @@ from PIL import Image
 from skimage.transform import PiecewiseAffineTransform
 from skimage.transform import warp as skimage_warp
 
-from faceshifter.batch.pairs import read_pairs, swap_pairs
+from faceshifter.batch.manifest import RunManifest
+from faceshifter.batch.many import BatchRun, Report
+from faceshifter.batch.methods import photo_method
+from faceshifter.batch.targets import read_pairs, write_results
 from faceshifter.cli import main as cli
 from faceshifter.errors import DataError, DependencyError, NoFaceError
-from faceshifter.evaluate import classical
 from faceshifter.evaluate.classical import (
     MIN_SIDE,
     classical_swap,
+    draw_triangles,
     match_colours,
     poisson_blend,
     triangulate,
+    warp_face,
 )
 from faceshifter.face.detect import DlibDetector
-from faceshifter.face.mesh import FaceMesh, MeshFinder
+from faceshifter.face.mesh import FaceMesh, MeshFinder, load_landmarker
 from faceshifter.images import Photo, load_photo
+from faceshifter.marks.xmp import WARPED
 
 RNG = np.random.default_rng(0)
 GRID = np.stack(np.meshgrid(np.linspace(-1, 1, 15), np.linspace(-1, 1, 15)), axis=2).reshape(-1, 2)
@@ -46,8 +52,8 @@ class FixedMeshes(MeshFinder):
     def __init__(self, source: FaceMesh, target: FaceMesh) -> None:
         self.meshes = {"the source photo": source, "the target photo": target}
 
-    def find(self, pixels, where="the photo") -> FaceMesh:
-        return self.meshes[where]
+    def find(self, pixels, name="the photo") -> FaceMesh:
+        return self.meshes[name]
 
 
 def picture(height=120, width=120, seed=0):
@@ -66,7 +72,7 @@ def test_the_warp_is_the_piecewise_affine_one_of_scikit_image() -> None:
     mesh_s, mesh_t = head((58, 62), 38, bend=0.1), head((60, 60), 40, yaw=15, bend=-0.1)
     source = picture()
     size = np.array([120, 120])
-    warped, mask = classical._warp(source, mesh_s, mesh_t, np.array([0, 0]), size)
+    warped, mask = warp_face(source, mesh_s, mesh_t, np.array([0, 0]), size)
     reference = PiecewiseAffineTransform.from_estimate(mesh_t.points, mesh_s.points)
     expected = skimage_warp(source, reference, order=1, preserve_range=True)
     assert mask.sum() > 3000
@@ -163,7 +169,7 @@ def test_a_source_much_larger_than_the_target_is_averaged_not_sampled() -> None:
     stripes[:, ::2] = 255
     source, target = head((600, 600), 400), head((30, 30), 20)
     size = np.array([60, 60])
-    warped, mask = classical._warp(stripes, source, target, np.array([0, 0]), size)
+    warped, mask = warp_face(stripes, source, target, np.array([0, 0]), size)
     assert np.abs(warped[mask].astype(int) - 127).max() < 20
 
 
@@ -205,20 +211,20 @@ def test_blending_takes_gradients_and_stays_in_place(height: int, width: int, st
 
 def test_meshes_need_mediapipe_and_its_file(monkeypatch, tmp_path: Path) -> None:
     with pytest.raises(DependencyError, match=r"no\.task does not exist"):
-        MeshFinder(DlibDetector(), tmp_path / "no.task")
+        load_landmarker(tmp_path / "no.task")
     (tmp_path / "text.task").write_text("no model")
     with pytest.raises(DependencyError, match=r"text\.task is not a face landmarker"):
-        MeshFinder(DlibDetector(), tmp_path / "text.task")
+        load_landmarker(tmp_path / "text.task")
     monkeypatch.setitem(sys.modules, "mediapipe", None)
     with pytest.raises(DependencyError, match="need mediapipe; run pip install"):
-        MeshFinder(DlibDetector(), tmp_path / "no.task")
+        load_landmarker(tmp_path / "text.task")
 
 
 def test_the_nearer_of_two_triangles_is_shown() -> None:
     points = np.array([[0, 0], [20, 0], [0, 20], [0, 0], [20, 0], [20, 20]], float)
     triangles, size = np.array([[0, 1, 2], [3, 4, 5]]), np.array([21, 21])
     for depth, nearer in (([5, 5, 5, 1, 1, 1], 1), ([1, 1, 1, 5, 5, 5], 0)):
-        index = classical._rasterize(triangles, points, np.array(depth, float), size)
+        index = draw_triangles(triangles, points, np.array(depth, float), size)
         assert index[4, 10] == nearer  # in both
         assert (index[10, 2], index[10, 18], index[19, 2]) == (0, 1, -1)
 
@@ -239,12 +245,20 @@ def pairs(tmp_path: Path) -> Path:
     return table
 
 
+def swap_pairs(table: Path, out: Path, function: Callable[[Photo, Photo], Photo]) -> Report:
+    """What ``baseline --pairs`` does, with another function."""
+    run = BatchRun(photo_method(function, {}, WARPED), RunManifest(out / "manifest.jsonl"))
+    report = run.run(read_pairs(table, out))
+    write_results(out / "results.csv", report.results, "copy")
+    return report
+
+
 def test_a_pair_given_twice_is_swapped_once_and_long_names_fit(tmp_path: Path) -> None:
     name = "\N{CJK UNIFIED IDEOGRAPH-4E2D}" * 80 + ".png"
     Image.new("RGB", (8, 8)).save(tmp_path / name)
     (tmp_path / "pairs.csv").write_text(f"source,target\n{name},{name}\n{name},{name}\n")
-    report = swap_pairs(read_pairs(tmp_path / "pairs.csv"), tmp_path, take_source, "copy")
-    assert (report.num_pairs, report.failures) == (1, [])
+    report = swap_pairs(tmp_path / "pairs.csv", tmp_path, take_source)
+    assert (len(report.results), report.failures) == (1, [])
     assert len(rows_of(tmp_path / "results.csv")) == 2
 
 
@@ -260,9 +274,9 @@ def rows_of(path: Path) -> list[list[str]]:
 def test_bad_pairs_are_reported_and_the_others_are_in_the_table(pairs: Path) -> None:
     out = pairs.parent / "results"
     out.mkdir()
-    report = swap_pairs(read_pairs(pairs), out, take_source, "copy")
-    assert (report.num_pairs, report.num_kept) == (4, 0)
-    assert [line.split(": ")[0].split("/")[-1] for line in report.failures] == ["b.png", "none.png"]
+    report = swap_pairs(pairs, out, take_source)
+    assert (len(report.results), report.num_kept) == (2, 0)
+    assert [line.split(" ")[0].split("/")[-1] for line in report.failures] == ["b.png:", "none.png"]
     assert "bad.png is not an image" in report.failures[0]
     header, *rows = rows_of(out / "results.csv")
     assert header == ["source", "target", "result", "method"]
@@ -274,7 +288,7 @@ def test_bad_pairs_are_reported_and_the_others_are_in_the_table(pairs: Path) -> 
         np.testing.assert_array_equal(
             load_photo(out / result).pixels, load_photo(out / source).pixels
         )
-    assert len(list(out.iterdir())) == 3
+    assert len(list(out.iterdir())) == 4
 
 
 def test_a_stopped_run_goes_on_without_doing_anything_twice(pairs: Path) -> None:
@@ -293,8 +307,8 @@ def test_a_stopped_run_goes_on_without_doing_anything_twice(pairs: Path) -> None
         return source
 
     with pytest.raises(KeyboardInterrupt):
-        swap_pairs(read_pairs(pairs), out, stopping, "copy")
-    report = swap_pairs(read_pairs(pairs), out, counting, "copy")
+        swap_pairs(pairs, out, stopping)
+    report = swap_pairs(pairs, out, counting)
     assert swapped == [10, 100]
     assert report.num_kept == 1
     assert len(rows_of(out / "results.csv")) == 3
@@ -313,9 +327,9 @@ def test_a_stopped_run_goes_on_without_doing_anything_twice(pairs: Path) -> None
 def test_tables_that_are_none_are_refused(tmp_path: Path, text: str, message: str) -> None:
     (tmp_path / "pairs.csv").write_bytes(text.encode("latin-1"))
     with pytest.raises(DataError, match=message):
-        read_pairs(tmp_path / "pairs.csv")
+        read_pairs(tmp_path / "pairs.csv", tmp_path)
     with pytest.raises(DataError, match=r"none\.csv cannot be read"):
-        read_pairs(tmp_path / "none.csv")
+        read_pairs(tmp_path / "none.csv", tmp_path)
 
 
 # The command
@@ -348,7 +362,7 @@ def run(monkeypatch, capsys):
         (["--pairs", "none.csv", "--out", "c"], "none.csv cannot be read"),
         (
             ["a.png", "b.png", "--out", "c.png", "--landmarker", "no"],
-            "no does not exist; give Medi",
+            "no does not exist; give a face_landmarker.task",
         ),
     ],
 )
@@ -381,7 +395,8 @@ def finder(tmp_path_factory) -> MeshFinder:
     folder = os.environ.get("FACESHIFTER_SHARED")
     if not folder:
         pytest.skip("FACESHIFTER_SHARED is not set")
-    return MeshFinder(DlibDetector(), Path(folder) / "models" / "face_landmarker.task")
+    landmark = load_landmarker(Path(folder) / "models" / "face_landmarker.task")
+    return MeshFinder(DlibDetector(), landmark)
 
 
 def test_landmarks_follow_the_photo_s_size_place_and_turn(finder, astronaut) -> None:
@@ -416,11 +431,9 @@ def test_the_command_swaps_pairs_with_what_it_is_given(
     table.write_text("source,target\ngrace.png,eileen.png\ngrace.png,wall.png\n")
     task = shared / "models" / "face_landmarker.task"
     out = tmp_path / "new" / "results"
-    code, text, _ = run("baseline", "--pairs", table, "--out", out, "--landmarker", task)
-    assert code == 0
-    first, failure = text.splitlines()
-    assert first == f"1 of 2 pairs: {out / 'results.csv'}"
-    assert "wall.png: no facial landmarks" in failure
+    code, text, err = run("baseline", "--pairs", table, "--out", out, "--landmarker", task)
+    assert (code, text) == (1, f"swapped 1 of 2: {out / 'results.csv'}\n")
+    assert "wall.png: no facial landmarks" in err
     (row,) = rows_of(out / "results.csv")[1:]
     assert row[3] == "classical"
     words = [tmp_path / "grace.png", tmp_path / "eileen.png", "--out", tmp_path / "one.png"]

@@ -183,13 +183,15 @@ def test_exiftool_reads_every_format_back(tmp_path, grace_hopper, video):
 
 
 def test_the_key_is_made_once_for_its_owner_alone(config, tmp_path, monkeypatch):
-    monkeypatch.setenv(signer.CONFIG_VARIABLE, str(tmp_path / "new" / "folder"))
+    monkeypatch.setenv("FACESHIFTER_CONFIG", str(tmp_path / "new" / "folder"))
     with ThreadPoolExecutor(4) as pool:
-        paths = [future.result() for future in [pool.submit(signer.signer_file) for _ in range(4)]]
+        paths = [
+            future.result() for future in [pool.submit(signer.ensure_signer) for _ in range(4)]
+        ]
     (path,) = set(paths)
     content = path.read_bytes()
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
-    assert signer.signer_file().read_bytes() == content
+    assert signer.ensure_signer().read_bytes() == content
     assert {p.name for p in path.parent.iterdir()} == {"signer.pem", ".signer.pem.lock"}
 
 
@@ -299,7 +301,7 @@ def test_a_signer_that_cannot_sign_is_one_sentence_and_nothing_is_written(
 
 def test_a_place_where_no_key_can_be_made_is_one_sentence(tmp_path, monkeypatch):
     (tmp_path / "file").touch()
-    monkeypatch.setenv(signer.CONFIG_VARIABLE, str(tmp_path / "file" / "folder"))
+    monkeypatch.setenv("FACESHIFTER_CONFIG", str(tmp_path / "file" / "folder"))
     with pytest.raises(OutputError, match=signer.SIGNER_VARIABLE):
         save_photo(tmp_path / "a.png", Photo(np.zeros((8, 8, 3), np.uint8)))
     assert [path.name for path in tmp_path.iterdir()] == ["file"]

@@ -20,9 +20,13 @@ DOCUMENTS = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")])
 
 FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 NAME = re.compile(r"`(faceshifter(?:\.\w+)+)`")
+SOURCE = re.compile(r"(?<![\w/])src/faceshifter/[\w./]+\w")
+IMAGE = re.compile(r"!\[[^]]+\]\(([^)]+)\)")
+EQUATION = re.compile(r"^\| Eq\. (\(\d+\).*)$", re.MULTILINE)
 LINK = re.compile(r"\]\((?!https?:)([^)#]*)(#[^)]*)?\)")
-ANCHOR = re.compile(r"docs/(\w+)\.md#([\w-]+)")
+ANCHOR = re.compile(r"docs/([\w-]+)\.md#([\w-]+)")
 HEADING = re.compile(r"^#+ (.+)$", re.MULTILINE)
+MOST_LINES = {"README.md": 180, "docs/log.md": 300}
 MACHINE_PATH = re.compile(r"(?<![\w.:/}-])/(?:home|root|Users|mnt|work|workspace)/\w")
 
 
@@ -44,8 +48,11 @@ def commands(program: str) -> list[str]:
 
 def anchors(document: Path) -> set[str]:
     """The anchors that GitHub gives a document's headings."""
-    headings = HEADING.findall(document.read_text())
-    return {re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in headings}
+    return set(map(to_anchor, HEADING.findall(document.read_text())))
+
+
+def to_anchor(heading: str) -> str:
+    return re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-")
 
 
 def resolve(name: str) -> Any:
@@ -57,27 +64,10 @@ def resolve(name: str) -> Any:
         return getattr(resolve(".".join(parts)), last)
 
 
-def package_files() -> set[str]:
-    files = {str(path.relative_to(PACKAGE)) for path in PACKAGE.rglob("*.py")}
-    # A sub-package's __init__.py is its docstring alone.
-    files -= {f"{path.parent.name}/__init__.py" for path in PACKAGE.glob("*/__init__.py")}
-    files |= {str(path.relative_to(PACKAGE)) for path in PACKAGE.rglob("*.html")}
-    return files | {"py.typed", "weights"}
-
-
-def readme_tree() -> Iterator[str]:
-    """Paths of the tree in README.md below ``src/faceshifter``; folders with files are left out."""
-    blocks = [block for _, block in FENCE.findall((ROOT / "README.md").read_text())]
-    (tree,) = (block for block in blocks if block.startswith("src/faceshifter/\n"))
-    folder = ""
-    for line in tree.splitlines()[1:]:
-        name, indent = line.split()[0], len(line) - len(line.lstrip())
-        if indent == 0:
-            return
-        if name.endswith("/") and len(line.split()) == 1:
-            folder = name
-        else:
-            yield (folder if indent == 4 else "") + name.rstrip("/")
+def equations(text: str) -> Iterator[int]:
+    """Numbers of the equations in a cell such as ``(2)-(5), Fig. 3(c)`` or ``(6), (12)``."""
+    for first, last in re.findall(r"(?:^|, )\((\d+)\)(?:-\((\d+)\))?", text):
+        yield from range(int(first), int(last or first) + 1)
 
 
 @pytest.fixture
@@ -135,7 +125,7 @@ def test_torchrun_passes_on_what_the_documents_give_it(parse: Callable[[str], li
         assert parse(shlex.join(["faceshifter", *parsed.training_script_args])) == ["train"]
 
 
-def test_the_readme_shows_every_command() -> None:
+def test_the_documents_show_every_command() -> None:
     from faceshifter.cli import main as cli
 
     assert {shlex.split(line)[1] for line in commands("faceshifter")} == set(cli.COMMANDS)
@@ -153,6 +143,13 @@ def test_everything_that_the_documents_name_in_the_package_exists() -> None:
     assert len(names) > 20
     for name in sorted(names):
         assert resolve(name) is not None, name
+
+
+def test_every_source_file_that_the_documents_name_exists() -> None:
+    names = {name for document in DOCUMENTS for name in SOURCE.findall(document.read_text())}
+    assert len(names) > 5
+    for name in sorted(names):
+        assert (ROOT / name).exists(), name
 
 
 def test_every_equation_of_the_paper_is_in_its_table() -> None:
@@ -186,10 +183,58 @@ def test_every_dependency_has_a_reason() -> None:
     assert not {name for name in names if f"| `{name}` |" not in reasons}
 
 
-def test_the_tree_in_the_readme_is_the_package() -> None:
-    listed = list(readme_tree())
+@pytest.mark.parametrize("name", MOST_LINES)
+def test_a_document_stays_short(name: str) -> None:
+    assert len((ROOT / name).read_text().splitlines()) <= MOST_LINES[name]
+
+
+def test_the_readme_begins_with_a_picture() -> None:
+    (name, *_) = IMAGE.findall((ROOT / "README.md").read_text())
+    assert name == "docs/demo.jpg"
+    with Image.open(ROOT / name) as picture:
+        assert picture.width > picture.height
+
+
+def test_the_readme_shows_each_equation_in_the_code() -> None:
+    text = (ROOT / "README.md").read_text()
+    numbers = []
+    for row in EQUATION.findall(text):
+        paper, _, code = row.split(" | ")
+        numbers += equations(paper)
+        file, name = re.findall(r"`([\w/.]+)`", code)
+        module = file.removesuffix(".py").replace("/", ".")
+        assert resolve(f"faceshifter.{module}.{name}") is not None, row
+    assert sorted(numbers) == list(range(1, 16))
+
+
+def test_the_packages_in_the_readme_are_the_packages() -> None:
+    blocks = [block for _, block in FENCE.findall((ROOT / "README.md").read_text())]
+    (tree,) = (block for block in blocks if block.startswith("src/faceshifter/\n"))
+    listed = [line.split()[0] for line in tree.splitlines()[1:]]
+    packages = {f"{path.parent.name}/" for path in PACKAGE.glob("*/__init__.py")}
+    modules = {path.name for path in PACKAGE.glob("[!_]*.py")}
     assert len(listed) == len(set(listed))
-    assert set(listed) == package_files()
+    assert set(listed) == packages | modules | {"portraits/", "weights/"}
+
+
+def test_every_page_is_in_the_navigation_of_the_site() -> None:
+    _, nav = (ROOT / "mkdocs.yml").read_text().split("\nnav:\n")
+    pages = re.findall(r": ([\w-]+\.md)$", nav, re.MULTILINE)
+    assert sorted(pages) == sorted(path.name for path in (ROOT / "docs").glob("*.md"))
+
+
+def test_the_log_has_the_newest_first_and_lists_every_entry() -> None:
+    log = ROOT / "docs" / "log.md"
+    text = log.read_text()
+    days = re.findall(r"^## (\d{4}-\d\d-\d\d)$", text, re.MULTILINE)
+    rows = re.findall(r"^\| (\d{4}-\d\d-\d\d) \|.*\]\(#([\w-]+)\) \|$", text, re.MULTILINE)
+    assert days == sorted(set(days), reverse=True)
+    entries = [
+        (day, anchor)
+        for day, part in zip(days, re.split(r"^## .*$", text, flags=re.MULTILINE)[1:], strict=True)
+        for anchor in re.findall(r"^### (.+)$", part, re.MULTILINE)
+    ]
+    assert [(day, to_anchor(heading)) for day, heading in entries] == rows
 
 
 def test_the_python_example_of_the_readme_swaps_a_face(

@@ -1,7 +1,9 @@
 """Identity encoders against dlib itself, a second IResNet and plain geometry; and wrong files."""
 
 import warnings
+from functools import cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,11 +14,17 @@ from torch.nn import functional as F
 
 from faceshifter.config import CropGeometry
 from faceshifter.downloads import dlib_file
-from faceshifter.encoders import distilled, iresnet
-from faceshifter.encoders import dlib_net as dlib_resnet
-from faceshifter.encoders import encoder as identity
-from faceshifter.encoders.distilled import DistilledResNet
-from faceshifter.encoders.encoder import ARCFACE_CROP, DLIB_CROP, IdentityEncoder
+from faceshifter.encoders import encoder as encoders
+from faceshifter.encoders import iresnet
+from faceshifter.encoders.distilled import RANKS, DistilledResNet
+from faceshifter.encoders.dlib_net import FILE, DlibResNet, load_dlib_resnet
+from faceshifter.encoders.encoder import (
+    ARCFACE_CROP,
+    DLIB_CROP,
+    IdentityEncoder,
+    distilled_encoder,
+    load_identity_encoder,
+)
 from faceshifter.errors import CheckpointError, FaceShifterError
 from faceshifter.face.align import crop_face, crop_matrix
 from faceshifter.networks import to_tensor
@@ -50,7 +58,13 @@ def portrait(request: pytest.FixtureRequest) -> np.ndarray:
 
 @pytest.fixture(scope="module")
 def dlib_encoder() -> IdentityEncoder:
-    return identity.load_identity_encoder("dlib", GEOMETRY)
+    return load_identity_encoder("dlib", GEOMETRY)
+
+
+@pytest.fixture(scope="module")
+def dlib_network(dlib_encoder: IdentityEncoder) -> DlibResNet:
+    assert isinstance(dlib_encoder.backbone, DlibResNet)
+    return dlib_encoder.backbone
 
 
 def recogniser(outputs: int = 7) -> nn.Module:
@@ -64,13 +78,21 @@ def save_torchscript(path: Path, network: nn.Module, X: Tensor) -> Path:
     return path
 
 
+@cache
+def dlib_model(kind: str, file: str) -> Any:
+    """One of dlib's own models; reading them takes most of the time."""
+    import dlib
+
+    return getattr(dlib, kind)(str(dlib_file(file)))
+
+
 def dlib_chip(pixels: np.ndarray) -> np.ndarray:
     """The picture dlib's own network would see."""
     import dlib
 
-    predictor = dlib_file("shape_predictor_5_face_landmarks.dat")
+    predictor = dlib_model("shape_predictor", "shape_predictor_5_face_landmarks.dat")
     box = dlib.get_frontal_face_detector()(pixels, 0)[0]
-    return dlib.get_face_chip(pixels, dlib.shape_predictor(str(predictor))(pixels, box), 150, 0.25)
+    return dlib.get_face_chip(pixels, predictor(pixels, box), 150, 0.25)
 
 
 def aligned(request: pytest.FixtureRequest, name: str, size: int) -> Tensor:
@@ -79,11 +101,8 @@ def aligned(request: pytest.FixtureRequest, name: str, size: int) -> Tensor:
 
 
 def test_dlib_network_equals_dlibs_own_descriptor(portrait, dlib_encoder) -> None:
-    import dlib
-
-    path = dlib_file(dlib_resnet.FILE)
     chip = dlib_chip(portrait)
-    expected = dlib.face_recognition_model_v1(str(path)).compute_face_descriptor(chip)
+    expected = dlib_model("face_recognition_model_v1", FILE).compute_face_descriptor(chip)
     actual = dlib_encoder.backbone(to_tensor(chip[None]))[0]
     assert np.abs(actual.numpy() - np.array(expected)).max() < 1e-5
 
@@ -138,7 +157,7 @@ def test_arcface_input_is_black_beyond_our_crop_and_dlibs_continues_its_border()
 
 def test_distilled_is_small_and_keeps_its_weights() -> None:
     network = DistilledResNet()
-    encoder = identity.distilled_encoder(to_arrays(network.state_dict()), GEOMETRY)
+    encoder = distilled_encoder(to_arrays(network.state_dict()), GEOMETRY)
     assert sum(p.numel() for p in network.parameters()) == 2_486_272
     X = torch.rand(2, 3, 150, 150) * 2 - 1
     with torch.no_grad():
@@ -146,25 +165,23 @@ def test_distilled_is_small_and_keeps_its_weights() -> None:
     torch.testing.assert_close(encoder(X), expected)
 
 
-def test_compressed_dlib_sees_much_of_what_dlib_sees(request) -> None:
-    dlib = dlib_resnet.load_dlib_resnet(dlib_file(dlib_resnet.FILE))
+def test_compressed_dlib_sees_much_of_what_dlib_sees(request, dlib_network) -> None:
     X = torch.cat([aligned(request, name, 150) for name in PORTRAITS])
     with torch.no_grad():
         expected, features = (
-            network.features(X)[:, -256:] for network in (dlib, DistilledResNet.from_dlib(dlib))
+            network.features(X)[:, -256:]
+            for network in (dlib_network, DistilledResNet.from_dlib(dlib_network))
         )
     between = F.cosine_similarity(features[0] - features[1], expected[0] - expected[1], dim=0)
     assert between > 0.7
 
 
-def test_whole_ranks_would_lose_nothing_of_dlib(request, monkeypatch) -> None:
-    whole = {name: 128 if int(name.partition(".")[0]) < 10 else 256 for name in distilled.RANKS}
-    monkeypatch.setattr(distilled, "RANKS", whole)
-    dlib = dlib_resnet.load_dlib_resnet(dlib_file(dlib_resnet.FILE))
+def test_whole_ranks_would_lose_nothing_of_dlib(request, dlib_network) -> None:
+    whole = {name: 128 if int(name.partition(".")[0]) < 10 else 256 for name in RANKS}
     X = aligned(request, "astronaut", 150)
     with torch.no_grad():
-        same = DistilledResNet.from_dlib(dlib).features(X)[:, -256:]
-        torch.testing.assert_close(same, dlib.features(X), atol=1e-4, rtol=1e-3)
+        same = DistilledResNet.from_dlib(dlib_network, whole).features(X)[:, -256:]
+        torch.testing.assert_close(same, dlib_network.features(X), atol=1e-4, rtol=1e-3)
 
 
 @pytest.mark.parametrize("size", [64, 112, 256])
@@ -178,7 +195,7 @@ def test_z_id_has_unit_length_and_a_gradient_to_every_part_of_the_face(dlib_enco
 
 
 def test_encoder_stays_frozen_and_in_evaluation_mode_inside_a_training_network() -> None:
-    encoder = identity.distilled_encoder(to_arrays(DistilledResNet().state_dict()), GEOMETRY)
+    encoder = distilled_encoder(to_arrays(DistilledResNet().state_dict()), GEOMETRY)
     before = {key: value.clone() for key, value in encoder.state_dict().items()}
     nn.ModuleList([encoder]).train()
     encoder(torch.rand(2, 3, 112, 112))
@@ -190,7 +207,7 @@ def test_encoder_stays_frozen_and_in_evaluation_mode_inside_a_training_network()
 def test_torchscript_recogniser_is_asked_for_the_size_of_its_descriptor(tmp_path) -> None:
     network = recogniser()
     path = save_torchscript(tmp_path / "mine.pt", network, torch.zeros(1, 3, 112, 112))
-    encoder = identity.load_identity_encoder(str(path), GEOMETRY)
+    encoder = load_identity_encoder(str(path), GEOMETRY)
     X = torch.rand(2, 3, 256, 256) * 2 - 1
     assert (encoder.c_id, encoder.name) == (7, "mine")
     torch.testing.assert_close(encoder(X), F.normalize(network(encoder.to_input(X)).detach()))
@@ -239,7 +256,7 @@ def test_arcface_checkpoint_is_recognised_loaded_and_computed_as_its_keys_say(tm
         elif key.endswith("running_mean"):
             value.normal_()
     torch.save(state_dict, tmp_path / "backbone.pth")
-    encoder = identity.load_identity_encoder(str(tmp_path / "backbone.pth"), GEOMETRY)
+    encoder = load_identity_encoder(str(tmp_path / "backbone.pth"), GEOMETRY)
     assert (encoder.name, encoder.c_id) == ("iresnet18", 512)
     X = torch.rand(1, 3, 112, 112) * 2 - 1
     expected = F.normalize(reference_iresnet(state_dict, encoder.to_input(X)))
@@ -251,7 +268,7 @@ def wrong_files(folder: Path) -> dict[str, Path]:
     files = {
         "there is no identity encoder": folder / "absent.pth",
         "not a PyTorch state dict": folder / "noise.pth",
-        "not a readable safetensors file": folder / "noise.safetensors",
+        "is damaged": folder / "noise.safetensors",
         "2 unexpected (0.bias, 0.weight)": folder / "other.safetensors",
         "missing (conv1.weight, bn1.weight, bn1.bias, ...), 2 unexpected": folder / "other.pth",
         "1 of another shape (stem.weight)": folder / "shape.safetensors",
@@ -275,7 +292,7 @@ def wrong_files(folder: Path) -> dict[str, Path]:
 def test_wrong_file_is_refused_in_one_sentence_that_names_it(tmp_path) -> None:
     for reason, path in wrong_files(tmp_path).items():
         with pytest.raises(CheckpointError) as refused:
-            identity.load_identity_encoder(str(path), GEOMETRY)
+            load_identity_encoder(str(path), GEOMETRY)
         message = str(refused.value)
         assert str(path) in message
         assert reason.replace("  ", " ") in message
@@ -292,29 +309,29 @@ def test_damaged_checkpoint_is_never_anything_but_a_checkpoint_error(tmp_path) -
         path = tmp_path / (f"{i}.pth" if i % 4 < 2 else f"{i}.pt")
         path.write_bytes(damaged.tobytes() if i % 2 else generator.bytes(3 * i))
         with pytest.raises(CheckpointError):
-            identity.load_identity_encoder(str(path), GEOMETRY)
+            load_identity_encoder(str(path), GEOMETRY)
 
 
 def test_damaged_dlib_file_is_refused(tmp_path) -> None:
-    data = dlib_file(dlib_resnet.FILE).read_bytes()
+    data = dlib_file(FILE).read_bytes()
     for content in (b"", data[:100_000], data[:-30_000], b"con_4" + bytes(100)):
         (tmp_path / "dlib.dat").write_bytes(content)
         with pytest.raises(CheckpointError, match="dlib's face recognition ResNet"):
-            dlib_resnet.load_dlib_resnet(tmp_path / "dlib.dat")
+            load_dlib_resnet(tmp_path / "dlib.dat")
 
 
 def test_missing_packages_and_packaged_weights_are_named(monkeypatch) -> None:
-    monkeypatch.setattr(identity, "DISTILLED_WEIGHTS", "weights/absent.safetensors")
-    with pytest.raises(CheckpointError, match="install faceshifter again"):
-        identity.load_identity_encoder("distilled", GEOMETRY)
+    monkeypatch.setattr(encoders, "DISTILLED_WEIGHTS", "weights/absent.safetensors")
+    with pytest.raises(CheckpointError, match=r"weights/absent\.safetensors does not exist"):
+        load_identity_encoder("distilled", GEOMETRY)
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with pytest.raises(FaceShifterError, match="pip install face-recognition-models"):
-        identity.load_identity_encoder("dlib", GEOMETRY)
+        load_identity_encoder("dlib", GEOMETRY)
 
 
 def test_teacher_keeps_people_apart_and_has_a_gradient(shared, request) -> None:
     path = shared / "models" / "edgeface_xs.ts"
-    encoder = identity.load_identity_encoder(str(path), GEOMETRY)
+    encoder = load_identity_encoder(str(path), GEOMETRY)
     X = torch.cat([aligned(request, name, 256) for name in PORTRAITS]).requires_grad_()
     z_id = encoder(X)
     assert z_id.shape == (2, 512)

@@ -224,19 +224,20 @@ def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path, picture, 
     save_photo(path, Photo(picture))
     before = path.read_bytes()
 
-    def fail_halfway(self, file, **options):
-        file.write(b"half")
+    def fail_halfway(self, content):
+        with self.open("wb") as file:
+            file.write(content[:4])
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(Image.Image, "save", fail_halfway)
-    with pytest.raises(OutputError, match=r"a\.png cannot be written: No space left on device"):
+    monkeypatch.setattr(Path, "write_bytes", fail_halfway)
+    with pytest.raises(OutputError, match=r"a\.png cannot be written .No space left on device"):
         save_photo(path, Photo(picture))
     assert path.read_bytes() == before
     assert names(tmp_path) == ["a.png"]
 
 
 def test_a_photo_too_large_for_its_format_is_refused(tmp_path):
-    with pytest.raises(OutputError, match=r"a\.webp"):
+    with pytest.raises(OutputError, match=r"a\.webp cannot be written as WEBP .*another format"):
         save_photo(tmp_path / "a.webp", Photo(np.zeros((1, 20000, 3), np.uint8)))
     assert names(tmp_path) == []
 

@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from faceshifter.batch.manifest import RunManifest
-from faceshifter.batch.targets import SwapTask, are_many, check_jobs, find_jobs, read_jobs
+from faceshifter.batch.targets import SwapTask, are_many, check_tasks, find_tasks, read_tasks
 from faceshifter.cli import main as cli
 from faceshifter.errors import DataError, OutputError
 from faceshifter.files import read_table, sha256
@@ -129,7 +129,7 @@ def test_a_folder_keeps_its_tree_and_a_bad_file_stops_nothing(
     detections.clear()
     code, text, err = run(*words)
     assert (code, err.count("\n")) == (1, 2)
-    assert text.endswith("3 were done before\n")
+    assert text.endswith("3 already up to date\n")
     assert len(detections) == 1  # the source
     assert files_in(out) == first
 
@@ -222,15 +222,15 @@ def test_other_settings_or_another_target_are_swapped_anew_and_the_rest_is_kept(
         picture.transpose(Image.Transpose.FLIP_LEFT_RIGHT).save(targets / "a.png")
     (out / "deep" / "a.jpg").unlink()
     first = files_in(out)
-    assert run(*words)[1].endswith("1 were done before\n")
+    assert run(*words)[1].endswith("1 already up to date\n")
     second = files_in(out)
     assert second["a.png"] != first["a.png"]
     assert second["deep/b.bmp.png"] == first["deep/b.bmp.png"]
     words = *words, "--strength", "0.5"
     assert run(*words, "--masks")[1].count("\n") == 1
     (out / "a.png.mask.png").unlink()
-    assert run(*words, "--masks")[1].endswith("2 were done before\n")
-    assert run(*words)[1].endswith("3 were done before\n")
+    assert run(*words, "--masks")[1].endswith("2 already up to date\n")
+    assert run(*words)[1].endswith("3 already up to date\n")
 
 
 def test_a_run_killed_at_any_write_goes_on_to_the_same_files(
@@ -265,7 +265,7 @@ def test_a_run_killed_at_any_write_goes_on_to_the_same_files(
         with pytest.raises(Killed):
             run(*words)
     code, text, _ = run(*words)
-    assert (code, text.splitlines()[1]) == (0, "2 were done before")
+    assert (code, text.splitlines()[1]) == (0, "2 already up to date")
     assert contents_of(out) == contents_of(whole)
 
 
@@ -287,6 +287,26 @@ def test_ctrl_c_stops_in_one_line_and_leaves_whole_files(
     assert (code, text, err) == (130, "", "faceshifter: stopped\n")
     assert sorted(files_in(out)) == ["a.png", "deep/a.jpg", "manifest.jsonl"]
     assert list(lines_of(out / "manifest.jsonl")) == ["a.png", "deep/a.jpg"]
+
+
+def test_a_fault_of_the_program_with_one_target_stops_no_other(
+    run: Run, inputs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from faceshifter.swap import photo as module
+
+    out, save_photo = tmp_path / "out", module.save_photo
+
+    def faulty(path: Path, *args: Any) -> None:
+        if path.name == "a.png":
+            raise ZeroDivisionError("no such number")
+        save_photo(path, *args)
+
+    monkeypatch.setattr(module, "save_photo", faulty)
+    (inputs / "targets" / "text.jpg").unlink()
+    code, text, err = run(inputs / "eileen.png", inputs / "targets", "--out", out)
+    assert (code, text.splitlines()[0]) == (1, f"swapped 2 of 3: {out / 'manifest.jsonl'}")
+    assert "a.png: failed: ZeroDivisionError: no such number\n" in err
+    assert lines_of(out / "manifest.jsonl")["a.png"]["status"] == "failed"
 
 
 def test_half_a_line_of_a_killed_run_is_dropped_and_other_damage_is_told(tmp_path: Path) -> None:
@@ -351,7 +371,7 @@ def test_a_table_of_pairs_names_its_sources_targets_and_outputs(
 def test_a_table_that_is_none_is_refused(tmp_path: Path, text: str, message: str) -> None:
     (tmp_path / "pairs.csv").write_text(text)
     with pytest.raises(DataError, match=message):
-        read_jobs(tmp_path / "pairs.csv")
+        read_tasks(tmp_path / "pairs.csv")
 
 
 def test_a_table_has_the_needed_columns_and_those_that_are_wanted(tmp_path: Path) -> None:
@@ -364,7 +384,7 @@ def test_a_pattern_keeps_the_tree_below_its_fixed_part(inputs: Path, tmp_path: P
     out = tmp_path / "out"
 
     def outs(pattern: str) -> list[str]:
-        jobs = find_jobs(None, inputs / pattern, out)
+        jobs = find_tasks(None, inputs / pattern, out)
         return [job.out.relative_to(out).as_posix() for job in jobs]
 
     assert outs("targets/*.png") == ["a.png"]
@@ -377,7 +397,7 @@ def test_a_pattern_keeps_the_tree_below_its_fixed_part(inputs: Path, tmp_path: P
 def test_videos_are_targets_that_keep_their_suffix(inputs: Path, tmp_path: Path) -> None:
     for name in ("clip.MP4", "old.webm"):
         (inputs / "targets" / name).touch()
-    jobs = find_jobs(None, inputs / "targets", tmp_path / "out")
+    jobs = find_tasks(None, inputs / "targets", tmp_path / "out")
     found = {job.out.name for job in jobs}
     assert found == {"a.png", "a.jpg", "b.bmp.png", "text.jpg", "clip.MP4", "old.webm"}
 
@@ -392,7 +412,7 @@ def test_what_means_many_and_what_one(inputs: Path) -> None:
 
 def test_results_within_the_folder_of_targets_are_no_targets(inputs: Path) -> None:
     out = inputs / "targets" / "deep"
-    found = [job.target.name for job in find_jobs(None, inputs / "targets", out)]
+    found = [job.target.name for job in find_tasks(None, inputs / "targets", out)]
     assert found == ["a.png", "text.jpg"]
 
 
@@ -409,7 +429,7 @@ def test_an_output_that_would_replace_something_is_refused(
     jobs: list[tuple[str, str, str]], message: str
 ) -> None:
     with pytest.raises(OutputError, match=message):
-        check_jobs([SwapTask(*map(Path, job)) for job in jobs])
+        check_tasks([SwapTask(*map(Path, job)) for job in jobs])
 
 
 def test_a_photo_that_is_no_result_is_never_replaced(
@@ -420,7 +440,7 @@ def test_a_photo_that_is_no_result_is_never_replaced(
     (out / "a.png").write_bytes((inputs / "eileen.png").read_bytes())
     code, _, err = run(inputs / "eileen.png", inputs / "targets" / "*.png", "--out", out)
     assert code == 1
-    assert "a.png exists and is no result of a swap; choose another place" in err
+    assert "a.png exists and is not a result of a swap; choose another place" in err
     assert (out / "a.png").read_bytes() == (inputs / "eileen.png").read_bytes()
 
 
@@ -432,15 +452,15 @@ def test_photos_without_the_wanted_person_are_counted_and_not_tried_again(
     words = inputs / "targets" / "a.png", inputs / "targets", "--out", out, "--match", eileen
     code, text, err = run(*words)
     assert (code, err) == (0, "")
-    assert text == f"swapped 1 of 3: {out / 'manifest.jsonl'}\n2 show nobody of --match\n"
+    assert text == f"swapped 1 of 3: {out / 'manifest.jsonl'}\nno match found in 2\n"
     assert sorted(files_in(out)) == ["deep/b.bmp.png", "manifest.jsonl"]
     line = lines_of(out / "manifest.jsonl")["a.png"]
     assert line["status"] == "nobody matched"
-    assert "nobody of --match was found in the target photo" in line["why"]
+    assert "nobody who is to be replaced was found in the target photo" in line["why"]
     assert line["face"] is None
     assert line["matches"][0]["person"][0]["file"] == "../in/eileen.png"
     detections.clear()
-    assert run(*words)[1].endswith("3 were done before\n")
+    assert run(*words)[1].endswith("3 already up to date\n")
     assert len(detections) == 2  # the source and the reference
 
 
@@ -468,8 +488,14 @@ def test_an_identity_file_is_as_good_as_its_photos(run: Run, inputs: Path, tmp_p
 @pytest.mark.parametrize(
     ("words", "sentence"),
     [
-        (["a.png", "b.png", "--out", "c.png", "--strength", "1.5"], "--strength 1.5 is not from 0"),
-        (["a.png", "b.png", "--out", "c.png", "--strength=nan"], "--strength nan is not from 0"),
+        (
+            ["a.png", "b.png", "--out", "c.png", "--strength", "1.5"],
+            "must be from 0 to 1, got 1.5",
+        ),
+        (
+            ["a.png", "b.png", "--out", "c.png", "--strength=nan"],
+            "must be from 0 to 1, got nan",
+        ),
         (["a.png", "b.png", "--out", "c.png", "--match", "d", "--face", "0"], "give one of them"),
         (["a.png", "b.png", "--out", "c.png", "--match", "d=e"], "is not used; leave it out"),
         (["a.png", "b.png", "--out", "c.png", "--match", "d="], "d= lacks a path; give"),
@@ -477,7 +503,7 @@ def test_an_identity_file_is_as_good_as_its_photos(run: Run, inputs: Path, tmp_p
         (["a.png", "--out", "c.png"], "give SOURCE and TARGET"),
         (["{0}/eileen.png", "{0}/a.mp4", "--out", "c.png"], "--out c.png has none of .mp4"),
         (["{0}/eileen.png", "{0}/a.mp4", "--out", "c.mp4", "--masks"], "are for photos; leave"),
-        (["--pairs", "p.csv", "--out", "c"], "give nothing of it again"),
+        (["--pairs", "p.csv", "--out", "c"], "leave others out"),
         (["--pairs", "p.csv"], "p.csv does not exist"),
         (["{0}/eileen.png", "{0}/targets", "--out", "c", "--save-steps", "s"], "is for one photo"),
         (["a.png", "{}/targets", "--out", "{}/targets/out"], "a.png does not exist"),
@@ -508,7 +534,7 @@ def test_nobody_matched_in_one_photo_is_a_sentence_and_two(
     target, out = inputs / "targets" / "a.png", tmp_path / "a.png"
     code, text, err = run(target, target, "--match", inputs / "eileen.png", "--out", out)
     assert (code, text, err.count("\n")) == (2, "", 1)
-    assert "nobody of --match was found in the target photo" in err
+    assert "nobody who is to be replaced was found in the target photo" in err
     assert not out.exists()
 
 
@@ -526,7 +552,7 @@ def test_videos_among_the_targets_are_swapped_as_videos(
             frames=9, swapped=7, faceless=2, lost=0, dropped=("a",), seconds=0.1
         )
 
-    monkeypatch.setattr(clip, "swap_video", swap_video)
+    monkeypatch.setattr("faceshifter.batch.methods.swap_video", swap_video)
     words = inputs / "eileen.png", inputs / "targets" / "*.mp4", "--out", out, "--quality", "20"
     assert run(*words, "--masks")[0] == 0
     assert calls == [("clip.mp4", clip.VideoOptions(quality=20), 1.0)]
@@ -534,7 +560,7 @@ def test_videos_among_the_targets_are_swapped_as_videos(
     summary = {"frames": 9, "swapped": 7, "faceless": 2, "lost": 0, "dropped": ["a"]}
     assert (line["video"], line["quality"], "mask" in line) == (summary, 20, False)
     assert line["out_sha256"] == sha256(out / "clip.mp4")
-    assert run(*words, "--masks")[1].endswith("1 were done before\n")
+    assert run(*words, "--masks")[1].endswith("1 already up to date\n")
     assert len(calls) == 1
     run(*words[:-1], "30")
     assert len(calls) == 2

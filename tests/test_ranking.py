@@ -333,7 +333,7 @@ def test_the_command_ranks_selects_and_says_what_it_found(
     with pytest.raises(SystemExit) as stop:
         cli.main()
     assert stop.value.code == 2
-    assert "--share 1.5" in capsys.readouterr().err
+    assert "--share must be above 0" in capsys.readouterr().err
 
 
 def test_a_set_of_another_geometry_is_refused(rank, data, tmp_path) -> None:

@@ -461,7 +461,7 @@ def test_raters_in_a_browser_lose_no_vote_when_the_server_is_killed(
         (["0-source.png", "--votes", "v"], "0-source.png is not a CSV file in UTF-8"),
         (["results.csv", "--votes", "no/v"], "the folder no of --votes does not exist"),
         (["results.csv", "--votes", "v", "--table", "t"], "v does not exist; run the study first"),
-        (["results.csv", "--votes", "v", "--pairs", "0"], "--pairs 0 leaves nothing to judge"),
+        (["results.csv", "--votes", "v", "--pairs", "0"], "--pairs must be at least 1, got 0"),
         (["results.csv", "--votes", "v", "--port", "70000"], "port 70000 cannot be served from"),
         (["results.csv", "--votes", "v", "--host", "192.0.2.1"], "192.0.2.1 port 8000 cannot be"),
         (["results.csv", "--votes", "results.csv", "--port", "0"], "results.csv holds no votes"),

@@ -1,6 +1,6 @@
 """The swapper as a library: identities are values, photos are not touched, results repeat."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ from faceshifter.face.align import crop_face, crop_matrix
 from faceshifter.face.detect import DlibDetector
 from faceshifter.models.aei import AEINet
 from faceshifter.models.hear import HEARNet
-from faceshifter.networks import load_aei, load_hear, to_tensor
+from faceshifter.networks import SwapNetworks, load_aei, load_hear, to_tensor
 from faceshifter.recipes import AEI_PRESETS, HEAR_PRESETS
 from faceshifter.swap.swapper import FaceSwapper, Swapped
 from faceshifter.tensors import export_weights, fingerprint
@@ -75,13 +75,17 @@ def two(grace: Photo, eileen: Photo) -> Photo:
 
 
 @pytest.fixture
-def encoded(swapper: FaceSwapper) -> Iterator[list[Tensor]]:
-    """The faces that the identity encoder was given."""
-    faces: list[Tensor] = []
-    encoder = swapper.networks._embedder._encoder
-    hook = encoder.register_forward_pre_hook(lambda _, args: faces.append(args[0].clone()))
-    yield faces
-    hook.remove()
+def embedded(monkeypatch: pytest.MonkeyPatch) -> list[list[Photo]]:
+    """The aligned faces of each call of the identity encoder."""
+    calls: list[list[Photo]] = []
+    embed = SwapNetworks.embed
+
+    def record(networks: SwapNetworks, crops: Sequence[Photo]) -> Float[np.ndarray, "n c_id"]:
+        calls.append(list(crops))
+        return embed(networks, crops)
+
+    monkeypatch.setattr(SwapNetworks, "embed", record)
+    return calls
 
 
 def aligned(swapper: FaceSwapper, photo: Photo) -> Float[Tensor, "1 3 s s"]:
@@ -177,17 +181,16 @@ def test_a_second_swapper_from_the_same_files_gives_the_same_result(
 
 
 def test_z_id_of_a_source_is_computed_once_for_any_number_of_targets(
-    swapper: FaceSwapper, encoded: list[Tensor], grace: Photo, eileen: Photo, two: Photo
+    swapper: FaceSwapper, embedded: list[list[Photo]], grace: Photo, eileen: Photo, two: Photo
 ) -> None:
     z_id = swapper.identity([eileen])
-    assert [X.shape[0] for X in encoded] == [1]
-    source = encoded[0]
-    torch.testing.assert_close(source, aligned(swapper, eileen))
+    ((source,),) = embedded
+    torch.testing.assert_close(to_tensor(source[None]), aligned(swapper, eileen))
     swapper.swap(grace, z_id)
     swapper.swap(two, z_id, face=0)
     # The rest are the targets, for Y_hat_tt.
-    assert len(encoded) == 3
-    assert not any(torch.equal(X, source) for X in encoded[1:])
+    assert [len(crops) for crops in embedded] == [1, 1, 1]
+    assert not any(np.array_equal(crops[0], source) for crops in embedded[1:])
 
 
 def test_the_steps_are_the_two_stages_run_by_hand(
@@ -268,5 +271,6 @@ def test_networks_of_another_encoder_ask_for_it(weights: Path, tmp_path: Path) -
 def test_everything_the_swapper_refuses_is_a_user_s_error(tmp_path: Path) -> None:
     with pytest.raises(FaceShifterError, match=r"aei.safetensors does not exist"):
         FaceSwapper.from_pretrained(tmp_path, device="cpu")
-    with pytest.raises(FaceShifterError, match="--device abacus is not known"):
-        FaceSwapper.from_pretrained(tmp_path, device="abacus")
+    for device in ("abacus", "mps"):
+        with pytest.raises(FaceShifterError, match=f"--device {device} is not known"):
+            FaceSwapper.from_pretrained(tmp_path, device=device)

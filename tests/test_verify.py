@@ -58,7 +58,7 @@ def test_a_result_has_every_mark(run, tmp_path, grace_hopper):
     name, xmp, signature, manifest, said, mark = out.splitlines()
     assert name == str(path)
     assert xmp.startswith("  XMP: compositeWithTrainedAlgorithmicMedia, by faceshifter ")
-    assert "nobody vouches for the signer, who says to be faceshifter, key made" in signature
+    assert "nobody vouches for the signer, who claims to be faceshifter, key made" in signature
     assert manifest.startswith("  C2PA: compositeWithTrainedAlgorithmicMedia, by faceshifter ")
     assert said == "  C2PA: says that the picture itself is marked"
     assert mark.startswith("  watermark: ours (score ")
@@ -98,7 +98,7 @@ def test_marks_of_other_tools_are_told(run, tmp_path, grace_hopper, config):
     )
     unsigned = io.BytesIO()
     Image.fromarray(grace_hopper).save(unsigned, "JPEG", xmp=xmp.encode())
-    algorithm, chain, key = signer.load_signer(signer.signer_file())
+    algorithm, chain, key = signer.load_signer(signer.ensure_signer())
     actions = [{"action": "c2pa.created", "digitalSourceType": CAPTURE}]
     manifest = {
         "claim_generator_info": [{"name": "Camera \x1b[31m"}],
@@ -235,9 +235,8 @@ def test_the_doctor_sees_a_wrong_crop_and_swapped_colours(monkeypatch, portraits
 
 
 def test_the_doctor_sees_a_certificate_that_runs_out(monkeypatch, tmp_path):
-    monkeypatch.setattr(signer, "YEARS", 0.05)
-    (tmp_path / "own.pem").write_bytes(signer.make_signer())
-    monkeypatch.setenv("FACESHIFTER_SIGNER", str(tmp_path / "own.pem"))
+    (tmp_path / "own.pem").write_bytes(signer.make_signer(years=0.05))
+    monkeypatch.setenv(signer.SIGNER_VARIABLE, str(tmp_path / "own.pem"))
     assert "new certificate" in problems(signing=doctor.check_signing)["signing"]
 
 

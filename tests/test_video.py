@@ -20,7 +20,8 @@ from PIL import Image
 
 from faceshifter.apps.ui.video_tab import read_frame
 from faceshifter.checks.verify import inspect
-from faceshifter.cli.swapping import swap
+from faceshifter.cli.options import Networks
+from faceshifter.cli.swapping import Outputs, Video, swap
 from faceshifter.errors import CancelledError, OutputError, VideoError
 from faceshifter.marks.watermark import THRESHOLD
 from faceshifter.swap.selection import Match, Selection
@@ -549,14 +550,15 @@ def test_the_command_swaps_a_video_and_says_what_became_of_it(
     source, *_ = talking
     photo, out = tmp_path / "eileen.png", tmp_path / "out.mkv"
     portraits[1].save(photo)
-    report = tmp_path / "report.jsonl"
-    swap(photo, source, out=out, codec="hevc", quality=30, report=report, weights=smoke_weights)
+    report, networks = tmp_path / "report.jsonl", Networks(weights=smoke_weights)
+    video = Video("hevc", 30, report)
+    swap(photo, source, outputs=Outputs(out), video=video, networks=networks)
     assert f"swapped {FRAMES} of {FRAMES} frames: {out}" in capsys.readouterr().out
     assert len(lines(report)) == FRAMES
     with av.open(str(out)) as container:
         assert container.streams.video[0].codec_context.name == "hevc"
     with pytest.raises(OutputError, match="is a video, and --out"):
-        swap(photo, source, out=tmp_path / "out.png", weights=smoke_weights)
+        swap(photo, source, outputs=Outputs(tmp_path / "out.png"), networks=networks)
 
 
 def test_a_result_carries_every_mark(

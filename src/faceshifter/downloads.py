@@ -1,49 +1,30 @@
-"""Model files by name: downloaded on first use, verified, kept in one folder for all projects.
+"""Third-party model files by name: downloaded on first use, verified, kept in one cache folder.
 
-Each is of others, under its own licence, and none is needed: a name of this table may stand where a
-command takes a model's path, and a path may always stand for the name.
+Only the command line resolves names, by ``model_path``; everything else takes paths.
 """
 
-import http
-import http.client
 import importlib.util
-import os
-import urllib.error
-import urllib.request
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
-import platformdirs
-from filelock import FileLock
-from tqdm import tqdm
+from faceshifter.errors import DependencyError
+from faceshifter.files import make_folder, sha256, user_folder
 
-from faceshifter import __version__
-from faceshifter.errors import DependencyError, OutputError
-from faceshifter.files import sha256
-
-CACHE_VARIABLE = "FACESHIFTER_CACHE"
-"""Environment variable that names another folder for the files."""
-TIMEOUT = 30.0
-"""Seconds without a byte after which a connection is given up."""
-TRIES = 3
-"""Connections for one file; each goes on where the one before was cut off."""
-BLOCK = 1 << 16
+HUB = "https://huggingface.co/"
 
 
 @dataclass(frozen=True, kw_only=True)
 class ModelFile:
-    """A file at an address that does not change."""
+    """One third-party model file: its name in the cache, and the address of a fixed version."""
 
     file: str
-    """Its name in the cache."""
     url: str
-    """Of one version, so not of a branch."""
     sha256: str
     size: int
     """Bytes."""
     licence: str
     purpose: str
-    """What takes it."""
 
 
 MODEL_FILES = {
@@ -63,7 +44,7 @@ MODEL_FILES = {
         sha256="64184e229b263107bc2b804c6625db1341ff2bb731874b0bcc2fe6544e0bc9ff",
         size=3_758_596,
         licence="Apache-2.0",
-        purpose="facial landmarks of baseline",
+        purpose="facial landmarks, --landmarker",
     ),
     "auraface": ModelFile(
         file="auraface_glintr100.onnx",
@@ -75,126 +56,77 @@ MODEL_FILES = {
         purpose="face recognition, --recogniser",
     ),
 }
-"""By name; where each hash comes from is in docs/decisions.md#model-files."""
-
-
-def cache_folder() -> Path:
-    """Where the files are kept: $FACESHIFTER_CACHE, or the system's folder for caches."""
-    named = os.environ.get(CACHE_VARIABLE)
-    return Path(named) if named else platformdirs.user_cache_path("faceshifter", appauthor=False)
+"""Files by name; docs/decisions.md#model-files says where each hash comes from."""
 
 
 def cached_path(name: str) -> Path:
-    """Where the file of that name is, or would be."""
-    return cache_folder() / MODEL_FILES[name].file
+    """Return where the file of a name is, or would be: ``FACESHIFTER_CACHE`` names the folder."""
+    return user_folder("cache") / MODEL_FILES[name].file
 
 
-def model_file(path: Path) -> Path:
-    """The path itself, or that of a name in the table, whose file is downloaded if it is missing.
+def model_path(name_or_path: Path | str) -> Path:
+    """Return a path unchanged, or the cached file of a name, downloaded where it is missing.
 
     A file or folder that is called like a name wins over the name.
 
     Raises:
-        DependencyError: The file cannot be had, or is not the one that it should be.
-        OutputError: The cache cannot be written.
+        DependencyError: The file cannot be downloaded, or its content is not the table's.
+        OutputError: The cache folder cannot be made.
     """
-    if str(path) not in MODEL_FILES or path.exists():
+    name, path = str(name_or_path), Path(name_or_path)
+    if name not in MODEL_FILES or path.exists():
         return path
-    model, cached = MODEL_FILES[str(path)], cached_path(str(path))
+    model, cached = MODEL_FILES[name], cached_path(name)
     if not cached.is_file():
-        try:
-            cached.parent.mkdir(parents=True, exist_ok=True)
-            # Whoever comes second waits here, and then finds the whole file.
-            with FileLock(cached.with_name(f".{cached.name}.lock")):
-                if not cached.is_file():
-                    _download(model, cached)
-        except OSError as error:
-            raise OutputError(
-                f"{cached.parent} cannot be written ({error.strerror}); free space there, or name "
-                f"another folder by {CACHE_VARIABLE}"
-            ) from None
+        make_folder(cached.parent)
+        _download(model, cached)
     elif sha256(cached) != model.sha256:
-        raise DependencyError(
-            f"{cached} is damaged or another file than {model.url}; delete it, and it is "
-            "downloaded again"
-        )
+        raise DependencyError(f"{cached} is not {model.url}; delete it to download it again")
     return cached
 
 
 def _download(model: ModelFile, path: Path) -> None:
-    """Get a file whole and verified, or leave what came of it in a .partial to go on with."""
-    partial = path.with_name(f"{path.name}.partial")
-    if partial.is_file() and partial.stat().st_size > model.size:
-        partial.unlink()  # not of this file
-    reason = "the connection was cut off each time; run this again to go on"
-    for _ in range(TRIES):
-        try:
-            _receive(model, partial)
-        except urllib.error.HTTPError as error:
-            reason = f"HTTP status {error.code}"
-            if error.code == http.HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE:
-                partial.unlink(missing_ok=True)  # not of the file that is there now
-            break
-        except urllib.error.URLError as error:
-            reason = str(getattr(error.reason, "strerror", None) or error.reason)
-            break
-        except (ConnectionError, TimeoutError, http.client.HTTPException):
-            continue
-        if partial.stat().st_size >= model.size:
-            break
-    if not partial.is_file() or partial.stat().st_size < model.size:
-        raise DependencyError(
-            f"{model.file} cannot be downloaded ({reason}); or get {model.url} on another machine "
-            f"and put it here as {path}"
-        )
-    if sha256(partial) != model.sha256:
-        partial.unlink()
-        raise _wrong_file(model, partial)
-    partial.replace(path)
+    """Download a file whole and verified, or raise a DependencyError."""
+    import pooch
+    from filelock import FileLock
 
-
-def _receive(model: ModelFile, partial: Path) -> None:
-    """Append what one connection brings of the rest, or all, where the server knows no ranges."""
-    start = partial.stat().st_size if partial.is_file() else 0
-    if start == model.size:
-        return
-    headers = {"User-Agent": f"faceshifter/{__version__}", "Range": f"bytes={start}-"}
-    request = urllib.request.Request(model.url, headers=headers)
-    with urllib.request.urlopen(request, timeout=TIMEOUT) as response:
-        content_range = response.headers.get("Content-Range", "")
-        if not content_range.startswith(f"bytes {start}-"):
-            start = 0
-        rest = response.headers.get("Content-Length", "")
-        if rest and start + int(rest) != model.size:
-            raise _wrong_file(model, partial)
-        with (
-            partial.open("ab" if start else "wb") as file,
-            tqdm(
-                desc=model.file, total=model.size, initial=start, unit="B", unit_scale=True
-            ) as bar,
-        ):
-            # What is longer than the file is another one, and may be endless.
-            while file.tell() <= model.size and (block := _read(response)):
-                file.write(block)
-                bar.update(len(block))
-
-
-def _read(response: http.client.HTTPResponse) -> bytes:
+    web = pooch.HTTPDownloader(progressbar=True, timeout=30)  # seconds without a byte
+    downloader = _download_from_hub if model.url.startswith(HUB) else web
     try:
-        return response.read(BLOCK)
-    except OSError as error:  # of the connection; those of the disk are told otherwise
-        raise ConnectionError(error) from error
-
-
-def _wrong_file(model: ModelFile, partial: Path) -> DependencyError:
-    return DependencyError(
-        f"{model.url} is not the file that it should be (its size or SHA-256 differs), so it was "
-        f"not kept; get it elsewhere and put it here as {partial.with_suffix('')}"
+        # A second process waits here and then finds the whole file.
+        with FileLock(path.with_name(f".{path.name}.lock")):
+            if not path.is_file():
+                pooch.retrieve(model.url, model.sha256, path.name, path.parent, None, downloader)
+                path.chmod(0o644)  # pooch makes it private, but users may share a cache
+        return
+    except ImportError:
+        reason = "it needs pip install 'faceshifter[evaluate]'"
+    except Exception as error:  # noqa: BLE001  # requests and the hub share no base class
+        response = getattr(error, "response", None)
+        reason = getattr(error, "strerror", None) or "the connection failed; run this again"
+        if type(error) is ValueError:
+            reason = "its SHA-256 is not the expected one"
+        elif response is not None:
+            reason = f"HTTP status {response.status_code}"
+    raise DependencyError(
+        f"{model.file} cannot be downloaded ({reason}); or get {model.url} on another machine and "
+        f"put it here as {path}"
     )
 
 
+def _download_from_hub(url: str, output: str, _: object) -> None:
+    """Download a large file for pooch by a client that resumes after a lost connection."""
+    from huggingface_hub import hf_hub_download
+
+    repository, _, rest = url.removeprefix(HUB).partition("/resolve/")
+    revision, file = rest.split("/")
+    with TemporaryDirectory(dir=Path(output).parent) as folder:
+        whole = hf_hub_download(repository, file, revision=revision, local_dir=folder, token=False)
+        Path(whole).replace(output)
+
+
 def dlib_file(name: str) -> Path:
-    """Path of a model file, found without importing the package, which needs old setuptools.
+    """Return the path of a dlib model file, without importing its package (old setuptools).
 
     Raises:
         DependencyError: The package is not installed.

@@ -1,11 +1,9 @@
-"""The pixel contract: uint8 HWC RGB outside, float [-1, 1] NCHW RGB inside; all goes through here.
+"""Photos as uint8 RGB arrays: the only file that reads and writes them.
 
-Photos are read upright and in 8-bit RGB whatever the file holds; every photo written carries the
-marks of ``faceshifter.provenance``, and, but for working pictures, a signed manifest and a
-watermark.
+Photos are read upright and in 8-bit RGB whatever the file holds. Every photo written carries XMP
+metadata, and every final result a signed manifest and a watermark too; see ``marks``.
 """
 
-import secrets
 import struct
 import warnings
 import zlib
@@ -19,6 +17,7 @@ from jaxtyping import Shaped, UInt8
 from PIL import Image, ImageOps, PngImagePlugin, UnidentifiedImageError
 
 from faceshifter.errors import ImageError, OutputError
+from faceshifter.files import write_atomically
 from faceshifter.marks.c2pa import sign
 from faceshifter.marks.watermark import embed_watermark
 from faceshifter.marks.xmp import SWAPPED, Origin, xmp_packet
@@ -29,26 +28,26 @@ Pixels = UInt8[np.ndarray, "h w 3"]
 ENCODER_OPTIONS: dict[str, dict[str, Any]] = {
     "JPEG": {"quality": 95, "subsampling": "4:4:4"},
     "PNG": {},
-    "WEBP": {"quality": 95, "exact": True},  # exact: keep the colours of transparent pixels
-    "TIFF": {},  # uncompressed: the library that compresses cannot write EXIF's directories
+    "WEBP": {"quality": 95, "exact": True},  # exact: keeps the colours of transparent pixels
+    "TIFF": {},  # uncompressed: libtiff, which compresses, cannot write EXIF's directories
 }
 
 DECODE_ERRORS = (OSError, SyntaxError, ValueError, EOFError, struct.error, zlib.error)
-"""What Pillow's decoders raise on damaged files."""
+"""Errors of Pillow's decoders on damaged files."""
 
 EXIF_XMP = 0x02BC
 EXIF_TEXTS_AND_CAMERA = frozenset(
     {0x010E, 0x010F, 0x0110, 0x011A, 0x011B, 0x0128, 0x0131, 0x0132, 0x013B, 0x8298, 0x8769, 0x8825}
 )
-"""EXIF that stays true of a result: description, camera, resolution, date, author, GPS.
+"""EXIF tags that a result keeps: description, camera, resolution, date, author, GPS.
 
-The rest of a TIFF's directory describes how its own pixels are stored.
+The other tags of a TIFF describe how its own pixels are stored.
 """
 
 
 @dataclass(frozen=True)
 class Photo:
-    """An upright photo and what has to survive the swap beside its pixels."""
+    """An upright photo, and the parts of its file that a swap keeps."""
 
     pixels: Pixels
     """RGB."""
@@ -61,7 +60,7 @@ class Photo:
 
 
 def load_photo(path: Path) -> Photo:
-    """Read a photo of any format and mode that Pillow knows, turned upright; of a film, frame one.
+    """Read a photo in any format and mode that Pillow knows, upright; of an animation, frame one.
 
     Raises:
         ImageError: There is no readable image at ``path``.
@@ -70,19 +69,18 @@ def load_photo(path: Path) -> Photo:
 
 
 def decode_photo(file: Path | BytesIO, name: str) -> Photo:
-    """``load_photo`` for a file that may be in memory; ``name`` is for messages."""
+    """Read a photo as ``load_photo`` does, also from memory; ``name`` is for messages."""
     try:
         with warnings.catch_warnings():
-            # About damaged metadata, which is left out then, and about sizes that phones make.
+            # They are about damaged metadata, which is left out, and about usual sizes of photos.
             warnings.simplefilter("ignore")
             with Image.open(file) as image:
                 return _decode(image)
     except (FileNotFoundError, NotADirectoryError) as error:
         raise ImageError(f"{name} does not exist; check the path") from error
-    except IsADirectoryError as error:
-        raise ImageError(f"{name} is a folder; give the path of one image") from error
-    except PermissionError as error:
-        raise ImageError(f"{name} may not be read; change its permissions") from error
+    except (IsADirectoryError, PermissionError) as error:
+        reason = error.strerror
+        raise ImageError(f"{name} cannot be read ({reason}); give the path of one image") from error
     except UnidentifiedImageError as error:
         raise ImageError(f"{name} is not an image in a known format; convert it to JPEG") from error
     except Image.DecompressionBombError as error:
@@ -93,7 +91,7 @@ def decode_photo(file: Path | BytesIO, name: str) -> Photo:
 
 
 def _decode(image: Image.Image) -> Photo:
-    """Pixels and metadata of an opened file."""
+    """Return the pixels and metadata of an opened file."""
     upright = ImageOps.exif_transpose(image)
     exif = _kept_exif(image)
     if upright.mode.startswith("I"):
@@ -106,34 +104,32 @@ def _decode(image: Image.Image) -> Photo:
         alpha = np.array(upright.getchannel("A"))
     icc_profile = image.info.get("icc_profile")
     if icc_profile is not None and icc_profile[16:20] != b"RGB ":
-        icc_profile = None  # of gray or CMYK pixels, which are RGB from here on
+        icc_profile = None  # describes gray or CMYK pixels, which are RGB from here on
     return Photo(np.array(upright.convert("RGB")), alpha, icc_profile, exif)
 
 
 def _kept_exif(image: Image.Image) -> bytes | None:
-    """The parts of a file's EXIF that stay true of a result."""
+    """Return the parts of a file's EXIF that a result keeps."""
     exif = image.getexif()
-    for tag in list(exif):
-        if tag not in EXIF_TEXTS_AND_CAMERA:
-            del exif[tag]
+    for tag in set(exif) - EXIF_TEXTS_AND_CAMERA:
+        del exif[tag]
     return exif.tobytes() if len(exif) else None
 
 
 def _to_8_bits(samples: Shaped[np.ndarray, "h w"]) -> UInt8[np.ndarray, "h w"]:
-    """Scale 16-bit gray, which Pillow's own conversion would clip."""
+    """Scale 16-bit gray to 8 bits; Pillow's own conversion would clip."""
     return ((samples.astype(np.int64).clip(0, 65535) * 255 + 32767) // 65535).astype(np.uint8)
 
 
 def save_photo(path: Path, photo: Photo, origin: Origin = SWAPPED) -> None:
     """Write a photo in the format of the path's suffix, marked as synthetic.
 
-    The file appears complete or not at all: it is written under another name and then renamed.
-    JPEG has no transparency, so there the photo is laid on white.
+    The file appears whole or not at all. JPEG has no transparency: there the photo lies on white.
 
     Args:
         path: Its suffix is one of ``media.PHOTO_FORMATS``.
-        photo: What to write.
-        origin: How it came about, which decides on the marks; without it, a final result.
+        photo: Pixels and metadata to write.
+        origin: How it was made, which decides on the marks.
 
     Raises:
         OutputError: The suffix is unknown, the file cannot be written, or it cannot be signed.
@@ -146,24 +142,20 @@ def save_photo(path: Path, photo: Photo, origin: Origin = SWAPPED) -> None:
     if origin.watermark:
         photo = replace(photo, pixels=embed_watermark(photo.pixels))
     image, options = _encodable(photo, file_format, xmp_packet(origin))
-    temporary = path.with_name(f".faceshifter-{secrets.token_hex(8)}.tmp")
+    encoded = BytesIO()
     try:
-        encoded = BytesIO()
         image.save(encoded, format=file_format, **options)
-        if origin.signed:
-            encoded = sign(encoded, f"image/{file_format.lower()}", origin)
-        with temporary.open("xb") as file:
-            file.write(encoded.getbuffer())
-        temporary.replace(path)
     except (OSError, ValueError) as error:
-        reason = getattr(error, "strerror", None) or error
-        raise OutputError(f"{path} cannot be written: {reason}") from error
-    finally:
-        temporary.unlink(missing_ok=True)
+        message = f"{path} cannot be written as {file_format} ({error}); choose another format"
+        raise OutputError(message) from error
+    if origin.signed:
+        unsigned, encoded = encoded, BytesIO()
+        sign(unsigned, encoded, f"image/{file_format.lower()}", origin)
+    write_atomically(path, encoded.getvalue())
 
 
 def _encodable(photo: Photo, file_format: str, packet: bytes) -> tuple[Image.Image, dict[str, Any]]:
-    """The image and the arguments of Pillow's ``save``."""
+    """Return the image and the arguments of Pillow's ``save``."""
     image = Image.fromarray(photo.pixels)
     if photo.alpha is not None:
         opacity = Image.fromarray(photo.alpha)
@@ -171,17 +163,13 @@ def _encodable(photo: Photo, file_format: str, packet: bytes) -> tuple[Image.Ima
             image = Image.composite(image, Image.new("RGB", image.size, "white"), opacity)
         else:
             image.putalpha(opacity)
-    options = dict(ENCODER_OPTIONS[file_format])
-    if photo.icc_profile is not None:
-        options["icc_profile"] = photo.icc_profile
+    metadata = {"icc_profile": photo.icc_profile, "exif": photo.exif or b""}
+    options = ENCODER_OPTIONS[file_format] | metadata
     if file_format == "TIFF":  # where XMP is one of the EXIF tags
         options["exif"] = Image.Exif()
         options["exif"].load(photo.exif or b"")
         options["exif"][EXIF_XMP] = packet
-        return image, options
-    if photo.exif is not None:
-        options["exif"] = photo.exif
-    if file_format == "PNG":
+    elif file_format == "PNG":
         options["pnginfo"] = PngImagePlugin.PngInfo()
         options["pnginfo"].add_itxt("XML:com.adobe.xmp", packet.decode())
     else:

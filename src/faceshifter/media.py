@@ -10,9 +10,9 @@ PHOTO_FORMATS = {
     ".tif": "TIFF",
     ".tiff": "TIFF",
 }
-"""Pillow's name of each format that can be written, by suffix."""
+"""Pillow's names of the formats that can be written, by suffix."""
 PHOTO_SUFFIXES = (*PHOTO_FORMATS, ".bmp")
-"""Photos that are found in folders."""
+"""Suffixes of photos that are searched in folders."""
 VIDEO_CONTAINERS = {
     ".mp4": "mp4",
     ".m4v": "mp4",
@@ -20,23 +20,23 @@ VIDEO_CONTAINERS = {
     ".mkv": "matroska",
     ".webm": "webm",
 }
-"""FFmpeg's name of each container that is read and written, by suffix."""
+"""FFmpeg's names of the containers that are read and written, by suffix."""
 MP4_SUFFIXES = (".mp4", ".m4v", ".mov")
-"""Videos that can hold XMP and a signed manifest."""
+"""Suffixes of videos that can hold XMP and a signed manifest."""
 HEAD_BYTES = 64
-"""First bytes of a file that ``sniff`` wants."""
+"""Number of first bytes that ``sniff`` needs."""
 
 HEIF_BRANDS = (b"heic", b"heix", b"mif1", b"msf1", b"avif", b"avis", b"hevc")
 MP4_BOXES = (b"ftyp", b"moov", b"mdat", b"wide", b"free")
 
 
 def is_video(path: Path) -> bool:
-    """Whether a path is a video's, by its suffix."""
+    """Return whether a path has the suffix of a video."""
     return path.suffix.lower() in VIDEO_CONTAINERS
 
 
 def is_photo(path: Path) -> bool:
-    """Whether there is a file with a photo's suffix; hidden ones are other programs' own."""
+    """Return whether a path is a file with the suffix of a photo; hidden files do not count."""
     known = path.suffix.lower() in PHOTO_SUFFIXES
     return known and not path.name.startswith(".") and path.is_file()
 
@@ -47,13 +47,13 @@ def mp4_mime(path: Path) -> str:
 
 
 def sniff(head: bytes) -> str | None:
-    """Return the media type of a file by its first bytes, or None where it is not known.
+    """Return the media type of a file by its first bytes, or None if it is not known.
 
-    Of videos, only containers that hold their streams themselves are known: playlists would have a
-    decoder open other files and addresses.
+    Only videos that hold their own streams are known: playlists make decoders open other files and
+    addresses.
 
     Args:
-        head: The first ``HEAD_BYTES`` bytes, or all of a shorter file.
+        head: First ``HEAD_BYTES`` bytes, or all of a shorter file.
     """
     if head.startswith(b"\xff\xd8\xff"):
         return "image/jpeg"

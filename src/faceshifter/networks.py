@@ -1,7 +1,7 @@
-"""The trained networks behind NumPy: crops and identities in, swapped crops out.
+"""Trained networks behind a NumPy interface: crops and identities in, swapped crops out.
 
-What swaps photos and videos sees ``SwapNetworks`` alone, and no tensor; the functions below it load
-networks for training too.
+Packages that swap photos and videos use ``SwapNetworks`` and see no tensor. The functions below it
+load networks from files, for training too.
 """
 
 import copy
@@ -28,37 +28,41 @@ from faceshifter.tensors import fingerprint, load_strictly, load_tensors
 
 BUILT_IN_ENCODERS = ("dlib", "distilled")
 MOST_AT_ONCE = {"cpu": 4, "cuda": 32}
-"""Faces in one batch: a crowd has hundreds, and more of them are slower on a CPU (docs/log.md)."""
+"""Faces in one batch, by type of device: larger batches are slower on a CPU (docs/log.md)."""
 
 Crop = UInt8[np.ndarray, "s s 3"]
-"""An aligned face, RGB."""
+"""Aligned face, RGB."""
 Identity = Float[np.ndarray, " c_id"]
-"""z_id: who somebody is, of unit length."""
+"""z_id of one person, of unit length, Sec. 3.1.1."""
 
 
 @dataclass(frozen=True)
 class SwappedCrop:
-    """One face on its way through both stages; aligned crops, RGB."""
+    """Result and intermediate pictures of one face; aligned crops, RGB."""
 
     Y_hat_st: Crop
-    """The first stage's swap."""
+    """The swap after the first stage."""
     Y_hat_tt: Crop
-    """The target with its own identity, through the first stage."""
+    """The target with its own identity after the first stage."""
     delta_Y_t: Crop
-    """Eq. (10), halved, so that grey means no error."""
+    """Heuristic error, Eq. (10), halved, so that grey means no error."""
     Y_st: Crop
-    """The result: the second stage's, or Y_hat_st where there is none."""
+    """The result: after the second stage, or Y_hat_st without one."""
 
 
 class Embedder:
-    """An identity encoder, from aligned crops to identities."""
+    """Identity encoder from aligned crops to identities."""
 
-    def __init__(self, encoder: IdentityEncoder, device: torch.device) -> None:
+    def __init__(
+        self, encoder: IdentityEncoder, device: torch.device, most_at_once: int | None = None
+    ) -> None:
         """Wrap an encoder; ``load`` finds one by its name or file."""
         self._encoder = encoder.to(device)
         self._device = device
         self.name: str = encoder.name
-        """What messages and logs call the encoder."""
+        """Name of the encoder in messages and logs."""
+        self.most_at_once: int = most_at_once or MOST_AT_ONCE[device.type]
+        """Faces in one batch."""
 
     @classmethod
     def load(cls, spec: str, geometry: CropGeometry, device: str = "cpu") -> Self:
@@ -66,32 +70,32 @@ class Embedder:
 
         Args:
             spec: ``distilled``, ``dlib`` or a file.
-            geometry: Where the landmarks lie in the crops.
+            geometry: Places of the landmarks in the crops.
             device: auto, cpu or cuda.
 
         Raises:
             CheckpointError: The weights are missing, damaged or of another model.
             DependencyError: dlib's weights are not installed.
-            DeviceError: The device is not there.
+            DeviceError: The device is not available.
         """
         chosen = choose_device(device)
         return cls(load_identity_encoder(spec, geometry), chosen)
 
     @property
     def fingerprint(self) -> str:
-        """Digits that change with any weight."""
+        """Hex digits that change with any weight."""
         return fingerprint(self._encoder)
 
     @property
     def mean(self) -> Float[np.ndarray, " c_id"]:
-        """What is subtracted from the network's descriptor before it is normalised."""
+        """Mean that is subtracted from the network's descriptor before normalisation."""
         return self._encoder.mean.cpu().numpy()
 
     @torch.inference_mode()
     def embed(self, crops: Sequence[Crop]) -> Float[np.ndarray, "n c_id"]:
-        """Return z_id of aligned faces, of unit length."""
+        """Return z_id of aligned faces."""
         z_id = [np.zeros((0, self._encoder.c_id), np.float32)]
-        for part in batch_slices(len(crops), MOST_AT_ONCE[self._device.type]):
+        for part in batch_slices(len(crops), self.most_at_once):
             X = to_tensor(np.stack(crops[part])).to(self._device)
             z_id.append(self._encoder(X).cpu().numpy())
         return np.concatenate(z_id)
@@ -101,21 +105,26 @@ class SwapNetworks:
     """AEI-Net, HEAR-Net and the identity encoder, from aligned crops to swapped crops."""
 
     def __init__(
-        self, aei: AEINet, hear: HEARNet | None, encoder: IdentityEncoder, device: torch.device
+        self,
+        aei: AEINet,
+        hear: HEARNet | None,
+        encoder: IdentityEncoder,
+        device: torch.device,
+        most_at_once: int | None = None,
     ) -> None:
-        """Put networks together that fit each other; ``load`` checks that they do."""
+        """Combine networks that were trained together; ``load`` checks that they were."""
         self._aei = aei.to(device).eval()
         self._hear = None if hear is None else hear.to(device).eval()
-        self._embedder = Embedder(encoder, device)
+        self._embedder = Embedder(encoder, device, most_at_once)
         self._device = device
         self.geometry: CropGeometry = aei.config.geometry
-        """Where the landmarks lie in the crops."""
+        """Places of the landmarks in the crops."""
         self.image_size: int = aei.config.image_size
         """Side of the crops in pixels."""
         self.encoder_name: str = encoder.name
         """Name of the identity encoder."""
-        self.most_at_once: int = MOST_AT_ONCE[device.type]
-        """Faces that go through the networks in one batch."""
+        self.most_at_once: int = self._embedder.most_at_once
+        """Faces in one batch."""
 
     @classmethod
     def load(
@@ -129,15 +138,15 @@ class SwapNetworks:
         """Load trained networks.
 
         Args:
-            weights: Folder with ``aei.safetensors`` and ``hear.safetensors``; without it, those
-                that come with the package.
+            weights: Folder with ``aei.safetensors`` and ``hear.safetensors``; by default the
+                weights that come with the package.
             hear: Use the second stage.
-            identity: The identity encoder's file, for networks trained with one of the user's.
+            identity: File of the identity encoder, for networks trained with a custom one.
             device: auto, cpu or cuda.
 
         Raises:
-            CheckpointError: Weights are missing, damaged or do not belong together.
-            DeviceError: The device is not there.
+            CheckpointError: Weights are missing, damaged or not trained together.
+            DeviceError: The device is not available.
         """
         chosen = choose_device(device)
         folder = weights or packaged_weights()
@@ -151,7 +160,7 @@ class SwapNetworks:
 
     @property
     def has_hear(self) -> bool:
-        """Whether the second stage is there."""
+        """Whether there is a second stage."""
         return self._hear is not None
 
     def without_hear(self) -> Self:
@@ -162,23 +171,23 @@ class SwapNetworks:
 
     @property
     def fingerprints(self) -> dict[str, str | None]:
-        """Digits that change with any weight, by network: aei, hear and encoder."""
+        """Hex digits that change with any weight, by network: aei, hear and encoder."""
         hear = None if self._hear is None else fingerprint(self._hear)
         return {"aei": fingerprint(self._aei), "hear": hear, "encoder": self._embedder.fingerprint}
 
     @property
     def device(self) -> str:
-        """Where the networks compute: cpu, cuda or cuda:N."""
+        """Device of the networks: cpu, cuda or cuda:N."""
         return str(self._device)
 
     @property
     def on_cpu(self) -> bool:
-        """Whether the processor computes."""
+        """Whether the networks are on the CPU."""
         return self._device.type == "cpu"
 
     @property
     def has_masks(self) -> bool:
-        """Whether AEI-Net blends by attentional masks, Eq. (5); variants of the ablation do not."""
+        """Whether AEI-Net has attentional masks, Eq. (5); variants of the ablation have none."""
         return self._aei.config.integration == "aad"
 
     @property
@@ -188,11 +197,11 @@ class SwapNetworks:
 
     @property
     def runtime(self) -> str:
-        """What computes, and its version."""
+        """Library of the networks with its version, and the device."""
         return f"torch {torch.__version__} on {self._device}"
 
     def embed(self, crops: Sequence[Crop]) -> Float[np.ndarray, "n c_id"]:
-        """Return z_id of aligned faces, of unit length."""
+        """Return z_id of aligned faces."""
         return self._embedder.embed(crops)
 
     @torch.inference_mode()
@@ -207,17 +216,17 @@ class SwapNetworks:
 
         Args:
             crops: X_t.
-            z_id_t: Whose faces they are.
-            z_id_s: Who each becomes.
-            strength: How much of the source identity is used, in [0, 1].
+            z_id_t: Identities of the targets.
+            z_id_s: Identities of the sources, one for each target.
+            strength: Share of the source identity, in [0, 1].
         """
         swapped = []
         for part in batch_slices(len(crops), self.most_at_once):
             X_t = self._tensor(crops[part])
-            own = torch.from_numpy(np.stack(z_id_t[part]))
-            other = torch.from_numpy(np.stack(z_id_s[part])).to(own)
-            other = F.normalize(torch.lerp(own, other, strength))
-            z_id = torch.stack([other, own], dim=1).to(self._device)
+            target = torch.from_numpy(np.stack(z_id_t[part]))
+            source = torch.from_numpy(np.stack(z_id_s[part])).to(target)
+            source = F.normalize(torch.lerp(target, source, strength))
+            z_id = torch.stack([source, target], dim=1).to(self._device)
             Y_hat_st, Y_hat_tt = self._aei(X_t, z_id).unbind(dim=1)
             delta_Y_t = heuristic_error(X_t, Y_hat_tt)
             Y_st = Y_hat_st if self._hear is None else self._hear(Y_hat_st, delta_Y_t)
@@ -227,10 +236,11 @@ class SwapNetworks:
 
     @contextmanager
     def recorded_masks(self) -> Iterator[list[dict[str, Float[np.ndarray, "m h w"]]]]:
-        """Record M of every AAD layer of the last swapped batch; read it behind the ``with``.
+        """Record the masks M of every AAD layer, Eq. (5); read the list after the ``with``.
 
-        Gives one dictionary a level, by the layer's name in its block, with the m = 2 masks of each
-        face in turn, those of Y_hat_st and of Y_hat_tt; they are empty for networks without masks.
+        It has one dictionary a level, by the layer's name in its block, with m = 2 masks for each
+        face of the last batch in turn: of Y_hat_st, then of Y_hat_tt. The dictionaries are empty
+        for networks without masks.
         """
         masks: list[dict[str, Float[np.ndarray, "m h w"]]] = []
         with recorded_masks(self._aei) as levels:
@@ -239,7 +249,7 @@ class SwapNetworks:
 
     @torch.inference_mode()
     def attributes(self, crops: Sequence[Crop]) -> list[Float[np.ndarray, "n c h w"]]:
-        """Return z_att of aligned faces, Eq. (1), in one batch: one array a level."""
+        """Return z_att of aligned faces, Eq. (1), in one batch: an array for each level."""
         return [z_att.cpu().numpy() for z_att in self._aei.attributes_encoder(self._tensor(crops))]
 
     def _tensor(self, crops: Sequence[Crop]) -> Float[Tensor, "b 3 s s"]:
@@ -252,15 +262,15 @@ def batch_slices(count: int, most: int) -> list[slice]:
 
 
 def packaged_weights() -> Path:
-    """Folder of the weights that come with the package."""
+    """Return the folder of the weights that come with the package."""
     return Path(str(resources.files("faceshifter"))) / "weights"
 
 
 def load_aei(path: Path) -> tuple[AEINet, dict[str, Any]]:
-    """AEI-Net in evaluation mode, frozen, and what its file says of it.
+    """Return AEI-Net, frozen and in evaluation mode, and the information in its file.
 
     Raises:
-        CheckpointError: The file is missing, damaged or another network's.
+        CheckpointError: The file is missing, damaged or of another network.
     """
     tensors, info = load_tensors(path)
     _check_kind(path, info, "aei")
@@ -270,18 +280,18 @@ def load_aei(path: Path) -> tuple[AEINet, dict[str, Any]]:
 
 
 def load_hear(path: Path, aei: AEINet) -> HEARNet:
-    """HEAR-Net in evaluation mode, frozen, if it was trained over this first stage.
+    """Return HEAR-Net, frozen and in evaluation mode, if it was trained on this first stage.
 
     Raises:
-        CheckpointError: The file is missing, damaged, another network's or of another first stage.
+        CheckpointError: The file is missing, damaged, of another network or another first stage.
     """
     tensors, info = load_tensors(path)
     _check_kind(path, info, "hear")
     if info["aei"] != fingerprint(aei):
         raise CheckpointError(
-            f"{path} was trained over another AEI-Net (fingerprint {info['aei']}, not "
-            f"{fingerprint(aei)}); give the pair that belongs together, or leave out the second "
-            "stage with --no-hear"
+            f"{path} was trained on another AEI-Net (fingerprint {info['aei']}, not "
+            f"{fingerprint(aei)}); give two files that were trained together, or leave out the "
+            "second stage with --no-hear"
         )
     hear = HEARNet(HEARConfig.from_dict(info["config"]))
     load_strictly(hear, tensors, str(path))
@@ -291,15 +301,15 @@ def load_hear(path: Path, aei: AEINet) -> HEARNet:
 def load_encoder_of(
     info: dict[str, Any], aei_weights: Path, identity: Path | None = None
 ) -> IdentityEncoder:
-    """The identity encoder that an AEI-Net was trained with.
+    """Return the identity encoder that an AEI-Net was trained with.
 
     Args:
-        info: What ``load_aei`` says of the network.
-        aei_weights: Its file, for messages and for an encoder stored beside it.
-        identity: The encoder's file, where it is not one that comes with the package.
+        info: The network's information, from ``load_aei``.
+        aei_weights: The network's file, for messages.
+        identity: The encoder's file, unless it is a built-in one.
 
     Raises:
-        CheckpointError: It is not there, or another one.
+        CheckpointError: The encoder is missing, or not the one of the training.
     """
     name = info["identity"]["name"]
     geometry = AEIConfig.from_dict(info["config"]).geometry
@@ -326,21 +336,23 @@ def _check_kind(path: Path, info: dict[str, Any], kind: str) -> None:
 
 
 def choose_device(name: str) -> torch.device:
-    """``auto`` is the GPU where there is one.
+    """Return the device of a name; ``auto`` is the GPU if there is one.
 
     Raises:
-        DeviceError: The device asked for is not there.
+        DeviceError: The device is not known, or not available.
     """
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
         device = torch.device(name)
     except RuntimeError:
-        raise DeviceError(f"--device {name} is not known; use auto, cpu or cuda") from None
+        device = None
+    if device is None or device.type not in MOST_AT_ONCE:
+        raise DeviceError(f"--device {name} is not known; use auto, cpu or cuda")
     if device.type == "cuda" and not torch.cuda.is_available():
         raise DeviceError(
-            "--device cuda was asked for, but PyTorch sees no CUDA device; "
-            "use --device cpu, or install a CUDA build of PyTorch and a driver"
+            f"--device {name} was asked for, but PyTorch sees no CUDA device; use --device cpu, or "
+            "install a CUDA build of PyTorch and a driver"
         )
     return device
 
@@ -360,16 +372,16 @@ def describe_device() -> tuple[str, str | None]:
 
 
 def to_tensor(images: UInt8[np.ndarray, "b h w 3"]) -> Float[Tensor, "b 3 h w"]:
-    """RGB images as a float32 tensor in [-1, 1]."""
+    """Convert RGB images to a float32 tensor in [-1, 1]."""
     return to_range(torch.from_numpy(images).permute(0, 3, 1, 2)).contiguous()
 
 
 def to_range(images: UInt8[Tensor, "b 3 h w"]) -> Float[Tensor, "b 3 h w"]:
-    """Levels 0 ... 255 to [-1, 1], for images that are tensors already."""
+    """Convert levels 0 to 255 to [-1, 1], for images that are tensors already."""
     return images.float().div(127.5).sub(1)
 
 
 def to_images(tensor: Float[Tensor, "b 3 h w"]) -> UInt8[np.ndarray, "b h w 3"]:
-    """RGB images from a tensor in [-1, 1], clamped and rounded; undoes ``to_tensor`` exactly."""
+    """Convert a tensor in [-1, 1] to RGB images, clamped and rounded: ``to_tensor`` undone."""
     levels = tensor.detach().float().add(1).mul(127.5).round().clamp(0, 255)
     return levels.to(torch.uint8).permute(0, 2, 3, 1).contiguous().cpu().numpy()

@@ -29,16 +29,17 @@ class Cell:
     """One line or more; each is cut off at the picture's width."""
 
 
-def draw_sheet(rows: Sequence[Sequence[Cell]], side: int) -> Pixels:
+def draw_sheet(rows: Sequence[Sequence[Cell]], side: int, *, font_size: int = FONT_SIZE) -> Pixels:
     """Put pictures side by side, each in a square of ``side`` pixels over its caption.
 
     A smaller picture is enlarged to blocks, so that its own pixels can be seen.
     """
     lines = max(cell.caption.count("\n") + 1 for row in rows for cell in row)
-    height = side + 2 * MARGIN + lines * LINE_HEIGHT
+    line_height = round(LINE_HEIGHT * font_size / FONT_SIZE)
+    height = side + 2 * MARGIN + lines * line_height
     width = side + 2 * MARGIN
     sheet = Image.new("RGB", (max(map(len, rows)) * width, len(rows) * height), "white")
-    draw, font = ImageDraw.Draw(sheet), ImageFont.load_default(FONT_SIZE)
+    draw, font = ImageDraw.Draw(sheet), ImageFont.load_default(font_size)
     for i, row in enumerate(rows):
         for j, cell in enumerate(row):
             x, y = j * width + MARGIN, i * height + MARGIN
@@ -46,7 +47,7 @@ def draw_sheet(rows: Sequence[Sequence[Cell]], side: int) -> Pixels:
             for k, line in enumerate(cell.caption.split("\n")):
                 while draw.textlength(line, font) > side:
                     line = line[:-1]
-                draw.text((x, y + side + k * LINE_HEIGHT), line, "black", font)
+                draw.text((x, y + side + k * line_height), line, "black", font)
     return np.array(sheet)
 
 

@@ -1,6 +1,6 @@
-"""Safetensors files with JSON in their header, and a network's weights in and out of them.
+"""Safetensors files with JSON in their header, and a network's weights to and from them.
 
-Arrays are NumPy's here: nothing in this file imports PyTorch, and a network is whatever has a state
+Arrays are NumPy's: nothing in this file imports PyTorch, and a network is anything with a state
 dict.
 """
 
@@ -23,7 +23,7 @@ Array = Shaped[np.ndarray, "..."]
 
 @runtime_checkable
 class Network(Protocol):
-    """What a network of any library has: named tensors, which can be read and set."""
+    """A network of any library: named tensors that can be read and set."""
 
     def state_dict(self) -> Mapping[str, Any]:
         """Return the tensors by name."""
@@ -48,26 +48,39 @@ def save_tensors(path: Path, tensors: Mapping[str, Array], info: Mapping[str, An
             save_file(contiguous, temporary, {"faceshifter": json.dumps(info)})
         except SafetensorError as error:
             raise OutputError(f"{path} {not_written(error)}") from None
-        temporary.chmod(mode)  # as any new file's: the library's are for the owner alone
+        temporary.chmod(mode)  # the library's own mode lets only the owner read it
 
 
 def load_tensors(path: Path) -> tuple[dict[str, Array], dict[str, Any]]:
-    """Read what ``save_tensors`` wrote.
+    """Read the arrays and the JSON object that ``save_tensors`` wrote.
 
     Raises:
         CheckpointError: The file is missing, damaged or was not written by this package.
     """
+    tensors, metadata = _read(path)
+    if "faceshifter" not in metadata:
+        raise CheckpointError(f"{path} was not written by faceshifter; give one of its own files")
+    return tensors, json.loads(metadata["faceshifter"])
+
+
+def load_arrays(path: Path) -> dict[str, Array]:
+    """Read the arrays of any safetensors file.
+
+    Raises:
+        CheckpointError: The file is missing or damaged.
+    """
+    return _read(path)[0]
+
+
+def _read(path: Path) -> tuple[dict[str, Array], dict[str, str]]:
     if not path.is_file():
         raise CheckpointError(f"{path} does not exist; give the path of a .safetensors file")
     try:
         with safe_open(path, framework="np") as file:
-            info = (file.metadata() or {}).get("faceshifter")
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            return tensors, file.metadata() or {}
     except (OSError, SafetensorError, TypeError) as error:
         raise CheckpointError(f"{path} is damaged ({error}); get it again") from None
-    if info is None:
-        raise CheckpointError(f"{path} was not written by faceshifter; give one of its own files")
-    return tensors, json.loads(info)
 
 
 def load_strictly(network: Network, tensors: Mapping[str, Array], source: str) -> None:
@@ -75,11 +88,11 @@ def load_strictly(network: Network, tensors: Mapping[str, Array], source: str) -
 
     Args:
         network: Receives the weights.
-        tensors: The weights.
+        tensors: Weights by name.
         source: Where they come from, for the message.
 
     Raises:
-        CheckpointError: A key is missing, unexpected or of another shape; the message names three.
+        CheckpointError: A key is missing, unexpected or of another shape; the message names some.
     """
     expected = network.state_dict()
     problems = {
@@ -105,7 +118,7 @@ def load_strictly(network: Network, tensors: Mapping[str, Array], source: str) -
 
 
 def export_weights(path: Path, network: Network, info: Mapping[str, Any]) -> None:
-    """Write a network for use, in half precision, with what is needed to build it.
+    """Write a network for use, in half precision, with the configuration to rebuild it.
 
     Raises:
         OutputError: The file cannot be written.
@@ -118,7 +131,7 @@ def export_weights(path: Path, network: Network, info: Mapping[str, Any]) -> Non
 
 
 def fingerprint(network: Network) -> str:
-    """Return twelve hex digits that change with any weight, independent of the file format."""
+    """Return twelve hex digits that change with any weight, whatever the file format."""
     digest = hashlib.sha256()
     for key, array in sorted(to_arrays(network.state_dict()).items()):
         digest.update(key.encode() + array.tobytes())

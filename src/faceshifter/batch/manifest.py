@@ -1,57 +1,54 @@
-"""What became of each target, as JSON lines: how a data set knows what it is made of.
+"""What became of each target, as JSON lines; docs/swapping.md lists the fields.
 
-A line is appended when its output is whole, so a killed run loses none; at the end there is one
-line an output, in the order of names, whatever happened on the way. docs/swapping.md names the
-fields.
+A line is appended when its output is whole, so that a killed run loses none. At the end there is
+one line an output, in the order of names, however often the run was stopped.
 """
 
-import json
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from faceshifter.errors import DataError, OutputError
-from faceshifter.files import write_lines
+from faceshifter.errors import DataError
+from faceshifter.files import append_lines, read_lines, write_lines
 
 Record = dict[str, Any]
-"""One line; JSON's own types, so that it is equal to itself when read again."""
+"""One line, of JSON's own types: it equals itself after it is written and read."""
+REMEDY = "repair or remove the file, then all is swapped again"
+
+
+def relative_path(path: Path, folder: Path) -> str:
+    """Return a path relative to a folder, with forward slashes."""
+    return Path(os.path.relpath(path.resolve(), folder.resolve())).as_posix()
 
 
 class RunManifest:
     """The lines of one file, by output."""
 
     def __init__(self, path: Path) -> None:
-        """Read what earlier runs wrote; half a line at the end is what a killed run leaves.
+        """Read the lines of earlier runs.
 
         Raises:
-            DataError: The file is something else.
+            DataError: The file is damaged, or not a manifest.
         """
         self.path = path
         self._records: dict[str, Record] = {}
-        lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
-        for number, line in enumerate(lines, 1):
-            try:
-                record = json.loads(line)
-                self._records[record["out"]] = record
-            except (ValueError, TypeError, KeyError):
-                if number < len(lines):
-                    raise DataError(
-                        f"{path}, line {number}, is damaged; repair or remove the file, then all "
-                        "is swapped again"
-                    ) from None
+        for number, record in enumerate(read_lines(path, remedy=REMEDY, torn=True), 1):
+            if "out" not in record:
+                raise DataError(f"{path}, line {number}, is damaged; {REMEDY}")
+            self._records[record["out"]] = record
 
     def relative(self, path: Path) -> str:
-        """A path as the manifest has it: relative to its own folder."""
-        return Path(os.path.relpath(path.resolve(), self.path.parent.resolve())).as_posix()
+        """Return a path relative to the manifest's folder, as its lines have it."""
+        return relative_path(path, self.path.parent)
 
     def __contains__(self, out: Path) -> bool:
-        """Whether an earlier run had this output."""
+        """Return whether an earlier run had this output."""
         return self.relative(out) in self._records
 
     def find(self, out: Path, inputs: Mapping[str, Any]) -> Record | None:
-        """The line of an output, if it was made of the same inputs."""
+        """Return the line of an output, if it was made of the same inputs."""
         record = self._records.get(self.relative(out))
         if record is None or any(record.get(key) != value for key, value in inputs.items()):
             return None
@@ -59,7 +56,7 @@ class RunManifest:
 
     @contextmanager
     def writing(self) -> Iterator[None]:
-        """Around a run: whole lines before it, and at its end, also at Ctrl-C, no line twice."""
+        """Sort the lines before a run and at its end, also when it is interrupted."""
         self._rewrite()
         try:
             yield
@@ -67,20 +64,13 @@ class RunManifest:
             self._rewrite()
 
     def add(self, record: Record) -> None:
-        """Append a line, in one write.
+        """Append a line.
 
         Raises:
             OutputError: The disk is full.
         """
         self._records[record["out"]] = record
-        line = json.dumps(record, ensure_ascii=False) + "\n"
-        try:
-            with self.path.open("ab") as file:
-                file.write(line.encode())
-        except OSError as error:
-            raise OutputError(
-                f"{self.path} cannot be written ({error.strerror}); free disk space there"
-            ) from None
+        append_lines(self.path, record)
 
     def _rewrite(self) -> None:
         write_lines(self.path, (self._records[out] for out in sorted(self._records)))

@@ -1,14 +1,18 @@
-"""What is swapped in one run: the photos and videos of a folder, of a glob, or of a CSV file."""
+"""What is swapped in one run: the photos and videos of a folder, a pattern, or a CSV file."""
 
-from collections.abc import Sequence
+import csv
+import hashlib
+import io
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from faceshifter.batch.manifest import relative_path
 from faceshifter.errors import DataError, OutputError
-from faceshifter.files import read_table
+from faceshifter.files import read_table, write_atomically
 from faceshifter.media import PHOTO_FORMATS, VIDEO_CONTAINERS, is_photo, is_video
 
-PAIR_COLUMNS = ("source", "target", "out")
+RESULT_COLUMNS = ("source", "target", "result", "method")
 WILDCARDS = frozenset("*?[")
 
 
@@ -17,20 +21,20 @@ class SwapTask:
     """One target."""
 
     source: Path | None
-    """Who is put in; None where every match has its own source."""
+    """Photo, folder or identity file; None where every match has its own source."""
     target: Path
     out: Path
 
 
 def are_many(target: Path) -> bool:
-    """Whether a path means several targets: a folder, or a pattern that is no file's name."""
+    """Return whether a path means several targets: a folder, or a pattern."""
     return target.is_dir() or bool(WILDCARDS & set(str(target)) and not target.exists())
 
 
-def find_jobs(source: Path | None, target: Path, out: Path) -> list[SwapTask]:
-    """Every photo and video of a folder or a glob, each to the same place below ``out``.
+def find_tasks(source: Path | None, target: Path, out: Path) -> list[SwapTask]:
+    """Return every photo and video of a folder or pattern, each with its place below ``out``.
 
-    The suffix stays, but for photos that cannot be written in their own format: .png is added.
+    Suffixes stay; ``.png`` is added to those of photos that cannot be written in their own format.
 
     Raises:
         DataError: There are none.
@@ -49,7 +53,7 @@ def find_jobs(source: Path | None, target: Path, out: Path) -> list[SwapTask]:
 
 
 def _split(target: Path) -> tuple[Path, str]:
-    """The folder below which targets keep their places, and the pattern of those in it."""
+    """Return the folder below which targets keep their places, and the pattern of those in it."""
     if target.is_dir():
         return target, "**/*"
     parts = target.parts
@@ -62,37 +66,74 @@ def _writable(path: Path) -> Path:
     return path if known else path.with_name(f"{path.name}.png")
 
 
-def read_jobs(pairs: Path) -> list[SwapTask]:
-    """The rows of a CSV file: source, target, out, relative to the file's own folder.
+def read_tasks(table: Path) -> list[SwapTask]:
+    """Return the rows of a CSV file: source, target, out, relative to the file's own folder.
 
     Raises:
         DataError: It is not such a table, or an output's suffix does not fit its target.
     """
-    jobs = []
-    for where, row in read_table(pairs, PAIR_COLUMNS):
-        source, target, out = (pairs.parent / row[column] for column in PAIR_COLUMNS)
-        known = tuple(VIDEO_CONTAINERS if is_video(target) else PHOTO_FORMATS)
-        if out.suffix.lower() not in known:
+    tasks = []
+    for where, row in read_table(table, ("source", "target", "out")):
+        task = SwapTask(*(table.parent / row[column] for column in ("source", "target", "out")))
+        known = tuple(VIDEO_CONTAINERS if is_video(task.target) else PHOTO_FORMATS)
+        if task.out.suffix.lower() not in known:
             raise DataError(
                 f"{where} names {row['out']}, which has none of the suffixes "
                 f"{', '.join(known)}; choose one"
             )
-        jobs.append(SwapTask(source, target, out))
-    return jobs
+        tasks.append(task)
+    return tasks
 
 
-def check_jobs(jobs: Sequence[SwapTask]) -> None:
+def read_pairs(table: Path, out: Path) -> list[SwapTask]:
+    """Return each pair of a CSV file once: source, target, and a result in the folder ``out``.
+
+    A result's name says whose it is, and belongs to this pair alone, wherever its row is.
+
+    Raises:
+        DataError: It is not such a table.
+    """
+    rows = read_table(table, ("source", "target"))
+    pairs = [(table.parent / row["source"], table.parent / row["target"]) for _, row in rows]
+    tasks = []
+    for source, target in dict.fromkeys(pairs):
+        pair = f"{relative_path(source, out)}\n{relative_path(target, out)}"
+        digest = hashlib.sha256(pair.encode()).hexdigest()[:8]
+        name = f"{source.stem[:24]}-in-{target.stem[:24]}-{digest}.png"
+        tasks.append(SwapTask(source, target, out / name))
+    return tasks
+
+
+def write_results(table: Path, results: Iterable[SwapTask], method: str) -> None:
+    """Write the CSV file that ``evaluate`` and ``study`` read, with paths relative to its folder.
+
+    Raises:
+        OutputError: It cannot be written.
+    """
+    text = io.StringIO(newline="")
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(RESULT_COLUMNS)
+    for task in results:
+        assert task.source is not None
+        paths = (task.source, task.target, task.out)
+        writer.writerow([*(relative_path(path, table.parent) for path in paths), method])
+    write_atomically(table, text.getvalue().encode())
+
+
+def check_tasks(tasks: Sequence[SwapTask]) -> None:
     """Refuse outputs that would replace an input or each other.
 
     Raises:
         OutputError: There is one.
     """
-    inputs = {path.resolve() for job in jobs for path in (job.source, job.target) if path}
-    seen = set()
-    for job in jobs:
-        out = job.out.resolve()
+    inputs = {path.resolve() for task in tasks for path in (task.source, task.target) if path}
+    outputs = set()
+    for task in tasks:
+        out = task.out.resolve()
         if out in inputs:
-            raise OutputError(f"{job.out} would replace the photo of that name; choose another out")
-        if out in seen:
-            raise OutputError(f"{job.out} is the output of two targets; choose another for one")
-        seen.add(out)
+            raise OutputError(
+                f"{task.out} would replace the photo of that name; choose another out"
+            )
+        if out in outputs:
+            raise OutputError(f"{task.out} is the output of two targets; choose another for one")
+        outputs.add(out)

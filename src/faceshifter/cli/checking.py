@@ -1,4 +1,4 @@
-"""Commands that look: ``verify`` at marks, ``doctor`` at the installation."""
+"""Commands that check: ``verify`` marks, ``doctor`` the installation; ``models`` lists files."""
 
 import sys
 from pathlib import Path
@@ -15,14 +15,14 @@ if TYPE_CHECKING:
 def verify(files: Positional[tuple[Path, ...]], /, *, json: bool = False) -> None:
     """Say which marks of synthetic pictures files carry, also those of other tools and cameras.
 
-    That none is found proves nothing: marks can be removed.
+    A file without marks may still be synthetic, as marks can be removed.
 
     Args:
-        files: Images and videos.
+        files: Photos and videos.
         json: Print a JSON list instead.
     """
     if not files:
-        raise DataError("there is nothing to verify; give one or more images or videos")
+        raise DataError("there is nothing to verify; give one or more photos or videos")
     import json as codec
     from dataclasses import asdict
 
@@ -53,7 +53,7 @@ def verify(files: Positional[tuple[Path, ...]], /, *, json: bool = False) -> Non
 
 
 def _lines(found: "Findings", marked: bool) -> list[str]:
-    """A line for each kind of mark."""
+    """Return a line for each kind of mark."""
     from faceshifter.marks.watermark import THRESHOLD
 
     xmp, manifest = found.xmp, found.manifest
@@ -68,9 +68,9 @@ def _lines(found: "Findings", marked: bool) -> list[str]:
         signer = manifest.signer or "an unnamed signer"
         lines.append(
             {
-                "Trusted": f"C2PA: valid, nothing was changed since {signer} signed it",
-                "Valid": "C2PA: valid, nothing was changed since it was signed; nobody vouches "
-                f"for the signer, who says to be {signer}",
+                "Trusted": f"C2PA: valid, unchanged since {signer} signed it",
+                "Valid": "C2PA: valid, unchanged since it was signed; nobody vouches for the "
+                f"signer, who claims to be {signer}",
             }.get(manifest.state, f"C2PA: invalid ({', '.join(manifest.problems)}), do not trust")
         )
         kind = _term(manifest.digital_source_type or "no digital source type")
@@ -80,23 +80,23 @@ def _lines(found: "Findings", marked: bool) -> list[str]:
             lines.append(f"C2PA: says that the picture itself {said}")
     lines.append(
         f"watermark: {'ours' if marked else 'none of ours'} "
-        f"(score {found.watermark_score:.1f}; it is one from {THRESHOLD} on)"
+        f"(score {found.watermark_score:.1f}, threshold {THRESHOLD})"
     )
     return lines
 
 
 def _term(source_type: str) -> str:
-    """The last part of a term's URL."""
+    """Return the last part of a term's URL."""
     return source_type.rstrip("/").rsplit("/", 1)[-1]
 
 
 def _printable(text: str) -> str:
-    """Text out of a stranger's file, without what would control the terminal."""
+    """Return text of an untrusted file without characters that control the terminal."""
     return "".join(char if char.isprintable() else "?" for char in text)
 
 
 def doctor() -> None:
-    """Check the installation, device, models, codecs and keys; exit 1 if something is wrong."""
+    """Check the installation, device, models, codecs and keys; exit with 1 if anything is wrong."""
     from faceshifter.checks.doctor import examine
 
     problems = 0
@@ -108,4 +108,16 @@ def doctor() -> None:
     if problems:
         print(f"{problems} {'problem' if problems == 1 else 'problems'}")
         sys.exit(1)
-    print("all is well")
+    print("all checks passed")
+
+
+def models() -> None:
+    """List the third-party model files that are downloaded by name on first use."""
+    from faceshifter.downloads import MODEL_FILES, cached_path
+
+    for name, model in MODEL_FILES.items():
+        path = cached_path(name)
+        state = "is in" if path.is_file() else "not yet in"
+        print(f"{name}: {model.purpose}; {model.licence}; {model.size / 1e6:.1f} MB")
+        print(f"  {state} {path}")
+        print(f"  from {model.url}")

@@ -1,5 +1,6 @@
-"""Every command by name; a user's error is one sentence and exit code 2."""
+"""All commands by name, in groups; a user's error is one sentence and exit code 2."""
 
+import re
 import sys
 from collections.abc import Callable
 from typing import Any
@@ -7,51 +8,66 @@ from typing import Any
 import tyro
 
 from faceshifter import __version__
-from faceshifter.cli.checking import doctor, verify
-from faceshifter.cli.measuring import check_identity, evaluate, masks, query, study
-from faceshifter.cli.serving import serve, ui
-from faceshifter.cli.swapping import baseline, demo, identity, models, swap
+from faceshifter.cli.checking import doctor, models, verify
+from faceshifter.cli.measuring import baseline, check_identity, evaluate, masks, query
+from faceshifter.cli.serving import serve, study, ui
+from faceshifter.cli.swapping import demo, identity, swap
 from faceshifter.cli.training import ablate, bench, prepare, rank_errors, train
 from faceshifter.errors import FaceShifterError
 
-COMMANDS: dict[str, Callable[..., Any]] = {
-    "swap": swap,
-    "identity": identity,
-    "demo": demo,
-    "prepare": prepare,
-    "rank-errors": rank_errors,
-    "train": train,
-    "evaluate": evaluate,
-    "check-identity": check_identity,
-    "baseline": baseline,
-    "models": models,
-    "bench": bench,
-    "ablate": ablate,
-    "masks": masks,
-    "query": query,
-    "study": study,
-    "ui": ui,
-    "serve": serve,
-    "verify": verify,
-    "doctor": doctor,
+GROUPS: dict[str, tuple[Callable[..., Any], ...]] = {
+    "use": (swap, identity, demo, ui, verify, doctor, models),
+    "serve": (serve, study),
+    "train": (prepare, train, rank_errors, bench, ablate),
+    "measure": (evaluate, check_identity, baseline, masks, query),
 }
+COMMANDS = {
+    command.__name__.replace("_", "-"): command for group in GROUPS.values() for command in group
+}
+CONTINUED = re.compile(r"\n {12}(?=\S)")
+"""Where the description of an argument goes on in the next line of a docstring."""
 
 
 def main() -> None:
-    """Entry point of ``faceshifter``; a user's error is one sentence and exit code 2."""
-    if sys.argv[1:] == ["--version"]:
-        print(f"faceshifter {__version__}")
-        return
+    """Run the command that the command line names; the entry point of ``faceshifter``."""
+    match sys.argv[1:]:
+        case ["--version"]:
+            print(f"faceshifter {__version__}")
+            return
+        case ["--help" | "-h"]:
+            print("\n".join(overview()))
+            return
+        case []:
+            print("\n".join(overview()), file=sys.stderr)
+            sys.exit(2)
+    for command in COMMANDS.values():
+        # tyro would keep each line break of these descriptions, but wraps what is one line.
+        command.__doc__ = CONTINUED.sub(" ", command.__doc__ or "")
     try:
         tyro.extras.subcommand_cli_from_dict(
             COMMANDS,
             prog="faceshifter",
-            description="Swap faces in two stages, and train and measure what does it.",
-            config=(tyro.conf.OmitSubcommandPrefixes, tyro.conf.DisallowNone),
+            config=(
+                tyro.conf.OmitSubcommandPrefixes,
+                tyro.conf.DisallowNone,
+                tyro.conf.PositionalMetavarFromFieldName,
+            ),
         )
     except FaceShifterError as error:
         print(f"faceshifter: {error}", file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:
         print("faceshifter: stopped", file=sys.stderr)
-        sys.exit(130)  # as shells have it
+        sys.exit(130)  # as shells do
+
+
+def overview() -> list[str]:
+    """Return the lines of ``faceshifter --help``: every command in its group."""
+    lines = ["usage: faceshifter COMMAND [OPTIONS]", ""]
+    lines += ["Swap faces in two stages; train, measure and serve the networks that do it."]
+    for title, commands in GROUPS.items():
+        lines += ["", title]
+        for command in commands:
+            summary = (command.__doc__ or "").partition("\n")[0].removesuffix(".")
+            lines.append(f"  {command.__name__.replace('_', '-'):16}{summary}")
+    return [*lines, "", "faceshifter COMMAND --help lists the options of a command."]

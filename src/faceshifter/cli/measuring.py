@@ -1,14 +1,27 @@
-"""Commands that measure: ``evaluate`` and ``check-identity``."""
+"""Commands that measure swaps and encoders, and those of the paper's analyses."""
 
 import os
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import Annotated
 
-from tyro.conf import Positional
+from tyro.conf import OmitArgPrefixes, Positional
 
-from faceshifter.cli.options import Device, check_folder, check_output
-from faceshifter.errors import DataError
+from faceshifter.cli.options import (
+    NETWORKS,
+    Device,
+    Networks,
+    NotWithPairs,
+    Optional,
+    Photos,
+    Yunet,
+    check_folder,
+    check_output,
+    default,
+)
+from faceshifter.cli.swapping import print_report
+from faceshifter.downloads import model_path
+from faceshifter.errors import DataError, OutputError
 
 
 def evaluate(
@@ -18,108 +31,57 @@ def evaluate(
     out: Path,
     recogniser: Path,
     pairs: int = 100,
-    landmarker: Path | None = None,
-    features: Path | None = None,
-    occluders: tuple[Path, ...] = (),
+    landmarker: Optional = None,
+    features: Optional = None,
+    occluders: Annotated[tuple[Path, ...], default("drawn shapes")] = (),
     classical: bool = False,
     hear: bool = True,
-    weights: Path | None = None,
-    identity: Path | None = None,
-    yunet: Path | None = None,
-    device: Device = "auto",
     force: bool = False,
     strict: bool = False,
+    networks: OmitArgPrefixes[Networks] = NETWORKS,
 ) -> None:
-    """Measure our swaps, or any tool's: identity, pose, expression and what was left alone.
+    """Measure our own swaps, or any tool's: identity, pose, expression and occlusions.
 
     Args:
-        swaps: Labelled photos or a CSV of source,target: ours are made and measured. A CSV of
-            source,target,result[,method], or the folder of FaceForensics++: those are measured.
-        out: Folder of the reports; the same command goes on where a killed one stopped.
+        swaps: Labelled photos, or a CSV file of source,target, to swap and measure; or a CSV file
+            of source,target,result[,method], or the folder of FaceForensics++, to measure alone.
+        out: Folder for the reports; the same command resumes.
         recogniser: ONNX network of 112 x 112 ArcFace crops that was not used in training.
-        pairs: How many, of labelled photos.
+        pairs: Number of pairs of labelled photos.
         landmarker: MediaPipe's face_landmarker.task, for pose, expression and gaze.
-        features: ONNX network of faces for FID and KID.
-        occluders: Cut-outs for the occlusion test, as for train; without them all are drawn.
-        classical: Swap each pair the classical way too; needs mediapipe.
-        hear: Measure the second stage too; without it hear.safetensors is not needed.
-        weights: Folder with aei.safetensors and hear.safetensors, in place of the package's.
-        identity: Identity encoder that --weights were trained with, where it is not built in.
-        yunet: YuNet's model file, to detect faces with it instead of dlib.
-        device: Where to compute.
-        force: Measure with a recogniser that was used in training all the same.
-        strict: Exit with 2 where anything could not be measured.
+        features: ONNX network of faces, for FID and KID.
+        occluders: Folders or tars of RGBA cut-outs for the occlusion test.
+        classical: Also swap each pair the classical way; needs mediapipe.
+        hear: Also measure the second stage.
+        force: Measure with a recogniser even if it was used in training.
+        strict: Exit with 2 if anything could not be measured.
+        networks: Trained networks, how faces are found, and the device.
     """
     # Threads that wait for each other by spinning cost several times the work on a busy machine.
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # read as torch is imported
     import cv2
 
-    from faceshifter.data.occlusion import Occluders
-    from faceshifter.errors import CheckpointError, DependencyError
-    from faceshifter.evaluate.cases import read_cases, read_gallery
-    from faceshifter.evaluate.classical import METHOD, classical_swap
-    from faceshifter.evaluate.judges import Landmarker, Recogniser, refuse_training_recogniser
-    from faceshifter.evaluate.methods import Maker, OneByOne, OurMethod
     from faceshifter.evaluate.report import markdown, write_reports
-    from faceshifter.evaluate.run import Tools
-    from faceshifter.evaluate.run import evaluate as measure
+    from faceshifter.evaluate.run import evaluate_swaps
     from faceshifter.face.detect import load_detector
-    from faceshifter.face.mesh import MeshFinder
-    from faceshifter.files import sha256
     from faceshifter.networks import packaged_weights
-    from faceshifter.swap.swapper import FaceSwapper
-    from faceshifter.tensors import load_tensors
 
     cv2.setNumThreads(1)  # its pictures are small here
-    cases, gallery = read_cases(swaps, pairs), read_gallery(swaps)
-    ours = not any(case.results for case in cases)
-    if ours and not force:  # other tools' results owe nothing to our training
-        for name in ("aei.safetensors", "hear.safetensors")[: 1 + hear]:
-            info = load_tensors((weights or packaged_weights()) / name)[1]
-            refuse_training_recogniser(recogniser, info)
-    tools = Tools(load_detector(yunet), Recogniser(recogniser))
-    left_out: list[str] = []
-    try:
-        tools.landmarker = Landmarker(landmarker) if landmarker else None
-    except (CheckpointError, DependencyError) as error:
-        left_out.append(f"pose, expression and gaze: {error}")
-    try:
-        tools.features = Recogniser(features) if features else None
-    except CheckpointError as error:
-        left_out.append(f"FID and KID: {error}")
-    if landmarker is None:
-        left_out.append("pose, expression and gaze: no --landmarker was given")
-    if features is None:
-        left_out.append("FID and KID: no --features were given")
-    makers: list[Maker] = []
-    networks: dict[str, str] = {}
-    if classical:
-        finder = MeshFinder(tools.detector, landmarker or Path("face_landmarker"))
-        makers.append(OneByOne(METHOD, lambda s, t: classical_swap(s, t, finder)))
-    if ours:
-        swapper = FaceSwapper.from_pretrained(
-            weights, hear=hear, identity=identity, yunet=yunet, device=device
-        )
-        makers.append(OurMethod(swapper, Occluders.load(occluders)))
-        prints = swapper.networks.fingerprints
-        networks = {name: digits for name, digits in prints.items() if digits is not None}
-        networks["identity"] = networks.pop("encoder")
-    config = {
-        "input": str(swaps),
-        "pairs": [[case.source.name, case.target.name] for case in cases],
-        "methods": [
-            *(name for maker in makers for name in maker.names),
-            *sorted({name for case in cases for name in case.results}),
-        ],
-        "gallery": len(gallery),
-        "weights": networks,
-        "occluders": [str(path) for path in occluders],
-        "recogniser": sha256(recogniser),
-        "landmarker": sha256(landmarker) if landmarker and tools.landmarker else "",
-        "features": sha256(features) if features and tools.features else "",
-        "detector": "yunet" if yunet else "dlib",
-    }
-    measure(cases, makers, tools, out, config, gallery)
+    stages = ("aei.safetensors", "hear.safetensors")[: 1 + hear]
+    weights = networks.weights or packaged_weights()
+    left_out = evaluate_swaps(
+        swaps,
+        out,
+        load_detector(networks.yunet and model_path(networks.yunet)),
+        lambda: networks.load(hear=hear),
+        recogniser=model_path(recogniser),
+        trained=() if force else [weights / name for name in stages],
+        landmarker=landmarker and model_path(landmarker),
+        features=features and model_path(features),
+        classical=model_path(landmarker or "face_landmarker") if classical else None,
+        occluders=occluders,
+        num_pairs=pairs,
+    )
     report = write_reports(out, left_out)
     print("\n".join(markdown(report)))
     if strict and report["notes"]:
@@ -131,75 +93,125 @@ def check_identity(
     /,
     *,
     encoder: str = "distilled",
-    yunet: Path | None = None,
+    yunet: Yunet = None,
     device: Device = "auto",
 ) -> None:
-    """Check an identity encoder: does it tell people apart, through our own aligned crop?
+    """Measure how well an identity encoder tells people apart, on our own aligned crops.
 
     Args:
         faces: Labelled photos: one sub-folder a person, or an index.jsonl that names people.
         encoder: distilled, dlib, or a file of weights.
-        yunet: YuNet's model file, to detect faces with it instead of dlib.
-        device: Where to compute.
+        yunet: YuNet's model file, or the name yunet, to detect faces with it instead of dlib.
+        device: Device to compute on; auto is the GPU, if there is one.
     """
     from faceshifter.config import CropGeometry
     from faceshifter.evaluate.verification import labelled_crops, verify_encoder
     from faceshifter.face.detect import load_detector
     from faceshifter.networks import Embedder
 
-    geometry = CropGeometry()
+    geometry, detector = CropGeometry(), load_detector(yunet and model_path(yunet))
     embedder = Embedder.load(encoder, geometry, device)
-    result = verify_encoder(embedder, labelled_crops(faces, load_detector(yunet), geometry))
+    result = verify_encoder(embedder, labelled_crops(faces, detector, geometry))
     print(f"{result.num_faces} faces of {result.num_people} people")
     print(f"{result.num_same} same and {result.num_different} different pairs")
     print(f"AUC {result.auc:.5f}, true accepts at 0.1 % false accepts {result.tar_at_far:.4f}")
 
 
-if TYPE_CHECKING:
-    from faceshifter.apps.study.votes import Votes
-
-
-def masks(
-    photos: Positional[tuple[Path, ...]],
+def baseline(
+    source: Positional[NotWithPairs] = None,
+    target: Positional[NotWithPairs] = None,
     /,
     *,
     out: Path,
-    json: Path | None = None,
-    weights: Path | None = None,
-    identity: Path | None = None,
-    yunet: Path | None = None,
-    device: Device = "auto",
+    pairs: Optional = None,
+    landmarker: Path = Path("face_landmarker"),
+    yunet: Yunet = None,
+    watermark: bool = True,
+) -> None:
+    """Swap faces the classical way, by warping and blending, to compare with.
+
+    Args:
+        source: Photo of the person whose face is put in.
+        target: Photo whose largest face is replaced.
+        out: Result; with --pairs, a folder for results, results.csv and manifest.jsonl.
+        pairs: CSV file with the columns source and target, in place of two photos; the same
+            command resumes.
+        landmarker: MediaPipe's face_landmarker.task, or its name, by which it is downloaded.
+        yunet: YuNet's model file, or the name yunet, to detect faces with it instead of dlib.
+        watermark: Mark the pixels invisibly; metadata are marked always, and say if the pixels are
+            not.
+    """
+    if (source is None) == (pairs is None) or (source is None) != (target is None):
+        raise DataError("give either SOURCE and TARGET or --pairs PAIRS.csv")
+    if pairs is None:
+        check_output(out)
+    for photo in (source, target):
+        if photo is not None and out.resolve() == photo.resolve():
+            raise OutputError(f"--out {out} would replace the photo {photo}; choose another name")
+    from dataclasses import replace
+
+    from faceshifter.batch.manifest import RunManifest
+    from faceshifter.batch.many import BatchRun
+    from faceshifter.batch.methods import photo_method
+    from faceshifter.batch.targets import read_pairs, write_results
+    from faceshifter.evaluate.classical import METHOD, classical_swap
+    from faceshifter.face.detect import load_detector
+    from faceshifter.face.mesh import MeshFinder, load_landmarker
+    from faceshifter.files import make_folder, sha256
+    from faceshifter.images import Photo, load_photo, save_photo
+    from faceshifter.marks.xmp import WARPED
+
+    origin = replace(WARPED, watermark=watermark)
+    photos = [load_photo(path) for path in (source, target) if path is not None]
+    tasks = [] if pairs is None else read_pairs(pairs, out)
+    landmarks = model_path(landmarker)
+    finder = MeshFinder(load_detector(yunet and model_path(yunet)), load_landmarker(landmarks))
+
+    def swap(source: Photo, target: Photo) -> Photo:
+        return replace(target, pixels=classical_swap(source.pixels, target.pixels, finder))
+
+    if pairs is None:
+        save_photo(out, swap(*photos), origin)
+        print(f"swapped classically: {out}")
+        return
+    make_folder(out)
+    settings = {"method": METHOD, "detector": "yunet" if yunet else "dlib"}
+    settings["landmarker"] = sha256(landmarks)
+    run = BatchRun(photo_method(swap, settings, origin), RunManifest(out / "manifest.jsonl"))
+    report = run.run(tasks)
+    write_results(out / "results.csv", report.results, METHOD)
+    print_report(report, len(tasks), out / "results.csv")
+
+
+def masks(
+    photos: Positional[Photos],
+    /,
+    *,
+    out: Path,
+    json: Optional = None,
+    networks: OmitArgPrefixes[Networks] = NETWORKS,
 ) -> None:
     """Show where each level of the generator uses the identity (Figure 8).
 
     Args:
-        photos: Source and target, or several pairs of them one after another.
-        out: Picture with a row a pair: source, target, swap, and M^1 to M^n, white where the
-            identity counts.
-        json: File for the masks' means and values, those of each layer too.
-        weights: Folder with aei.safetensors, in place of the package's.
-        identity: Identity encoder that --weights were trained with, where it is not built in.
-        yunet: YuNet's model file, to detect faces with it instead of dlib.
-        device: Where to compute.
+        photos: A source and a target, or several such pairs one after another.
+        out: Picture with a row a pair: source, target, swap, and M^1 to M^n, which are white where
+            the identity counts.
+        json: File for the values of the masks and their means, also for each layer.
+        networks: Trained networks, how faces are found, and the device.
     """
     check_output(out)
-    if json is not None:
-        check_folder(json, "--json")
+    check_folder(json, "--json")
     if not photos or len(photos) % 2:
-        raise DataError(
-            f"masks takes pairs of photos, not {len(photos)}; give a source, its target, and so on"
-        )
+        raise DataError(f"masks takes pairs of a source and a target, got {len(photos)} photos")
     from json import dumps
 
     from faceshifter.analyses.masks import draw_masks, masks_as_json, masks_of_pair
     from faceshifter.files import write_atomically
     from faceshifter.images import Photo, save_photo
     from faceshifter.marks.xmp import WORKING
-    from faceshifter.swap.swapper import FaceSwapper
 
-    swapper = FaceSwapper.from_pretrained(
-        weights, hear=False, identity=identity, yunet=yunet, device=device
-    )
+    swapper = networks.load(hear=False)
     pairs = [
         masks_of_pair(source, target, swapper)
         for source, target in zip(photos[::2], photos[1::2], strict=True)
@@ -212,155 +224,66 @@ def masks(
 
 
 def query(
-    photos: Positional[tuple[Path, ...]],
+    photos: Positional[Photos],
     /,
     *,
     gallery: Path,
     index: Path,
     out: Path,
-    json: Path | None = None,
+    json: Optional = None,
     nearest: int = 5,
-    method: Literal["auto", "exact", "sketch"] = "auto",
-    weights: Path | None = None,
-    identity: Path | None = None,
-    yunet: Path | None = None,
-    device: Device = "auto",
+    networks: OmitArgPrefixes[Networks] = NETWORKS,
 ) -> None:
     """Find the faces whose attributes are nearest to those of photos (Figure 9).
 
-    The same command goes on where a killed one was.
+    The same command resumes an index that is not finished.
 
     Args:
         photos: One query or more.
-        gallery: Where to look: a prepared set, a folder of photos or tars, or a tar.
+        gallery: Faces to search: a prepared set, a folder of photos or tars, or a tar.
         index: Folder for the gallery's vectors; later queries with it take seconds.
         out: Picture with a row a query: the query and its nearest faces.
         json: File for their names and distances.
-        nearest: How many faces a query.
-        method: exact, sketch (approximate, for large galleries), or auto, by the gallery's size.
-        weights: Folder with aei.safetensors, in place of the package's.
-        identity: Identity encoder that --weights were trained with, where it is not built in.
-        yunet: YuNet's model file, to detect faces with it instead of dlib.
-        device: Where to compute.
+        nearest: Number of faces a query.
+        networks: Trained networks, how faces are found, and the device.
     """
     check_output(out)
-    if json is not None:
-        check_folder(json, "--json")
-    if not photos or nearest < 1:
-        raise DataError("a query needs a photo and at least one nearest face; give both")
-    from json import dumps
-
+    check_folder(json, "--json")
+    if not photos:
+        raise DataError("give one photo or more to query")
+    if nearest < 1:
+        raise DataError(f"--nearest must be at least 1, got {nearest}")
     from faceshifter.analyses.query import Gallery, Index
-    from faceshifter.face.detect import crop_largest, load_detector
-    from faceshifter.files import write_atomically
+    from faceshifter.face.detect import crop_largest
+    from faceshifter.files import write_json
     from faceshifter.images import Photo, load_photo, save_photo
     from faceshifter.marks.xmp import WORKING
-    from faceshifter.networks import SwapNetworks
     from faceshifter.sheets import Cell, draw_sheet
 
-    networks = SwapNetworks.load(weights, hear=False, identity=identity, device=device)
-    detector, size = load_detector(yunet), networks.image_size
-    faces = Gallery.open(gallery, detector, networks.geometry, size)
+    swapper = networks.load(hear=False)
+    detector, geometry = swapper.detector, swapper.networks.geometry
+    size = swapper.networks.image_size
+    faces = Gallery.open(gallery, detector, geometry, size)
     crops = [
-        crop_largest(load_photo(path).pixels, detector, networks.geometry, size, path)[0]
-        for path in photos
+        crop_largest(load_photo(path).pixels, detector, geometry, size, path)[0] for path in photos
     ]
-    made = Index(index, faces, networks, method)
-    made.build()
-    results, about = made.query(crops, nearest)
-    rows = [
-        [Cell(crop, "query\n")]
-        + [
-            Cell(
-                faces.crop(faces.files[number]),
-                f"{distance:.1f}\n{Path(faces.files[number].name).name}",
-            )
-            for number, distance in found
-        ]
-        for crop, found in zip(crops, results, strict=True)
-    ]
+    vectors = Index(index, faces, swapper.networks, "auto")
+    vectors.build()
+    results, about = vectors.query(crops, nearest)
+    rows, queries, lines = [], [], []
+    for path, crop, found in zip(photos, crops, results, strict=True):
+        files = [(faces.files[number], distance) for number, distance in found]
+        cells = [Cell(faces.crop(file), f"{d:.1f}\n{Path(file.name).name}") for file, d in files]
+        rows.append([Cell(crop, "query\n"), *cells])
+        nearest_files = [{"file": file.name, "distance": d} for file, d in files]
+        queries.append({"query": str(path), "nearest": nearest_files})
+        lines.append(f"{path}: " + ", ".join(f"{file.name} ({d:.1f})" for file, d in files))
     save_photo(out, Photo(draw_sheet(rows, size)), WORKING)
-    queries = [
-        {
-            "query": str(path),
-            "nearest": [{"file": faces.files[n].name, "distance": d} for n, d in found],
-        }
-        for path, found in zip(photos, results, strict=True)
-    ]
     if json is not None:
-        write_atomically(json, dumps(about | {"queries": queries}, indent=1).encode())
-    kind = "exact" if about["exact"] else "sketched"
+        write_json(json, about | {"queries": queries})
+    kind = "exact" if about["exact"] else "approximate"
     print(
         f"{about['faces']} faces ({about['without_face']} files without one), {kind}, "
         f"{about['dimensions']} dimensions with {about['explained_variance']:.1%} of the variance"
     )
-    for path, found in zip(photos, results, strict=True):
-        names = ", ".join(f"{faces.files[n].name} ({d:.1f})" for n, d in found)
-        print(f"{path}: {names}")
-
-
-def study(
-    results: Positional[Path],
-    /,
-    *,
-    votes: Path,
-    table: Path | None = None,
-    pairs: int = 20,
-    host: str = "127.0.0.1",
-    port: int = 8000,
-) -> None:
-    """Let people judge swaps on a web page, or print what they judged (Table 2).
-
-    Serves until interrupted; the same command goes on with all votes.
-
-    Args:
-        results: CSV file with the columns source, target, result and method: paths, relative to
-            its own folder, and a name.
-        votes: SQLite file for raters and votes.
-        table: Do not serve, print the share of votes of each method and write it to this JSON file.
-        pairs: How many pairs each rater is shown, drawn at random.
-        host: Address to serve from; 0.0.0.0 lets other machines in.
-        port: Port to serve from.
-    """
-    for path, option in ((votes, "--votes"), (table, "--table")):
-        if path is not None:
-            check_folder(path, option)
-    if pairs < 1:
-        raise DataError(f"--pairs {pairs} leaves nothing to judge; give 1 or more")
-    from faceshifter.apps.study.study import read_study
-    from faceshifter.apps.study.votes import Votes
-
-    read = read_study(results)
-    if table is not None:
-        if not votes.exists():
-            raise DataError(f"{votes} does not exist; run the study first, without --table")
-        _write_table(Votes(votes, read), table)
-        return
-    from faceshifter.apps.http import listen, serve
-    from faceshifter.apps.study.server import create_app
-
-    with listen(host, port) as where:
-        app = create_app(Votes(votes, read), pairs)
-        print(f"{len(read.units)} pairs, methods {', '.join(read.methods)}")
-        print(f"http://{host}:{where.getsockname()[1]}, until Ctrl-C", flush=True)
-        serve(app, where)
-
-
-def _write_table(votes: "Votes", path: Path) -> None:
-    """Print Table 2 and write it as JSON."""
-    from dataclasses import asdict
-    from json import dumps
-
-    from faceshifter.apps.study.votes import share_table, shares
-    from faceshifter.files import write_atomically
-
-    counts, (raters, finished) = votes.counts(), votes.raters()
-    result = shares(counts, votes.study.methods)
-    methods = {
-        method: {question: share and asdict(share) for question, share in by_question.items()}
-        for method, by_question in result.items()
-    }
-    about = {"raters": raters, "finished": finished, "methods": methods}
-    write_atomically(path, dumps(about, indent=1).encode())
-    print(f"{raters} raters, {finished} of them with all questions answered; percent of votes\n")
-    print(share_table(result))
+    print("\n".join(lines))

@@ -1,27 +1,81 @@
-"""What several commands of the command line share."""
+"""Options that several commands share, and checks of paths before any work starts."""
 
 import os
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
-from faceshifter.errors import OutputError
-from faceshifter.files import make_folder as make_folder  # for the commands
+from tyro.conf import arg
+
+from faceshifter.downloads import model_path
+from faceshifter.errors import ImageError, OutputError
+from faceshifter.media import PHOTO_FORMATS
+
+if TYPE_CHECKING:
+    from faceshifter.swap.swapper import FaceSwapper
 
 Device = Literal["auto", "cpu", "cuda"]
 
 
-def check_output(out: Path, option: str = "--out") -> None:
-    """Say now, not after the work, that a result cannot be written."""
-    from faceshifter.media import PHOTO_FORMATS
+def default(text: str) -> object:
+    """Return what help says of an option whose default value is None."""
+    return arg(help_behavior_hint=f"(default: {text})")
 
+
+Optional = Annotated[Path | None, default("none")]
+Yunet = Annotated[Path | None, default("dlib")]
+NotWithPairs = Annotated[Path | None, arg(help_behavior_hint="(required without --pairs)")]
+Photos = Annotated[tuple[Path, ...], arg(metavar="PHOTO ...", help_behavior_hint="(one or more)")]
+
+
+@dataclass(frozen=True)
+class Networks:
+    """Trained networks, how faces are found, and the device."""
+
+    weights: Annotated[Path | None, default("of the package")] = None
+    """Folder with aei.safetensors and hear.safetensors."""
+    identity: Annotated[Path | None, default("built in")] = None
+    """Identity encoder that --weights were trained with, if it is a custom one."""
+    yunet: Yunet = None
+    """YuNet's model file, or the name yunet, to detect faces with it instead of dlib."""
+    device: Device = "auto"
+    """Device to compute on; auto is the GPU, if there is one."""
+
+    def load(self, *, hear: bool = True) -> "FaceSwapper":
+        """Load everything that swaps faces, with the second stage or without."""
+        from faceshifter.swap.swapper import FaceSwapper
+
+        return FaceSwapper.from_pretrained(
+            self.weights,
+            hear=hear,
+            identity=self.identity,
+            yunet=self.yunet and model_path(self.yunet),
+            device=self.device,
+        )
+
+
+NETWORKS = Networks()
+
+
+def check_exists(*paths: Path | None) -> None:
+    """Refuse a path that does not exist, before the networks are loaded."""
+    for path in paths:
+        if path is not None and not path.exists():
+            raise ImageError(f"{path} does not exist; check the path")
+
+
+def check_output(out: Path, option: str = "--out") -> None:
+    """Refuse a photo that cannot be written, before the work."""
     if out.suffix.lower() not in PHOTO_FORMATS:
         known = ", ".join(PHOTO_FORMATS)
         raise OutputError(f"{option} {out} has none of the suffixes {known}; choose one")
     check_folder(out, option)
 
 
-def check_folder(out: Path, option: str) -> None:
-    """Say now, not after the work, that a file's folder is missing or cannot be written."""
+def check_folder(out: Path | None, option: str) -> None:
+    """Refuse a file whose folder is missing or cannot be written, before the work."""
+    if out is None:
+        return
     if not out.parent.is_dir():
         raise OutputError(f"the folder {out.parent} of {option} does not exist; create it first")
     if not os.access(out.parent, os.W_OK):

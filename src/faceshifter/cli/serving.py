@@ -1,15 +1,21 @@
-"""The command ``serve``."""
+"""Commands that serve: ``serve`` over HTTP, ``study`` and ``ui`` as web pages."""
 
 import os
 from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
 
-from faceshifter.cli.options import Device
-from faceshifter.errors import OutputError
+from tyro.conf import OmitArgPrefixes, Positional
+
+from faceshifter.cli.options import NETWORKS, Networks, Optional, check_folder, default
+from faceshifter.errors import DataError, OutputError
+
+if TYPE_CHECKING:
+    from faceshifter.apps.study.votes import Votes
 
 
 def serve(
     *,
-    folder: Path | None = None,
+    folder: Annotated[Path | None, default("the user's own")] = None,
     host: str = "127.0.0.1",
     port: int = 8000,
     max_mb: int = 32,
@@ -18,30 +24,24 @@ def serve(
     queue: int = 16,
     jobs: int = 16,
     keep_hours: float = 24.0,
-    weights: Path | None = None,
-    identity: Path | None = None,
-    yunet: Path | None = None,
-    device: Device = "auto",
+    networks: OmitArgPrefixes[Networks] = NETWORKS,
 ) -> None:
     """Swap faces over HTTP: photos at once, videos as jobs; serves until interrupted.
 
     With FACESHIFTER_TOKEN in the environment, clients have to send it as Authorization: Bearer.
-    GET /openapi.json describes what there is. Jobs outlive the server.
+    GET /openapi.json describes all requests. A restarted server resumes its jobs.
 
     Args:
-        folder: Private folder for jobs and passing files; without it, one of the user's own.
+        folder: Private folder for jobs and temporary files.
         host: Address to serve from; others than this machine's need a token.
         port: Port to serve from; 0 takes a free one.
-        max_mb: MiB of the photos of one swap together.
-        max_video_mb: MiB of a job's video and photos together.
-        max_megapixels: Million pixels of each photo.
-        queue: Swaps of photos that may wait; more are told to come again (429).
-        jobs: Videos that may wait.
-        keep_hours: How long the result of a job is kept.
-        weights: Folder with aei.safetensors and hear.safetensors, in place of the package's.
-        identity: Identity encoder that --weights were trained with, where it is not built in.
-        yunet: YuNet's model file, to detect faces with it instead of dlib; yunet downloads it.
-        device: Where to compute.
+        max_mb: Most MiB of the photos of one swap together.
+        max_video_mb: Most MiB of a job's video and photos together.
+        max_megapixels: Most million pixels of each photo.
+        queue: Most swaps of photos that wait; further ones are refused with 429.
+        jobs: Most videos that wait.
+        keep_hours: Hours for which the result of a job is kept.
+        networks: Trained networks, how faces are found, and the device.
     """
     from faceshifter.apps import http
     from faceshifter.files import user_folder
@@ -54,51 +54,104 @@ def serve(
 
     folder = folder or user_folder("state") / "serve"
     with server_folder(folder), http.listen(host, port) as listening:
-        from faceshifter.swap.swapper import FaceSwapper
-
-        swapper = FaceSwapper.from_pretrained(
-            weights, identity=identity, yunet=yunet, device=device
-        )
+        swapper = networks.load()
         limits = Limits(max_mb, max_video_mb, max_megapixels, queue, jobs, keep_hours)
         app = create_app(swapper, folder, limits, token)
         print(f"serving at {http.address(listening)}; stop with Ctrl+C", flush=True)
         http.serve(app, listening)
 
 
+def study(
+    results: Positional[Path],
+    /,
+    *,
+    votes: Path,
+    table: Optional = None,
+    pairs: int = 20,
+    host: str = "127.0.0.1",
+    port: int = 8000,
+) -> None:
+    """Let people compare swaps on a web page, or print their votes (Table 2).
+
+    Serves until interrupted; the same command resumes with all votes.
+
+    Args:
+        results: CSV file with the columns source, target, result (paths relative to its folder) and
+            method.
+        votes: SQLite file for raters and votes.
+        table: Instead of serving, print the share of votes of each method, and write it to this
+            JSON file.
+        pairs: Number of pairs shown to each rater, drawn at random.
+        host: Address to serve from; 0.0.0.0 admits other machines.
+        port: Port to serve from; 0 takes a free one.
+    """
+    check_folder(votes, "--votes")
+    check_folder(table, "--table")
+    if pairs < 1:
+        raise DataError(f"--pairs must be at least 1, got {pairs}")
+    from faceshifter.apps.study.study import read_study
+    from faceshifter.apps.study.votes import Votes
+
+    read = read_study(results)
+    if table is not None:
+        if not votes.exists():
+            raise DataError(f"{votes} does not exist; run the study first, without --table")
+        _write_table(Votes(votes, read), table)
+        return
+    from faceshifter.apps.http import listen, serve
+    from faceshifter.apps.study.server import create_app
+
+    with listen(host, port) as where:
+        app = create_app(Votes(votes, read), pairs)
+        print(f"{len(read.units)} pairs, methods {', '.join(read.methods)}")
+        print(f"http://{host}:{where.getsockname()[1]}, until Ctrl-C", flush=True)
+        serve(app, where)
+
+
+def _write_table(votes: "Votes", path: Path) -> None:
+    """Print Table 2, and write it as JSON."""
+    from dataclasses import asdict
+
+    from faceshifter.apps.study.votes import share_table, shares
+    from faceshifter.files import write_json
+
+    counts, (raters, finished) = votes.counts(), votes.raters()
+    result = shares(counts, votes.study.methods)
+    methods = {
+        method: {question: share and asdict(share) for question, share in by_question.items()}
+        for method, by_question in result.items()
+    }
+    about = {"raters": raters, "finished": finished, "methods": methods}
+    write_json(path, about)
+    print(f"{raters} raters, {finished} of them with all questions answered; percent of votes\n")
+    print(share_table(result))
+
+
 def ui(
     *,
     host: str = "127.0.0.1",
     port: int = 7860,
-    weights: Path | None = None,
-    identity: Path | None = None,
-    yunet: Path | None = None,
-    device: Device = "auto",
+    networks: OmitArgPrefixes[Networks] = NETWORKS,
 ) -> None:
     """Swap faces in photos and videos on a web page.
 
-    Serves until interrupted. Nothing is fetched from elsewhere; what is sent to the page is deleted
-    when the page is closed.
+    Serves until interrupted, without any request to other machines. Files that are sent to the page
+    are deleted when it is closed.
 
     Args:
-        host: Address to serve from; 0.0.0.0 lets other machines in, without a password.
+        host: Address to serve from; 0.0.0.0 admits other machines, without a password.
         port: Port to serve from; 0 takes a free one.
-        weights: Folder with aei.safetensors and hear.safetensors, in place of the package's.
-        identity: Identity encoder that --weights were trained with, where it is not built in.
-        yunet: YuNet's model file, to detect faces with it instead of dlib; yunet downloads it.
-        device: Where to compute.
+        networks: Trained networks, how faces are found, and the device.
     """
     import signal
     import sys
 
     from faceshifter.apps.http import listen, serve
     from faceshifter.apps.ui.server import create_app, private_folder
-    from faceshifter.swap.swapper import FaceSwapper
 
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))  # so that files are deleted
     with private_folder() as folder, listen(host, port) as where:
-        swapper = FaceSwapper.from_pretrained(
-            weights, identity=identity, yunet=yunet, device=device
-        )
+        swapper = networks.load()
         app = create_app(swapper, folder)
         print(f"http://{host}:{where.getsockname()[1]}, until Ctrl-C", flush=True)
         serve(app, where)

@@ -1,4 +1,4 @@
-"""Commands that train: ``prepare``, ``rank-errors``, ``train`` and ``bench``."""
+"""Commands that train: ``prepare``, ``train``, ``rank-errors``, ``bench`` and ``ablate``."""
 
 import os
 from dataclasses import dataclass, field
@@ -9,7 +9,7 @@ import tyro
 from tyro.conf import Positional, UseAppendAction, arg, subcommand
 
 from faceshifter import recipes
-from faceshifter.cli.options import Device, make_folder
+from faceshifter.cli.options import Device, Optional, Yunet, default
 from faceshifter.config import (
     AEITrainConfig,
     HEARTrainConfig,
@@ -17,9 +17,12 @@ from faceshifter.config import (
     Intervals,
     Runtime,
 )
+from faceshifter.downloads import model_path
 from faceshifter.errors import DataError
+from faceshifter.files import make_folder
 
 if TYPE_CHECKING:
+    from faceshifter.analyses.ablation import Embed
     from faceshifter.train.plan import TrainingCost
 
 
@@ -29,62 +32,72 @@ def prepare(
     *,
     out: Path,
     size: int = 256,
-    yunet: Path | None = None,
-    workers: int = os.cpu_count() or 1,
+    yunet: Yunet = None,
+    workers: Annotated[int, default("one for each core")] = os.cpu_count() or 1,
 ) -> None:
-    """Detect, align and store the faces of photos for training. Run again to go on.
+    """Detect, align and store the faces of photos for training; the same command resumes.
 
     Args:
         photos: Folder of photos and tars of photos, to any depth, or one tar. A folder's name, or
             an index.jsonl with "file" and "identity", says whose photos they are.
         out: Folder for the prepared set.
         size: Side of the aligned crops in pixels.
-        yunet: YuNet's model file, to detect faces with it instead of dlib; yunet downloads it.
-        workers: Processes.
+        yunet: YuNet's model file, or the name yunet, to detect faces with it instead of dlib.
+        workers: Number of processes.
     """
     from faceshifter.data.prepare import prepare as run_prepare
 
-    report = run_prepare(photos, out, size=size, yunet=yunet, workers=workers)
+    report = run_prepare(photos, out, size=size, yunet=yunet and model_path(yunet), workers=workers)
     print(f"{report.num_crops} faces of {report.num_people} people from {report.num_photos} photos")
     for reason, number in report.skipped.items():
         print(f"skipped {number}: {reason}")
     if report.skipped:
-        print(f"{out / 'skipped.jsonl'} names each")
+        print(f"{out / 'skipped.jsonl'} lists each")
 
 
-AEIRecipe = tyro.extras.subcommand_type_from_defaults(
-    {name: recipe for name, (_, recipe) in recipes.AEI_RECIPES.items()},
-    {name: about for name, (about, _) in recipes.AEI_RECIPES.items()},
-)
-HEARRecipe = tyro.extras.subcommand_type_from_defaults(
-    {name: recipe for name, (_, recipe) in recipes.HEAR_RECIPES.items()},
-    {name: about for name, (about, _) in recipes.HEAR_RECIPES.items()},
-)
-IdentityRecipe = tyro.extras.subcommand_type_from_defaults(
-    {name: recipe for name, (_, recipe) in recipes.IDENTITY_RECIPES.items()},
-    {name: about for name, (about, _) in recipes.IDENTITY_RECIPES.items()},
-)
+def choices(table: dict[str, tuple[str, Any]]) -> Any:
+    """Return the type of an option that is one of some recipes, by name."""
+    return tyro.extras.subcommand_type_from_defaults(
+        {name: recipe for name, (_, recipe) in table.items()},
+        {name: about for name, (about, _) in table.items()},
+    )
+
+
+AEIRecipe = choices(recipes.AEI_RECIPES)
+HEARRecipe = choices(recipes.HEAR_RECIPES)
+IdentityRecipe = choices(recipes.IDENTITY_RECIPES)
+AblationRecipe = choices({name: recipes.AEI_RECIPES[name] for name in recipes.AEI_PRESETS})
 
 
 @dataclass(frozen=True, kw_only=True)
-class TrainIdentity:
-    """Distil the small identity encoder from larger ones."""
+class Training:
+    """What every training takes."""
 
     run: Path
     """Folder of the run; the same command resumes it."""
     data: Path
     """Folder that prepare wrote."""
-    teachers: tuple[str, ...]
-    """Encoders to learn from, each a TorchScript or arcface_torch file, or dlib; the student learns
-    what all of them say."""
-    recipe: Annotated[IdentityRecipe, arg(name="")]  # type: ignore[valid-type]
-    """A complete configuration; its fields can be changed by the flags behind its name."""
-    init: Path | None = None
-    """A checkpoint of another run, or exported weights, to start from."""
+    init: Annotated[Path | None, default("random weights")] = None
+    """Checkpoint of another run, or exported weights, to start from."""
     runtime: Annotated[Runtime, arg(name="")] = field(default_factory=Runtime)
     every: Intervals = field(default_factory=Intervals)
     dry_run: bool = False
-    """Only say what the training would take; needs no data and writes nothing."""
+    """Print what the training would cost; needs no data and writes nothing."""
+
+    @property
+    def common(self) -> dict[str, Any]:
+        """Arguments that every training function takes."""
+        return {"init": self.init, "runtime": self.runtime, "intervals": self.every}
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainIdentity(Training):
+    """Distil the small identity encoder from larger ones."""
+
+    teachers: tuple[str, ...]
+    """Encoders to learn from: TorchScript or arcface_torch files, or dlib."""
+    recipe: Annotated[IdentityRecipe, arg(name="")]  # type: ignore[valid-type]
+    """Complete configuration; flags after its name change its fields."""
 
     def start(self) -> None:
         """Train."""
@@ -95,36 +108,17 @@ class TrainIdentity:
         if self.dry_run:
             print_plan(plan_identity(self.recipe, self.data, self.teachers))
             return
-        train(
-            self.recipe,
-            self.data,
-            self.run,
-            self.teachers,
-            init=self.init,
-            runtime=self.runtime,
-            intervals=self.every,
-        )
+        train(self.recipe, self.data, self.run, self.teachers, **self.common)
 
 
 @dataclass(frozen=True, kw_only=True)
-class TrainAEI:
+class TrainAEI(Training):
     """Train AEI-Net, the first stage."""
 
-    run: Path
-    """Folder of the run; the same command resumes it."""
-    data: Path
-    """Folder that prepare wrote."""
     recipe: Annotated[AEIRecipe, arg(name="")]  # type: ignore[valid-type]
-    """A complete configuration; its fields can be changed by the flags behind its name."""
-    init: Path | None = None
-    """A checkpoint of another run, or exported weights, to start from."""
+    """Complete configuration; flags after its name change its fields."""
     occluders: UseAppendAction[tuple[Path, ...]] = ()
-    """Folder or tar of RGBA cut-outs, for recipes that occlude targets; may be repeated. Without
-    it all are drawn."""
-    runtime: Annotated[Runtime, arg(name="")] = field(default_factory=Runtime)
-    every: Intervals = field(default_factory=Intervals)
-    dry_run: bool = False
-    """Only say what the training would take; needs no data and writes nothing."""
+    """Folder or tar of RGBA cut-outs that occlude targets; drawn shapes without it."""
 
     def start(self) -> None:
         """Train."""
@@ -135,42 +129,23 @@ class TrainAEI:
         if self.dry_run:
             print_plan(plan_aei(self.recipe, self.data))
             return
-        train(
-            self.recipe,
-            self.data,
-            self.run,
-            occluder_paths=self.occluders,
-            init=self.init,
-            runtime=self.runtime,
-            intervals=self.every,
-        )
+        train(self.recipe, self.data, self.run, occluder_paths=self.occluders, **self.common)
 
 
 @dataclass(frozen=True, kw_only=True)
-class TrainHEAR:
+class TrainHEAR(Training):
     """Train HEAR-Net, the second stage, over a trained first stage."""
 
-    run: Path
-    """Folder of the run; the same command resumes it."""
-    data: Path
-    """Folder that prepare wrote."""
     aei: Path
     """weights.safetensors of the first stage."""
     recipe: Annotated[HEARRecipe, arg(name="")]  # type: ignore[valid-type]
-    """A complete configuration; its fields can be changed by the flags behind its name."""
-    init: Path | None = None
-    """A checkpoint of another run, of any first stage, or exported weights, to start from."""
+    """Complete configuration; flags after its name change its fields."""
     occluders: UseAppendAction[tuple[Path, ...]] = ()
-    """Folder or tar of RGBA cut-outs; may be repeated. Without any, all occlusions are drawn."""
-    errors: Path | None = None
-    """Folder that rank-errors wrote of the same data and first stage, to choose from all of its
-    faces. Without it, they are ranked at the start."""
-    identity: Path | None = None
-    """The first stage's identity encoder, where it is a file."""
-    runtime: Annotated[Runtime, arg(name="")] = field(default_factory=Runtime)
-    every: Intervals = field(default_factory=Intervals)
-    dry_run: bool = False
-    """Only say what the training would take; needs no data and writes nothing."""
+    """Folder or tar of RGBA cut-outs that occlude targets; drawn shapes without it."""
+    errors: Annotated[Path | None, default("ranked at the start")] = None
+    """Folder that rank-errors wrote of the same data and first stage."""
+    identity: Annotated[Path | None, default("built in")] = None
+    """Identity encoder of the first stage, if it is a custom one."""
 
     def start(self) -> None:
         """Train."""
@@ -186,12 +161,10 @@ class TrainHEAR:
             self.data,
             self.run,
             self.aei,
-            init=self.init,
             occluder_paths=self.occluders,
             errors=self.errors,
             identity=self.identity,
-            runtime=self.runtime,
-            intervals=self.every,
+            **self.common,
         )
 
 
@@ -217,39 +190,38 @@ def rank_errors(
     *,
     aei: Path,
     out: Path,
-    identity: Path | None = None,
+    identity: Annotated[Path | None, default("built in")] = None,
     occluders: UseAppendAction[tuple[Path, ...]] = (),
     share: float = 0.1,
     device: Device = "auto",
 ) -> None:
-    """Find the faces that the first stage loses most of, and show what they are covered with.
+    """Find the faces with the largest error of the first stage, for the training of the second.
 
-    Run again to go on; another share needs no new ranking.
+    The same command resumes; another share needs no new ranking.
 
     Args:
         data: Folder that prepare wrote.
         aei: weights.safetensors of the first stage.
-        out: Folder for the errors, the hardest faces, and pictures of both.
-        identity: The first stage's identity encoder, where it is a file.
-        occluders: Folder or tar of RGBA cut-outs for the picture of occlusions; may be repeated.
-        share: How many faces are the hardest, above 0 and up to 1.
-        device: Where to compute.
+        out: Folder for the errors, the hardest faces, and pictures of these and of occlusions.
+        identity: Identity encoder of the first stage, if it is a custom one.
+        occluders: Folder or tar of RGBA cut-outs, for the picture of occlusions.
+        share: Share of the faces that counts as the hardest, above 0 and up to 1.
+        device: Device to compute on; auto is the GPU, if there is one.
     """
     if not 0 < share <= 1:
-        raise DataError(f"--share {share} is not above 0 and up to 1; give 0.1 for a tenth")
-    from faceshifter.data import hardest as ranking
+        raise DataError(f"--share must be above 0 and up to 1, got {share}")
+    from faceshifter.data.hardest import rank_errors, write_selection
     from faceshifter.data.occlusion import Occluders
     from faceshifter.networks import choose_device, load_aei, load_encoder_of
     from faceshifter.train.loop import to_device
 
-    where = choose_device(device)
+    chosen = choose_device(device)
     network, info = load_aei(aei)
-    encoder = load_encoder_of(info, aei, identity).to(where)
+    encoder = load_encoder_of(info, aei, identity).to(chosen)
     cutouts = Occluders.load(occluders)
-    faces = ranking.rank_errors(data, to_device(network, where), encoder, out)
-    hardest = ranking.write_selection(
-        data, out, faces, cutouts, share=share, size=network.config.image_size
-    )
+    faces = rank_errors(data, to_device(network, chosen), encoder, out)
+    size = network.config.image_size
+    hardest = write_selection(data, out, faces, cutouts, share=share, size=size)
     mean = sum(face.error for face in faces) / len(faces)
     print(f"{len(faces)} faces, mean error {mean:.4f}")
     print(f"{len(hardest)} hardest, from {hardest[-1].error:.4f} to {hardest[0].error:.4f}: {out}")
@@ -260,7 +232,7 @@ class BenchSwap:
     """Time one swap of an aligned crop for each preset, with random weights."""
 
     device: Device = "auto"
-    """Where to compute."""
+    """Device to compute on; auto is the GPU, if there is one."""
 
     def start(self) -> None:
         """Measure and print."""
@@ -275,12 +247,12 @@ class BenchTrain:
 
     presets: tuple[Literal["paper", "small", "tiny", "smoke"], ...] = ("small",)
     """Recipes to measure, one after the other."""
-    batch: int | None = None
-    """Pairs a step, where it is not the recipe's."""
+    batch: Annotated[int | None, default("of the recipe")] = None
+    """Pairs a step."""
     steps: int = 20
-    """Steps measured, after two to warm up."""
-    out: Path | None = None
-    """Also write the figures to this JSON file."""
+    """Measured steps, after two to warm up."""
+    out: Optional = None
+    """JSON file for the figures."""
     runtime: Annotated[Runtime, arg(name="")] = field(default_factory=Runtime)
 
     def start(self) -> None:
@@ -301,10 +273,10 @@ Bench = Annotated[BenchSwap, subcommand("swap")] | Annotated[BenchTrain, subcomm
 
 
 def bench(*, what: Annotated[Bench, arg(name="")]) -> None:
-    """Measure speed: of a swap, or of a training.
+    """Measure the speed of a swap or of a training.
 
     Args:
-        what: Of what.
+        what: What is measured.
     """
     what.start()
 
@@ -316,7 +288,7 @@ def print_plan(plan: "TrainingCost") -> None:
     _print_section("parameters that are trained", millions)
     for title, sizes in (
         ("memory in float32, without activations and libraries", plan.memory),
-        ("disk, at most", plan.disk),
+        ("disk, about", plan.disk),
     ):
         in_all = sizes | {"in all": sum(sizes.values())}
         _print_section(title, {name: f"{size / 1e6:12,.1f} MB" for name, size in in_all.items()})
@@ -331,13 +303,6 @@ def _print_section(title: str, rows: dict[str, Any]) -> None:
     print()
 
 
-if TYPE_CHECKING:
-    from faceshifter.analyses.ablation import Embed
-
-FullRecipe = tyro.extras.subcommand_type_from_defaults(
-    {name: recipes.AEI_RECIPES[name][1] for name in recipes.AEI_PRESETS},
-    {name: recipes.AEI_RECIPES[name][0] for name in recipes.AEI_PRESETS},
-)
 RUNTIME, INTERVALS = Runtime(), Intervals()
 
 
@@ -345,41 +310,40 @@ def ablate(
     *,
     data: Path,
     out: Path,
-    recipe: Annotated[FullRecipe, arg(name="")],  # type: ignore[valid-type]
-    recogniser: Path | None = None,
+    recipe: Annotated[AblationRecipe, arg(name="")],  # type: ignore[valid-type]
+    recogniser: Optional = None,
     runtime: Annotated[Runtime, arg(name="")] = RUNTIME,
     every: Intervals = INTERVALS,
 ) -> None:
-    """Train AEI-Net, Add, Cat and Compressed alike, and compare them (Figure 7).
+    """Train AEI-Net, Add, Cat and Compressed in the same way, and compare them (Figure 7).
 
-    The same command goes on where a killed one was; what is trained is not trained again.
+    The same command resumes.
 
     Args:
         data: Folder that prepare wrote.
         out: Folder for the four runs, the table and the picture.
-        recipe: A complete configuration, of AEI-Net; its fields can be changed by the flags behind
-            its name.
+        recipe: Complete configuration of AEI-Net; flags after its name change its fields.
         recogniser: ONNX network of 112 x 112 ArcFace crops that is not used in training, to
             measure with too.
         runtime: Where and how to compute.
         every: How often each run reports, is watched and is saved.
     """
     assert isinstance(recipe, AEITrainConfig)
-    embed = None if recogniser is None else _load(recogniser, recipe)
+    embed = None if recogniser is None else _load(model_path(recogniser), recipe)
     make_folder(out)
     from faceshifter.analyses.ablation import ablate as run_ablate
     from faceshifter.analyses.ablation import markdown
 
     result = run_ablate(recipe, data, out, embed=embed, runtime=runtime, intervals=every)
     if result is None:
-        print(f"stopped; give the same command again to go on in {out}")
+        print(f"stopped; give the same command again to resume in {out}")
         return
     print(markdown(result))
     print(f"\n{out / 'ablation.png'} shows the first of these pairs")
 
 
 def _load(recogniser: Path, recipe: AEITrainConfig) -> "Embed":
-    """The recogniser, on crops whose landmarks are where the geometry has them."""
+    """Return a function that embeds crops of the recipe's geometry by a recogniser."""
     import numpy as np
 
     from faceshifter.evaluate.judges import Recogniser, refuse_training_recogniser

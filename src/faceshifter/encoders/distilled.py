@@ -1,9 +1,12 @@
 """The identity encoder that ships: dlib's ResNet, compressed to 2.5 M parameters.
 
-Where dlib's convolutions are wide, each is two: to fewer channels, and from those by 1 x 1. Started
-from dlib's own weights it agrees with dlib from the first step, which is most of the way to a
-recogniser for a training of an hour. docs/decisions.md#identity-encoders
+Each wide convolution of dlib becomes two: one to fewer channels, and a 1 x 1 convolution from
+those. It starts from dlib's own weights, so that an hour of training is enough.
+docs/decisions.md#identity-encoders
 """
+
+from collections.abc import Mapping
+from typing import Self
 
 import torch
 from jaxtyping import Float
@@ -25,25 +28,31 @@ RANKS: dict[str, int] = {
     "12.conv2": 43,
     "13.conv1": 75,
 }
-"""Channels between the two convolutions: the singular values of dlib's weights that, for their
-parameters, hold the largest share of a layer, up to 2.4 M with a last layer of
-256 to 320. The rest stays whole."""
+"""Channels between the two convolutions, by layer; all other layers stay whole.
+
+They keep the largest singular values of dlib's weights, relative to the parameters they need, up to
+2.4 M parameters with a last layer from 256 to 320.
+"""
 
 LAST = "13.conv2"
-"""Its map is 1 x 1, so of its 3 x 3 weights only those in the middle see anything."""
+"""Its input is 1 x 1, so only the middle ones of its 3 x 3 weights count."""
 
 SPREAD, CONSTANT = -0.25, 0.5
-"""Power of each number's size, and the constant, of descriptors of mean length 1."""
+"""Exponent of each number's root mean square, and the constant, at a mean length of 1."""
 
 
 class DistilledResNet(DlibResNet):
-    """dlib's 150-pixel face chip, RGB in [-1, 1], to 320 numbers of any length."""
+    """Network from dlib's 150-pixel crop, RGB in [-1, 1], to a descriptor of 320 numbers.
 
-    def __init__(self) -> None:
+    Args:
+        ranks: Channels between the two convolutions of a layer, by its name.
+    """
+
+    def __init__(self, ranks: Mapping[str, int] = RANKS) -> None:
         super().__init__()
-        for name, rank in RANKS.items():
+        for name, rank in ranks.items():
             whole = _conv(self, name)
-            # A stride of 2 is without padding here, as in dlib.
+            # As in dlib, only layers of stride 1 are padded.
             stride = whole.stride[0]
             reduce = nn.Conv2d(whole.in_channels, rank, 3, stride, 2 - stride, bias=False)
             _replace(self, name, nn.Sequential(reduce, nn.Conv2d(rank, whole.out_channels, 1)))
@@ -53,17 +62,17 @@ class DistilledResNet(DlibResNet):
 
     @classmethod
     @torch.no_grad()
-    def from_dlib(cls, dlib: DlibResNet) -> "DistilledResNet":
-        """Compress dlib's network; all but the last layer, which stays as it is made."""
-        network = cls()
+    def from_dlib(cls, dlib: DlibResNet, ranks: Mapping[str, int] = RANKS) -> Self:
+        """Compress dlib's network, except for the last layer, which stays random."""
+        network = cls(ranks)
         whole = {key: value for key, value in dlib.state_dict().items() if "fc" not in key}
-        for name in (*RANKS, LAST):
+        for name in (*ranks, LAST):
             weight = whole.pop(f"blocks.{name}.weight")
             if name == LAST:
                 whole[f"blocks.{name}.weight"] = weight[:, :, 1:2, 1:2]
                 continue
             U, S, Vh = torch.linalg.svd(weight.flatten(1), full_matrices=False)
-            root, rank = S[: RANKS[name]].sqrt(), RANKS[name]
+            root, rank = S[: ranks[name]].sqrt(), ranks[name]
             whole[f"blocks.{name}.0.weight"] = (root[:, None] * Vh[:rank]).unflatten(
                 1, weight.shape[1:]
             )
@@ -73,7 +82,7 @@ class DistilledResNet(DlibResNet):
         return network
 
     def features(self, X: Float[Tensor, "b 3 150 150"]) -> Float[Tensor, "b 512"]:
-        """The last two blocks' means: the last one's 256 numbers alone cannot span 320."""
+        """Return the means of the last two blocks: 256 numbers alone cannot span 320."""
         x = self.blocks[:-1](self.to_maps(X))
         return torch.cat([x.mean(dim=(2, 3)), self.blocks[-1](x).mean(dim=(2, 3))], dim=1)
 
@@ -81,7 +90,7 @@ class DistilledResNet(DlibResNet):
     def fit_head(
         self, features: Float[Tensor, "n c"], targets: Float[Tensor, "n 320"], ridge: float = 1e-3
     ) -> None:
-        """Set the last layer to ridge regression, so that training need not begin with noise."""
+        """Set the last layer by ridge regression, so that training does not start from noise."""
         mean_x, mean_y = features.mean(0), targets.mean(0)
         std_x = features.std(0) + 1e-3
         X = (features - mean_x) / std_x
@@ -92,14 +101,14 @@ class DistilledResNet(DlibResNet):
 
     @torch.no_grad()
     def spread(self, features: Float[Tensor, "n c"]) -> None:
-        """Undo in part what learning from few faces does to z_id: for use, not for training.
+        """Undo in part how learning from few faces distorts z_id; for use, not for training.
 
-        Numbers that are hard to tell shrink, so each gets its root mean square to the power of
-        three quarters; and the length, which tells how sure the network is, counts by a constant in
-        place of the first number, which says least. docs/decisions.md#distillation
+        Numbers that are hard to learn shrink, so each is rescaled to its root mean square to the
+        power of three quarters. The length, which tells how sure the network is, counts by a
+        constant in place of the first number, which tells least. docs/decisions.md#distillation
 
         Args:
-            features: Of faces as they will be seen.
+            features: Features of faces as they occur in use.
         """
         raw = self.fc(features)
         scale = raw.square().mean(0).clamp_min(1e-6) ** (SPREAD / 2)

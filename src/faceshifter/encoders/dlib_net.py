@@ -1,6 +1,6 @@
-"""dlib's face recognition ResNet in plain PyTorch, read from the file dlib itself reads.
+"""dlib's face recognition ResNet in plain PyTorch, read from dlib's own file.
 
-The file is in the package face-recognition-models and in the public domain (CC0).
+The file comes with the package face-recognition-models and is in the public domain (CC0).
 """
 
 from pathlib import Path
@@ -22,11 +22,11 @@ PIXEL_MEAN = (122.782, 117.001, 104.298)
 PIXEL_SCALE = 256
 
 STAGES = ((32, 3), (64, 4), (128, 3), (256, 3), (256, 1))
-"""Channels and residual blocks; all stages but the first halve the size."""
+"""Channels and number of residual blocks; all stages but the first halve the size."""
 
 
 class DlibBlock(nn.Module):
-    """Two convolutions and a shortcut without weights; a stride of 2 halves the size."""
+    """Residual block of two convolutions, with a shortcut that has no weights."""
 
     def __init__(self, c_in: int, c_out: int, stride: int) -> None:
         super().__init__()
@@ -48,9 +48,9 @@ class DlibBlock(nn.Module):
 
 
 class DlibResNet(nn.Module):
-    """dlib's 150-pixel face chip, RGB in [-1, 1], to its descriptor of 128 numbers.
+    """dlib's network from its 150-pixel crop, RGB in [-1, 1], to its descriptor of 128 numbers.
 
-    Each of dlib's affine layers is folded into the convolution before it.
+    Each affine layer of dlib is folded into the convolution before it.
     """
 
     pixel_mean: Tensor
@@ -70,35 +70,35 @@ class DlibResNet(nn.Module):
         self.register_buffer("pixel_mean", mean, persistent=False)
 
     def forward(self, X: Float[Tensor, "b 3 150 150"]) -> Float[Tensor, "b d"]:
-        """Return dlib's descriptor, 128 numbers."""
+        """Return the descriptor: 128 numbers, or as many as a subclass has."""
         return self.fc(self.features(X))
 
     def features(self, X: Float[Tensor, "b 3 150 150"]) -> Float[Tensor, "b 256"]:
-        """What the descriptor is a linear map of."""
+        """Return the last layer's input."""
         return self.blocks(self.to_maps(X)).mean(dim=(2, 3))
 
     def to_maps(self, X: Float[Tensor, "b 3 150 150"]) -> Float[Tensor, "b 32 35 35"]:
-        """What the first block sees."""
+        """Return the first block's input."""
         x = ((X + 1) * 127.5 - self.pixel_mean) / PIXEL_SCALE
         return F.max_pool2d(F.relu(self.stem(x)), 3, stride=2)
 
 
 class DlibReader:
-    """Reads dlib's serialisation from the beginning of the file to its end."""
+    """Reader of dlib's serialisation, from the beginning of the file to its end."""
 
     def __init__(self, data: bytes) -> None:
         self.data = data
         self.position = 0
 
     def skip_past(self, name: bytes) -> None:
-        """Go to the end of the next occurrence of a layer's name."""
+        """Move behind the next occurrence of a layer's name."""
         found = self.data.find(name, self.position)
         if found < 0:
             raise ValueError(f"no further {name.decode()} layer")
         self.position = found + len(name)
 
     def integer(self) -> int:
-        """Read a byte with the count of bytes (low 4 bits) and the sign (high bit), then those."""
+        """Read an integer: a byte with its length (low 4 bits) and sign (high bit), then it."""
         control = self.data[self.position]
         end = self.position + 1 + (control & 0x0F)
         magnitude = int.from_bytes(self.data[self.position + 1 : end], "little")
@@ -106,7 +106,7 @@ class DlibReader:
         return -magnitude if control & 0x80 else magnitude
 
     def tensor(self) -> Float[Tensor, " n"]:
-        """Read a tensor, flat: a version, four dimensions and its float32 numbers."""
+        """Read a tensor, flattened: a version, four dimensions, then float32 numbers."""
         version, *shape = (self.integer() for _ in range(5))
         count = int(np.prod(shape))
         if version != 2 or not 0 < count <= (len(self.data) - self.position) // 4:

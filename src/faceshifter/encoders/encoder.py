@@ -1,7 +1,7 @@
-"""Identity encoders: an aligned face to z_id, whatever the face recognition network behind it.
+"""Identity encoders: from an aligned face to z_id, whatever the face recognition network inside.
 
-Every encoder takes our own aligned crop and owns the rest: the map to its network's input, the
-colour order and the normalisation.
+Every encoder takes our own aligned crop and does the rest: it cuts out its network's input and
+normalises the descriptor.
 """
 
 import math
@@ -15,8 +15,6 @@ from typing import Literal
 import numpy as np
 import torch
 from jaxtyping import Float
-from safetensors import SafetensorError
-from safetensors.numpy import load_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -25,36 +23,32 @@ from faceshifter.downloads import dlib_file
 from faceshifter.encoders import distilled, dlib_net, iresnet
 from faceshifter.errors import CheckpointError
 from faceshifter.face.align import crop_matrix, transform_points
-from faceshifter.tensors import Array, load_strictly
+from faceshifter.tensors import Array, load_arrays, load_strictly
 
 TORCHSCRIPT_SUFFIXES = (".pt", ".ts")
 DISTILLED_WEIGHTS = "weights/identity.safetensors"
 
 DLIB_MEAN = "weights/dlib_mean.safetensors"
-"""Mean of dlib's descriptor over 2,317 people."""
+"""File with the mean of dlib's descriptor over 2,317 people."""
 DLIB_MEAN_SHARE = 0.8
-"""How much of it is removed.
+"""Share of the mean that is subtracted.
 
-All descriptors lie near their mean: two people have a cosine of 0.84, with 0.8 of it removed 0.20.
-Without all of it people are harder to tell apart, as the descriptor's length no longer counts.
+All descriptors lie near their mean: two people have a cosine of 0.84, and of 0.20 without 0.8 of
+the mean. If all of it is subtracted, people are harder to tell apart, as the descriptor's length no
+longer counts.
 """
 
 
 @dataclass(frozen=True)
 class IdentityCrop:
-    """The picture a recogniser was trained on.
-
-    Attributes:
-        size: Side of its square input in pixels.
-        points: Its five landmarks in those pixels, in CropGeometry's order; a pixel's centre has
-            whole coordinates.
-        fill: What stands where the input reaches beyond our crop: the better one of the two, as
-            ``check-identity`` finds. It is black for networks trained on photos with black borders.
-    """
+    """The crop that a recogniser was trained on."""
 
     size: int
+    """Side of its square input in pixels."""
     points: tuple[Point, ...]
+    """Its five landmarks (x, y) in CropGeometry's order; pixel centres have whole coordinates."""
     fill: Literal["black", "border"]
+    """Filling where it reaches beyond our crop; ``check-identity`` tells which one is better."""
 
 
 ARCFACE_CROP = IdentityCrop(
@@ -71,23 +65,22 @@ ARCFACE_CROP = IdentityCrop(
 
 DLIB_CROP = IdentityCrop(
     size=dlib_net.INPUT_SIZE,
-    # dlib aligns by other points; these are where ours fall on the mean of 908 of its chips.
+    # dlib aligns by other points; these are the means of ours over 908 of its crops.
     points=((47.4, 45.3), (101.3, 45.3), (74.6, 77.0), (50.7, 99.7), (98.9, 99.5)),
     fill="border",
 )
 
 
 class IdentityEncoder(nn.Module):
-    """Aligned face to z_id; frozen, and always in evaluation mode.
+    """Network from aligned faces to z_id, frozen and always in evaluation mode.
 
     Args:
-        backbone: Takes RGB in [-1, 1] on the crop it was trained on; returns a descriptor of any
-            length.
+        backbone: Maps its own crop, RGB in [-1, 1], to a descriptor of any length.
         crop: That crop.
-        geometry: Where the landmarks lie in the faces given to this encoder.
+        geometry: Places of the landmarks in the aligned faces.
         c_id: Size of the descriptor.
-        name: What messages and logs call this encoder.
-        mean: Subtracted from the descriptor before it is normalised.
+        name: Name of the encoder in messages and logs.
+        mean: Subtracted from the descriptor before normalisation.
     """
 
     grid: Tensor
@@ -104,35 +97,35 @@ class IdentityEncoder(nn.Module):
         mean: Float[Tensor, " d"] | None = None,
     ) -> None:
         super().__init__()
-        # Channels last makes convolutions a quarter faster.
+        # Channels last makes its convolutions a quarter faster.
         self.backbone: nn.Module = backbone.eval().to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.crop = crop
         self.c_id = c_id
         self.name = name
-        # The backbone's pixels to those of our crop at the same size, then to -1 ... 1, where
-        # grid_sample has the edges of our crop at any size.
+        # From the backbone's pixels to those of our crop at the same size, then to -1 ... 1: the
+        # edges of our crop at any size, for grid_sample.
         matrix = crop_matrix(np.array(crop.points), geometry, crop.size)
         rows, columns = np.indices((crop.size, crop.size), dtype=np.float64)
         pixels = transform_points(matrix, np.stack([columns.ravel(), rows.ravel()], axis=1))
         grid = torch.from_numpy((2 * pixels + 1) / crop.size - 1).float()
-        self.extent = math.hypot(matrix[0, 0], matrix[1, 0])  # 1.15 reaches 15 % beyond our crop
+        self.extent = math.hypot(matrix[0, 0], matrix[1, 0])  # 1.15: it reaches 15 % beyond ours
         self.register_buffer("grid", grid.view(1, crop.size, crop.size, 2), persistent=False)
         self.register_buffer("mean", torch.zeros(c_id) if mean is None else mean, persistent=False)
         self.requires_grad_(False)
         self.training = False
 
     def train(self, mode: bool = True) -> "IdentityEncoder":
-        """Stay in evaluation mode, whatever the network this encoder is a part of does."""
+        """Stay in evaluation mode, also as a part of a network in training."""
         return self
 
     def to_input(self, X: Float[Tensor, "b 3 s s"]) -> Float[Tensor, "b 3 n n"]:
-        """Map an aligned face to the backbone's own crop, differentiably."""
-        X = X.to(self.grid.dtype)  # half precision would move the pixels
+        """Cut the backbone's own crop, of n x n pixels, out of aligned faces, differentiably."""
+        X = X.to(self.grid.dtype)  # half precision would shift the pixels
         right_size = round(self.crop.size / self.extent)
         if right_size < X.shape[-1]:
             X = F.interpolate(X, size=(right_size, right_size), mode="bilinear", antialias=True)
         grid = self.grid.expand(len(X), -1, -1, -1)
-        if self.crop.fill == "black":  # -1, where grid_sample knows 0 only
+        if self.crop.fill == "black":  # black is -1, and grid_sample fills with 0
             return F.grid_sample(X + 1, grid, padding_mode="zeros", align_corners=False) - 1
         return F.grid_sample(X, grid, padding_mode="border", align_corners=False)
 
@@ -149,10 +142,10 @@ def load_identity_encoder(spec: str, geometry: CropGeometry) -> IdentityEncoder:
     """Load an identity encoder.
 
     Args:
-        spec: ``distilled`` (ours), ``dlib`` (from its own package), or a file: our weights
+        spec: ``distilled`` (our own), ``dlib`` (from its own package), or a file: weights of ours
             (.safetensors), any TorchScript recogniser on the ArcFace template (.ts, .pt), or a
-            state dict of arcface_torch (any other name, such as .pth).
-        geometry: Where the landmarks lie in the faces to encode.
+            state dict of arcface_torch (any other suffix, such as .pth).
+        geometry: Places of the landmarks in the aligned faces.
 
     Raises:
         CheckpointError: The weights are missing, damaged or of another model.
@@ -162,29 +155,27 @@ def load_identity_encoder(spec: str, geometry: CropGeometry) -> IdentityEncoder:
         return dlib_encoder(geometry)
     if spec == "distilled":
         with resources.as_file(resources.files("faceshifter") / DISTILLED_WEIGHTS) as path:
-            return distilled_encoder(_load_safetensors(path), geometry, str(path))
+            return distilled_encoder(load_arrays(path), geometry, str(path))
     path = Path(spec)
     if not path.is_file():
         raise CheckpointError(
             f"there is no identity encoder {spec}; give distilled, dlib or a file of weights"
         )
     if path.suffix == ".safetensors":
-        return distilled_encoder(_load_safetensors(path), geometry, spec)
+        return distilled_encoder(load_arrays(path), geometry, spec)
     if path.suffix in TORCHSCRIPT_SUFFIXES:
         return torchscript_encoder(path, geometry)
     return arcface_encoder(path, geometry)
 
 
 def distilled_encoder(
-    weights: Mapping[str, Array],
-    geometry: CropGeometry,
-    source: str = "the state dict",
+    weights: Mapping[str, Array], geometry: CropGeometry, source: str = "the state dict"
 ) -> IdentityEncoder:
     """Build our own encoder from trained weights.
 
     Args:
-        weights: Of a DistilledResNet, by name.
-        geometry: Where the landmarks lie in the faces to encode.
+        weights: Weights of a DistilledResNet, by name.
+        geometry: Places of the landmarks in the aligned faces.
         source: Where the weights come from, for the message.
 
     Raises:
@@ -197,7 +188,7 @@ def distilled_encoder(
 
 
 def dlib_encoder(geometry: CropGeometry) -> IdentityEncoder:
-    """Load dlib's face recognition ResNet from the package that brings it.
+    """Load dlib's face recognition network from the package face-recognition-models.
 
     Raises:
         CheckpointError: Its file is damaged.
@@ -205,16 +196,16 @@ def dlib_encoder(geometry: CropGeometry) -> IdentityEncoder:
     """
     backbone = dlib_net.load_dlib_resnet(dlib_file(dlib_net.FILE))
     with resources.as_file(resources.files("faceshifter") / DLIB_MEAN) as path:
-        mean = DLIB_MEAN_SHARE * torch.from_numpy(_load_safetensors(path)["mean"])
+        mean = DLIB_MEAN_SHARE * torch.from_numpy(load_arrays(path)["mean"])
     c_id = dlib_net.EMBEDDING_SIZE
     return IdentityEncoder(backbone, DLIB_CROP, geometry, c_id=c_id, name="dlib", mean=mean)
 
 
 def arcface_encoder(path: Path, geometry: CropGeometry) -> IdentityEncoder:
-    """Load a user's IResNet.
+    """Load a custom IResNet.
 
     Raises:
-        CheckpointError: The file is not a state dict in the key layout of arcface_torch.
+        CheckpointError: The file is not a state dict with the keys of arcface_torch.
     """
     name, backbone = iresnet.load_iresnet(path)
     return IdentityEncoder(backbone, ARCFACE_CROP, geometry, c_id=iresnet.EMBEDDING_SIZE, name=name)
@@ -229,7 +220,7 @@ def torchscript_encoder(path: Path, geometry: CropGeometry) -> IdentityEncoder:
     side = ARCFACE_CROP.size
     try:
         with warnings.catch_warnings():
-            # TorchScript is deprecated, but the one form that needs no code of its author.
+            # TorchScript is deprecated, but no other format works without its author's code.
             warnings.simplefilter("ignore", DeprecationWarning)
             backbone = torch.jit.load(str(path), map_location="cpu")
         backbone.eval()
@@ -244,13 +235,3 @@ def torchscript_encoder(path: Path, geometry: CropGeometry) -> IdentityEncoder:
         ) from error
     c_id = descriptor.shape[1]
     return IdentityEncoder(backbone, ARCFACE_CROP, geometry, c_id=c_id, name=path.stem)
-
-
-def _load_safetensors(path: Path) -> dict[str, Array]:
-    try:
-        return load_file(path)
-    except (OSError, SafetensorError) as error:
-        raise CheckpointError(
-            f"{path} is not a readable safetensors file ({error}); install faceshifter again or "
-            "choose another identity encoder"
-        ) from error

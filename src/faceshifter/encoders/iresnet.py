@@ -1,6 +1,6 @@
 """IResNet, ArcFace's face recognition network, with the state-dict keys of arcface_torch.
 
-Users bring their own weights; Sec. 3.1.1 takes z_id from such a network.
+Sec. 3.1.1 takes z_id from such a network; its weights have to be the user's own.
 """
 
 import pickle
@@ -23,17 +23,17 @@ LAYERS = {
     "iresnet50": (3, 4, 14, 3),
     "iresnet100": (3, 13, 30, 3),
 }
-"""Blocks of each stage."""
+"""Number of blocks in each stage."""
 
 LOAD_ERRORS = (
     *(pickle.UnpicklingError, RuntimeError, EOFError, OSError),
     *(AttributeError, LookupError, TypeError, ValueError),
 )
-"""What loading raises on damaged files, and a first use on files of other contents."""
+"""Errors of loading a damaged file, and of the first use of a file with other contents."""
 
 
 class IBasicBlock(nn.Module):
-    """Normalise, convolve, and again; the second convolution has the stride."""
+    """Residual block of two convolutions; the second one has the stride."""
 
     def __init__(self, c_in: int, c_out: int, stride: int) -> None:
         super().__init__()
@@ -60,7 +60,7 @@ class IBasicBlock(nn.Module):
 
 
 class IResNet(nn.Module):
-    """An aligned face of 112 x 112 pixels, RGB in [-1, 1], to 512 numbers of any length."""
+    """Network from an aligned face of 112 x 112 pixels, RGB in [-1, 1], to 512 numbers."""
 
     def __init__(self, layers: tuple[int, int, int, int]) -> None:
         super().__init__()
@@ -87,10 +87,10 @@ class IResNet(nn.Module):
 
 
 def load_iresnet(path: Path) -> tuple[str, IResNet]:
-    """Load a backbone as arcface_torch saves it; which one is read off its third stage.
+    """Load a network as arcface_torch saves it; its third stage tells which one it is.
 
     Returns:
-        Its name in LAYERS, and the network.
+        Name in LAYERS, and the network.
 
     Raises:
         CheckpointError: The file is not such a state dict.

@@ -1,1 +1,14 @@
-"""Measurements on faces and on swaps."""
+"""Measuring swaps (Table 1): identity, pose, expression, background, occlusion and distances.
+
+cases.py         what is measured: pairs of photos or video frames, and results of tools
+methods.py       what makes results: two anchors, our own stages, other methods, files
+classical.py     a face swap without networks, to compare with
+judges.py        what measures: detector, recogniser, landmarker, feature network
+faces.py         faces of all source and target photos, detected and embedded once
+metrics.py       figures and their 95 % intervals
+scores.py        a batch of pairs to its records
+run.py           a whole run: loading, measuring, resuming
+report.py        records to report.json, report.md and report.html
+report.html      template of the last one
+verification.py  how well an identity encoder tells people apart
+"""

@@ -1,4 +1,4 @@
-"""What is measured: pairs of photos, any tool's results, or FaceForensics++'s folders."""
+"""What is measured: pairs of photos, results of any tool, or the folders of FaceForensics++."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -16,28 +16,25 @@ from faceshifter.files import read_table
 from faceshifter.images import Pixels
 from faceshifter.video import source as video_files
 
-GALLERY = 2000  # photos of a folder that are searched beside the pairs' own
+GALLERY_SIZE = 2000  # most photos of a folder that are searched beside the pairs' own
 FRAMES = 10  # evenly spaced frames of a video, Section 4.1
-KEPT_VIDEOS = 8  # of which the sampled frames are in memory: a pair's, by six methods
+KEPT_VIDEOS = 8  # whose sampled frames stay in memory: those of a pair by six methods
 
 
 @runtime_checkable
 class Picture(Protocol):
-    """A photo or a frame that is read when it is needed."""
+    """A photo or a video's frame, read when it is needed."""
 
     @property
     def name(self) -> str:
-        """For messages, and unique in the set."""
-        ...
+        """Name in messages, unique in the set."""
 
     @property
     def identity(self) -> str:
-        """Whose face it is."""
-        ...
+        """Name of the person."""
 
     def pixels(self) -> Pixels:
-        """Upright RGB; an ImageError where it cannot be read."""
-        ...
+        """Read it, upright and RGB; an ImageError where that is not possible."""
 
 
 @dataclass(frozen=True)
@@ -48,20 +45,20 @@ class Frame:
     identity: str
     path: Path
     numbers: tuple[int, ...]
-    """Of the frames that are sampled from this video."""
+    """Numbers of the frames that are sampled from this video."""
     sample: int
-    """Which of them."""
+    """Position in ``numbers``."""
     following: bool = False
-    """The frame right after it, for flicker."""
+    """Read the frame right after it instead, for flicker."""
 
     def pixels(self) -> Pixels:
-        """The frame, RGB."""
+        """Read the frame, RGB."""
         return read_frames(self.path, self.numbers)[self.sample][int(self.following)]
 
 
 @dataclass(frozen=True)
 class Case:
-    """A pair and what the tools made of it."""
+    """A pair of pictures and the results that tools made of it, by method."""
 
     source: Picture
     target: Picture
@@ -70,10 +67,10 @@ class Case:
 
 @lru_cache(maxsize=KEPT_VIDEOS)
 def read_frames(path: Path, numbers: tuple[int, ...]) -> list[tuple[Pixels, Pixels]]:
-    """Frames of a video, each with its follower.
+    """Read frames of a video, each with the one after it.
 
     Raises:
-        ImageError: It is not a readable video with these frames.
+        ImageError: The file is not a readable video with these frames.
     """
     if not path.is_file():
         raise ImageError(f"{path} does not exist; put the video there")
@@ -92,7 +89,7 @@ def read_frames(path: Path, numbers: tuple[int, ...]) -> list[tuple[Pixels, Pixe
 
 @cache
 def count_frames(path: Path) -> int:
-    """Frames of a video, without decoding them; 0 for what is none, which reading it tells."""
+    """Count frames without decoding them; 0 where a file is not a video, which reading reports."""
     try:
         with av.open(str(path)) as video:
             return sum(packet.size > 0 for packet in video.demux(video=0))
@@ -101,17 +98,17 @@ def count_frames(path: Path) -> int:
 
 
 def evenly_spaced(count: int) -> tuple[int, ...]:
-    """Numbers of evenly spaced frames of so many; the first and the last that has a follower."""
+    """Return numbers of evenly spaced frames, from the first to the last that has a follower."""
     return tuple(round(i) for i in np.linspace(0, max(count - 2, 0), FRAMES))
 
 
 def fixed_pairs(
     files: Sequence[PhotoFile], num_pairs: int, seed: int = 0
 ) -> list[tuple[PhotoFile, PhotoFile]]:
-    """Source and target of different people, a function of the files' names and the seed.
+    """Draw sources and targets of different people, a function of the files and the seed alone.
 
     Raises:
-        DataError: There are no two people.
+        DataError: All photos show one person.
     """
     if len({file.identity for file in files}) < 2:
         raise DataError("pairs need photos of at least two people; name people by folders")
@@ -125,10 +122,10 @@ def fixed_pairs(
 
 
 def read_cases(path: Path, num_pairs: int) -> list[Case]:
-    """The pairs of any of the three forms of input.
+    """Read labelled photos, of which ``num_pairs`` are drawn, a CSV table, or FaceForensics++.
 
     Raises:
-        DataError: It is none of them.
+        DataError: The path is none of the three.
     """
     if (path / "manipulated_sequences").is_dir():
         return _faceforensics(path)
@@ -137,26 +134,30 @@ def read_cases(path: Path, num_pairs: int) -> list[Case]:
     return [Case(s, t) for s, t in fixed_pairs(list(find_photos(path)), num_pairs)]
 
 
-def read_gallery(path: Path, seed: int = 0) -> list[PhotoFile]:
-    """Photos in which ID retrieval searches beside the pairs' own.
+def read_gallery(path: Path, most: int = GALLERY_SIZE, seed: int = 0) -> list[PhotoFile]:
+    """Choose photos in which ID retrieval searches beside the pairs' own.
 
-    Every photo of a folder of photos, or GALLERY of them where there are more, a function of their
-    names and the seed; none of the other forms of input, which bring no others.
+    These are all photos of a folder, or ``most`` of them, a function of their names and the seed.
+    A table and FaceForensics++ have no other photos than those of the pairs.
     """
     if (path / "manipulated_sequences").is_dir() or path.suffix.lower() == ".csv":
         return []
     files = list(find_photos(path))
-    if len(files) <= GALLERY:
+    if len(files) <= most:
         return files
-    chosen = np.random.default_rng(seed).choice(len(files), GALLERY, replace=False)
+    chosen = np.random.default_rng(seed).choice(len(files), most, replace=False)
     return [files[idx] for idx in sorted(chosen)]
 
 
 def _table(path: Path) -> list[Case]:
-    """A CSV of source, target[, result[, method]]; paths are relative to the CSV's folder."""
+    """Read a CSV of source, target[, result[, method]]; paths are relative to its folder."""
     rows = read_table(path, ("source", "target"), ("result", "method"))
     with_results = any(row["result"] for _, row in rows)
-    photo = lru_cache(maxsize=None)(lambda name: _named(path.parent, name))
+
+    @cache
+    def photo(name: str) -> PhotoFile:  # its folder names the person
+        return _TablePhoto(name, Path(name).parent.name or name, path.parent / name)
+
     cases: dict[tuple[str, str], Case] = {}
     for where, row in rows:
         pair = row["source"], row["target"]
@@ -172,13 +173,9 @@ def _table(path: Path) -> list[Case]:
     return list(cases.values())
 
 
-def _named(folder: Path, name: str) -> PhotoFile:
-    """A photo of a CSV: its folder names the person, or its own name where it has none."""
-    parent = Path(name).parent.name
-    return _Named(name, parent or name, folder / name)
+class _TablePhoto(PhotoFile):
+    """A photo that a CSV names, whose file may be missing."""
 
-
-class _Named(PhotoFile):
     def read(self) -> bytes:
         try:
             return super().read()
@@ -187,7 +184,7 @@ class _Named(PhotoFile):
 
 
 def _faceforensics(root: Path) -> list[Case]:
-    """manipulated_sequences/METHOD/COMPRESSION/videos/TARGET_SOURCE.mp4 beside the originals."""
+    """Read manipulated_sequences/METHOD/COMPRESSION/videos/TARGET_SOURCE.mp4 and the originals."""
     results: dict[tuple[str, str], dict[str, Path]] = {}
     compressions = set()
     for path in sorted(root.glob("manipulated_sequences/*/*/videos/*_*.mp4")):
@@ -206,12 +203,10 @@ def _faceforensics(root: Path) -> list[Case]:
     cases = []
     for (target, source), made in results.items():
         path_s, path_t = (originals / f"{video}.mp4" for video in (source, target))
-        # Some methods stop with the shorter of the two: frames that all of them show.
+        # Some methods stop with the shorter of the two, so frames that all methods show.
         counts = [count for path in (path_t, *made.values()) if (count := count_frames(path))]
-        numbers_s, numbers = (
-            evenly_spaced(count_frames(path_s)),
-            evenly_spaced(min(counts, default=0)),
-        )
+        numbers_s = evenly_spaced(count_frames(path_s))
+        numbers = evenly_spaced(min(counts, default=0))
         for i in range(FRAMES):
             frames: dict[str, Picture] = {
                 method: Frame(f"{method}/{path.stem}#{numbers[i]}", source, path, numbers, i)

@@ -13,24 +13,16 @@ from faceshifter.errors import DependencyError, NoFaceError
 from faceshifter.face.mesh import FaceMesh, MeshFinder
 from faceshifter.images import Pixels
 
-METHOD = "classical"
-"""What tables of results call it."""
-MIN_FACING = 0.15
-"""Least area of a triangle in a photo, as a part of that seen from the front, to be swapped."""
-INSET = 0.02
-"""How far the mask stays inside of the face's outline, as a part of the face's size."""
-MIN_SIDE = 8
-"""Pixels; a smaller face has nothing to blend."""
-MARGIN = 4
-"""Pixels around the face in which it is blended; Poisson blending needs two."""
+METHOD = "classical"  # its name in tables of results
+MIN_FACING = 0.15  # least area of a swapped triangle in a photo, over that seen from the front
+INSET = 0.02  # distance of the mask from the face's outline, over the face's size
+MIN_SIDE = 8  # pixels; a smaller face has nothing to blend
+MARGIN = 4  # pixels around the face in which it is blended; Poisson blending needs two
+# How far a pixel may lie outside of the triangle that it shows, in triangles: drawn triangles
+# cover pixels up to one beyond their edges, far more than the width of thin ones.
 MAX_OUTSIDE = 0.5
-"""How far a pixel may lie outside of the triangle that it shows, in triangles.
-
-Drawn triangles cover pixels up to one beyond their edges, far more than the width of thin ones.
-"""
 SUBPIXEL_BITS = 4
-MAX_CONTRAST = 2.0
-"""Most by which matching the colours stretches them; a flat source has only noise to stretch."""
+MAX_CONTRAST = 2.0  # most stretch in matching colours; a flat source has only noise to stretch
 
 
 def classical_swap(
@@ -38,13 +30,13 @@ def classical_swap(
     target: UInt8[np.ndarray, "h_t w_t 3"],
     finder: MeshFinder,
 ) -> UInt8[np.ndarray, "h_t w_t 3"]:
-    """The target photo with the face of the source photo, without any trained generator.
+    """Put the source photo's face into the target photo, without any trained generator.
 
     Only what both photos show of a face is swapped: the far cheek of a profile stays the target's.
 
     Args:
-        source: Upright RGB photo of the person to put in; its largest face is taken.
-        target: Upright RGB photo whose largest face is replaced; it is not changed.
+        source: Upright RGB photo; its largest face is the source identity.
+        target: Upright RGB photo whose largest face is replaced; the array is not changed.
         finder: Finds the landmarks.
 
     Returns:
@@ -60,7 +52,7 @@ def classical_swap(
     if size.min() - 2 * MARGIN < MIN_SIDE:
         raise NoFaceError(f"the target's face is under {MIN_SIDE} pixels; give a larger one")
     region, inside = _cut(target, corner, size)
-    warped, mask = _warp(source, mesh_s, mesh_t, corner, size)
+    warped, mask = warp_face(source, mesh_s, mesh_t, corner, size)
     if not (mask & inside).any():
         raise NoFaceError(
             "source and target show no part of a face in common; give photos of closer poses"
@@ -76,10 +68,10 @@ def classical_swap(
 def _cut(
     pixels: Pixels, corner: Int[np.ndarray, " 2"], size: Int[np.ndarray, " 2"]
 ) -> tuple[UInt8[np.ndarray, "a b 3"], Bool[np.ndarray, "a b"]]:
-    """A part (x, y) of a photo that may reach beyond it, and where it does not.
+    """Cut out a part (x, y) of a photo, and mark which of its pixels lie inside of the photo.
 
-    Beyond, the photo's outermost pixels are repeated, so that a face that is cut off by the
-    photo's border is blended as if it went on there.
+    Outside, the photo's border is repeated, so that a face that it cuts off is blended as if it
+    continued there.
     """
     x, y = (np.arange(start, start + length) for start, length in zip(corner, size, strict=True))
     height, width = pixels.shape[:2]
@@ -87,17 +79,25 @@ def _cut(
     return part, ((y >= 0) & (y < height))[:, None] & ((x >= 0) & (x < width))
 
 
-def _warp(
+def warp_face(
     source: Pixels,
     mesh_s: FaceMesh,
     mesh_t: FaceMesh,
     corner: Int[np.ndarray, " 2"],
     size: Int[np.ndarray, " 2"],
 ) -> tuple[UInt8[np.ndarray, "a b 3"], Bool[np.ndarray, "a b"]]:
-    """The source's face in the target's shape, and where both photos show it."""
+    """Give the source's face the target's shape, and mark where both photos show it.
+
+    Args:
+        source: RGB photo.
+        mesh_s: The source's face.
+        mesh_t: The target's face.
+        corner: Upper left corner (x, y) of the result in the target photo.
+        size: Width and height of the result.
+    """
     triangles = triangulate(mesh_s, mesh_t)
     points_t = mesh_t.points - corner
-    index, mask = _without_slits(_rasterize(triangles, points_t, mesh_t.depth, size))
+    index, mask = _without_slits(draw_triangles(triangles, points_t, mesh_t.depth, size))
     y, x = np.nonzero(index >= 0)
     pixels = np.column_stack([x, y]).astype(float)
     weights = _barycentric(pixels, points_t[triangles], index[y, x])
@@ -117,13 +117,13 @@ def _warp(
 
 
 def triangulate(mesh_s: FaceMesh, mesh_t: FaceMesh) -> Int[np.ndarray, "n 3"]:
-    """Delaunay's triangles of the mean face seen from the front, without those hidden in a photo.
+    """Return Delaunay's triangles of the mean frontal face, without those hidden in a photo.
 
-    A triangle is hidden where it turns away from the camera, or has next to no area: between
-    closed lips there is nothing to show for an open mouth, so the target's teeth stay.
+    A triangle is hidden where it turns away from the camera, or has next to no area: closed lips
+    show nothing for an open mouth, so the target's teeth stay.
 
     Returns:
-        Indices of points, the three of each triangle all in one turning direction.
+        Indices of points; the corners of all triangles turn in the same direction.
     """
     try:
         from scipy.spatial import Delaunay
@@ -136,11 +136,11 @@ def triangulate(mesh_s: FaceMesh, mesh_t: FaceMesh) -> Int[np.ndarray, "n 3"]:
     front = _areas(frontal, triangles)
     triangles[front < 0] = triangles[front < 0][:, ::-1]
     front = np.abs(front)
-    seen = front > 0
+    visible = front > 0
     for mesh in (mesh_s, mesh_t):
         scale = np.ptp(mesh.points[:, 1]) / np.ptp(frontal[:, 1])
-        seen &= _areas(mesh.points, triangles) > MIN_FACING * front * scale**2
-    return triangles[seen]
+        visible &= _areas(mesh.points, triangles) > MIN_FACING * front * scale**2
+    return triangles[visible]
 
 
 def _normalized(points: Float[np.ndarray, "n 2"]) -> Float[np.ndarray, "n 2"]:
@@ -151,19 +151,19 @@ def _normalized(points: Float[np.ndarray, "n 2"]) -> Float[np.ndarray, "n 2"]:
 def _areas(
     points: Float[np.ndarray, "n 2"], triangles: Int[np.ndarray, "m 3"]
 ) -> Float[np.ndarray, " m"]:
-    """Twice the area of each triangle, positive for one turning direction."""
+    """Return twice the area of each triangle, with the sign of its turning direction."""
     a, b, c = points[triangles].transpose(1, 0, 2)
     (x1, y1), (x2, y2) = (b - a).T, (c - a).T
     return x1 * y2 - x2 * y1
 
 
-def _rasterize(
+def draw_triangles(
     triangles: Int[np.ndarray, "m 3"],
     points: Float[np.ndarray, "n 2"],
     depth: Float[np.ndarray, " n"],
     size: Int[np.ndarray, " 2"],
 ) -> Int[np.ndarray, "a b"]:
-    """Which triangle each pixel shows, -1 for none; the nearer one where several cover it."""
+    """Return the triangle that each pixel shows, the nearest of several, or -1 for none."""
     index = np.full((size[1], size[0]), -1, np.int32)
     fixed = np.rint(points * 2**SUBPIXEL_BITS).astype(np.int32)
     for number in np.argsort(-depth[triangles].mean(axis=1)):  # from far to near
@@ -176,7 +176,7 @@ def _barycentric(
     corners: Float[np.ndarray, "m 3 2"],
     index: Int[np.ndarray, " p"],
 ) -> Float[np.ndarray, "p 3"]:
-    """Weights of the corners of its triangle for each point, bounded for one far outside."""
+    """Return weights of its triangle's corners for each point, bounded far outside of it."""
     a, b, c = corners.transpose(1, 0, 2)
     inverse = np.linalg.inv(np.stack([b - a, c - a], axis=2))
     v = np.einsum("pij,pj->pi", inverse[index], points - a[index])
@@ -187,7 +187,7 @@ def _barycentric(
 def _without_slits(
     index: Int[np.ndarray, "a b"],
 ) -> tuple[Int[np.ndarray, "a b"], Bool[np.ndarray, "a b"]]:
-    """The index with slits between triangles filled from beside them, and the mask to blend in.
+    """Fill slits between triangles from beside them, and return the mask to blend too.
 
     The mask stays a little inside of the face, away from hair and background.
     """
@@ -227,19 +227,14 @@ def poisson_blend(
     background: UInt8[np.ndarray, "a b 3"],
     mask: Bool[np.ndarray, "a b"],
 ) -> UInt8[np.ndarray, "a b 3"]:
-    """Put the gradients of a picture into a background of the same size, in the same place.
+    """Put a picture's gradients under the mask into a background of the same size.
 
-    OpenCV places the mask's bounding box around a centre that it is given, and fails or shifts the
-    picture where the mask touches the border; so the centre is the box's and the border is clear.
-
-    Args:
-        pixels: What to put in.
-        background: Where to.
-        mask: Of what to put in; it must not touch the border.
+    The mask must not touch the border: there OpenCV fails or shifts the picture. It places the
+    mask's bounding box around a given centre, so the centre is the box's.
     """
     x, y, width, height = cv2.boundingRect(mask.astype(np.uint8))
     centre = (x + width // 2, y + height // 2)
-    # Its result depends on the mask's box alone where that is thin, so nothing below 3 x 3.
+    # The result for a thin mask depends on its box alone, so nothing below 3 x 3 is blended.
     if min(width, height) < 3:
         return background
     return cv2.seamlessClone(

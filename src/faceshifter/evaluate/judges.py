@@ -1,39 +1,37 @@
-"""Networks that measure: ONNX recognisers and features, and MediaPipe's Face Landmarker."""
+"""Networks that measure: a detector, ONNX recognisers, and MediaPipe's Face Landmarker."""
 
-import contextlib
-import os
-import weakref
-from collections.abc import Iterator, Sequence
-from functools import partial
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Float, UInt8
 
-from faceshifter.downloads import model_file
 from faceshifter.encoders.encoder import ARCFACE_CROP
 from faceshifter.errors import CheckpointError, DependencyError
 from faceshifter.evaluate.metrics import rotation_error
 from faceshifter.face.align import crop_face, fit_similarity
+from faceshifter.face.detect import FaceDetector
+from faceshifter.face.mesh import Landmark
 from faceshifter.files import sha256
 from faceshifter.images import Pixels
 from faceshifter.networks import to_tensor
 
 BATCH = 16  # faces; larger ones take more memory and no less time
 NUM_BLENDSHAPES = 52
-LANDMARKER_SIDE = 256  # pixels; of the upright square around a face
-LANDMARKER_REACH = 3.2  # its side over the distance from the eyes' middle to the mouth's
+HEAD_SIDE = 256  # pixels; of the upright square in which a head is measured
+HEAD_REACH = 3.2  # its side over the distance from the eyes' middle to the mouth's
 
 
 class Recogniser:
-    """A network as ONNX that maps aligned RGB faces (b, 3, n, n) in [-1, 1] to vectors (b, d).
+    """An ONNX network that maps aligned RGB faces (b, 3, n, n) in [-1, 1] to vectors (b, d).
 
-    A feature network for FID and KID has the same form and, where its input says so, another n.
+    A feature network for FID and KID has the same form; its input says n where that is not 112.
     """
 
     def __init__(self, path: Path) -> None:
-        """Load it.
+        """Load an .onnx file.
 
         Raises:
             DependencyError: onnxruntime is not installed.
@@ -46,7 +44,6 @@ class Recogniser:
                 "measuring with an ONNX recogniser needs onnxruntime; run "
                 "pip install 'faceshifter[evaluate]'"
             ) from None
-        path = model_file(path)
         if not path.is_file():
             raise CheckpointError(f"{path} does not exist; give a recogniser's .onnx file")
         try:
@@ -72,12 +69,12 @@ class Recogniser:
     def crop(
         self, pixels: Pixels, landmarks: Float[np.ndarray, "5 2"]
     ) -> UInt8[np.ndarray, "n n 3"]:
-        """The network's own crop of a face, RGB."""
+        """Return the crop of a face that the network takes, RGB."""
         template = np.array(ARCFACE_CROP.points) * self.size / ARCFACE_CROP.size
         return crop_face(pixels, fit_similarity(landmarks, template), self.size)
 
     def features(self, crops: Sequence[UInt8[np.ndarray, "n n 3"]]) -> Float[np.ndarray, "b d"]:
-        """Outputs for crops of this size, in batches."""
+        """Return the network's outputs for crops of its size."""
         X = to_tensor(np.stack(crops)).numpy()
         batches = [X[start : start + BATCH] for start in range(0, len(X), BATCH)]
         try:
@@ -86,7 +83,7 @@ class Recogniser:
             return np.concatenate([self._run(x[None]) for x in X])
 
     def embed(self, crops: Sequence[UInt8[np.ndarray, "n n 3"]]) -> Float[np.ndarray, "b d"]:
-        """``features`` scaled to unit length."""
+        """Return ``features`` scaled to unit length."""
         z = self.features(crops)
         return z / np.linalg.norm(z, axis=1, keepdims=True)
 
@@ -98,8 +95,8 @@ def refuse_training_recogniser(path: Path, info: dict[str, Any]) -> None:
     """Refuse to measure with a network that the weights were trained with.
 
     Args:
-        path: The recogniser.
-        info: What the weights' file says: ``identity`` and, where listed, ``teachers``.
+        path: The recogniser's file.
+        info: Metadata of the weights: ``identity`` and, where there are any, ``teachers``.
 
     Raises:
         CheckpointError: The recogniser has a training network's file name or content.
@@ -115,7 +112,7 @@ def refuse_training_recogniser(path: Path, info: dict[str, Any]) -> None:
 
 
 class HeadState(NamedTuple):
-    """How a head is turned, what its face does, and where it looks."""
+    """Pose, expression and gaze of one head."""
 
     rotation: Float[np.ndarray, "3 3"]
     blendshapes: Float[np.ndarray, " 52"]
@@ -123,7 +120,7 @@ class HeadState(NamedTuple):
     """Right and up, degrees."""
 
     def errors(self, target: "HeadState") -> dict[str, float]:
-        """Pose in degrees, expression as L2 distance, gaze in degrees."""
+        """Return pose in degrees, expression as L2 distance, and gaze in degrees."""
         return {
             "pose": rotation_error(self.rotation, target.rotation),
             "expression": float(np.linalg.norm(self.blendshapes - target.blendshapes)),
@@ -131,74 +128,38 @@ class HeadState(NamedTuple):
         }
 
 
-class Landmarker:
-    """Head pose, blendshapes and gaze by MediaPipe's Face Landmarker."""
+@dataclass
+class Judges:
+    """All that measures; what is None is left out."""
 
-    def __init__(self, path: Path) -> None:
-        """Load it.
+    detector: FaceDetector
+    recogniser: Recogniser
+    landmark: Landmark | None = None
+    features: Recogniser | None = None
 
-        Raises:
-            DependencyError: mediapipe is not installed.
-            CheckpointError: The file is not a Face Landmarker.
-        """
-        if not path.is_file():
-            raise CheckpointError(f"{path} does not exist; give a face_landmarker.task file")
-        with _silent():
-            try:
-                from mediapipe import Image, ImageFormat
-                from mediapipe.tasks import python as tasks
-            except ImportError:
-                raise DependencyError(
-                    "measuring pose and expression needs mediapipe; run "
-                    "pip install 'faceshifter[evaluate]'"
-                ) from None
-            options = tasks.vision.FaceLandmarkerOptions(
-                base_options=tasks.BaseOptions(model_asset_path=str(path)),
-                output_face_blendshapes=True,
-                output_facial_transformation_matrixes=True,
-            )
-            try:
-                self.network = tasks.vision.FaceLandmarker.create_from_options(options)
-            except (RuntimeError, ValueError) as error:
-                raise CheckpointError(f"{path} is not a Face Landmarker; get it again") from error
-        weakref.finalize(self, self.network.close)  # its destructor fails at the interpreter's end
-        self.image: Any = partial(Image, ImageFormat.SRGB)
-
-    def measure(self, pixels: Pixels, landmarks: Float[np.ndarray, "5 2"]) -> HeadState | None:
-        """Pose, 52 blendshapes and gaze; None where no face is found."""
+    def head(self, pixels: Pixels, landmarks: Float[np.ndarray, "5 2"]) -> HeadState | None:
+        """Measure a head; None where the landmarker is left out or sees no face."""
+        if self.landmark is None:
+            return None
         eyes, mouth = landmarks[:2].mean(axis=0), landmarks[3:].mean(axis=0)
         centre, reach = (eyes + mouth) / 2, np.linalg.norm(mouth - eyes)
-        scale = LANDMARKER_SIDE / (LANDMARKER_REACH * max(float(reach), 1.0))
-        offset = (LANDMARKER_SIDE - 1) / 2 - scale * centre
+        scale = HEAD_SIDE / (HEAD_REACH * max(float(reach), 1.0))
+        offset = (HEAD_SIDE - 1) / 2 - scale * centre
         matrix = np.column_stack([scale * np.eye(2), offset])  # upright, so that roll stays
-        with _silent():
-            crop: UInt8[np.ndarray, "s s 3"] = crop_face(pixels, matrix, LANDMARKER_SIDE)
-            found = self.network.detect(self.image(np.ascontiguousarray(crop)))
-        if not found.face_landmarks:
+        result = self.landmark(crop_face(pixels, matrix, HEAD_SIDE))
+        if not result.face_landmarks:
             return None
-        U, _, Vt = np.linalg.svd(np.array(found.facial_transformation_matrixes[0])[:3, :3])
-        shapes = {c.category_name: float(c.score) for c in found.face_blendshapes[0]}
+        U, _, Vt = np.linalg.svd(np.array(result.facial_transformation_matrixes[0])[:3, :3])
+        shapes = {c.category_name: float(c.score) for c in result.face_blendshapes[0]}
         return HeadState(U @ Vt, np.array(list(shapes.values())), _gaze(shapes))
 
 
 def _gaze(shapes: dict[str, float]) -> Float[np.ndarray, " 2"]:
-    """Mean direction of both eyes from the eye-look blendshapes, of which 1 is about 30 degrees."""
-    look = {name: shapes.get(f"eyeLook{name}", 0.0) for name in (
-        "InLeft", "InRight", "OutLeft", "OutRight", "UpLeft", "UpRight", "DownLeft", "DownRight"
-    )}  # fmt: skip
-    right = look["InLeft"] - look["OutLeft"] + look["OutRight"] - look["InRight"]
-    up = look["UpLeft"] + look["UpRight"] - look["DownLeft"] - look["DownRight"]
+    """Return the mean direction of both eyes from blendshapes, of which 1 is about 30 degrees."""
+
+    def look(direction: str) -> float:
+        return shapes.get(f"eyeLook{direction}", 0.0)
+
+    right = look("InLeft") - look("OutLeft") + look("OutRight") - look("InRight")
+    up = look("UpLeft") + look("UpRight") - look("DownLeft") - look("DownRight")
     return 15.0 * np.array([right, up])
-
-
-@contextlib.contextmanager
-def _silent() -> Iterator[None]:
-    """Keep MediaPipe's native log lines from the terminal."""
-    kept, sink = os.dup(2), os.open(os.devnull, os.O_WRONLY)
-    os.dup2(sink, 2)
-    try:
-        yield
-    finally:
-        os.dup2(kept, 2)
-        os.close(kept)
-        os.close(sink)

@@ -1,8 +1,9 @@
-"""Where results come from: the anchors, our stages, any method on photos, or files."""
+"""Where results come from: two anchors, our own stages, any method on photos, or files."""
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
+from functools import partial
+from typing import Protocol, Self, runtime_checkable
 
 import numpy as np
 from jaxtyping import Bool, UInt8
@@ -18,10 +19,10 @@ from faceshifter.images import Pixels
 from faceshifter.networks import Identity, SwappedCrop
 from faceshifter.swap.swapper import FaceSwapper
 
-CROP = 256  # pixels; of paste-source, flicker and the pictures' faces
+CROP = 256  # pixels; side of the crops of paste-source, flicker and the pictures
 GEOMETRY = CropGeometry()
 CPU_CROPS = 2  # swapped at a time on a CPU, where more take more memory and no less time
-COVERED = 8  # levels; a pixel that the occluder changed by more is the occluder's
+COVERED = 8  # levels; a pixel that the occluder changed by more belongs to it
 
 Method = Callable[[Pixels, Pixels], Pixels]
 """A face swapper: source photo and target photo, upright RGB, to the result, RGB."""
@@ -29,7 +30,7 @@ Method = Callable[[Pixels, Pixels], Pixels]
 
 @dataclass(frozen=True)
 class Pair:
-    """A case whose photos were read and whose faces were found."""
+    """A case with the pixels and faces of its photos."""
 
     idx: int
     case: Case
@@ -41,7 +42,7 @@ class Pair:
     def crops(
         self, geometry: CropGeometry, size: int
     ) -> tuple[UInt8[np.ndarray, "s s 3"], UInt8[np.ndarray, "s s 3"]]:
-        """The aligned faces of source and target."""
+        """Cut out the aligned faces of source and target."""
         a, b = (crop_matrix(f.landmarks, geometry, size) for f in (self.face_s, self.face_t))
         return crop_face(self.source, a, size), crop_face(self.target, b, size)
 
@@ -51,22 +52,22 @@ class Occluded:
     """The target with a known occluder on it, swapped."""
 
     share: float
-    """Of the crop that is covered."""
+    """Share of the crop that is covered."""
     one_stage: float
-    """Mean error inside of the occluder, levels."""
+    """Mean error inside of the occluder after one stage, levels."""
     two_stages: float
     photo: Pixels
-    """The result of both stages, in the photo."""
+    """The photo swapped by both stages."""
     free: Pixels
     """The same without the occluder."""
 
 
 @dataclass(frozen=True)
-class Made:
-    """What a maker made of one pair."""
+class Results:
+    """Results of one pair."""
 
     photos: dict[str, Pixels | FaceShifterError]
-    """By method; an error where a result could not be made or read."""
+    """Result of each method; an error where it could not be made or read."""
     occluded: Occluded | None = None
 
 
@@ -76,101 +77,92 @@ class Maker(Protocol):
 
     @property
     def names(self) -> Sequence[str]:
-        """Of its methods."""
-        ...
+        """Names of its methods."""
 
-    def __call__(self, pairs: Sequence[Pair]) -> Iterator[Made]:
-        """One by one, so that only one pair's photos are in memory."""
-        ...
+    def __call__(self, pairs: Sequence[Pair]) -> Iterator[Results]:
+        """Yield pair by pair, so that only one pair's results are in memory."""
 
 
-class Anchors:
-    """The target as it is, and the source's aligned face pasted into it."""
+class Separate:
+    """Methods that make each result by itself; None is no result."""
 
-    names = ("copy-target", "paste-source")
+    def __init__(self, methods: dict[str, Callable[[Pair], Pixels | None]]) -> None:
+        self.names, self.methods = list(methods), methods
 
-    def __call__(self, pairs: Sequence[Pair]) -> Iterator[Made]:
-        """Both; a swapper has to lie between them."""
-        for pair in pairs:
-            matrix = crop_matrix(pair.face_t.landmarks, GEOMETRY, CROP)
-            pasted = paste_face(pair.target, pair.crops(GEOMETRY, CROP)[0], matrix)
-            yield Made(dict(zip(self.names, (pair.target, pasted), strict=True)))
+    @classmethod
+    def of(cls, name: str, method: Method) -> Self:
+        """Wrap one method that takes whole photos."""
+        return cls({name: lambda pair: method(pair.source, pair.target)})
 
-
-class OneByOne:
-    """A method that takes whole photos."""
-
-    def __init__(self, name: str, method: Method) -> None:
-        self.names, self.method = (name,), method
-
-    def __call__(self, pairs: Sequence[Pair]) -> Iterator[Made]:
-        """Its results."""
-        for pair in pairs:
-            try:
-                yield Made({self.names[0]: self.method(pair.source, pair.target)})
-            except FaceShifterError as error:
-                yield Made({self.names[0]: error})
-
-
-class Files:
-    """Results of any tool."""
-
-    def __init__(self, names: Sequence[str]) -> None:
-        self.names = names
-
-    def __call__(self, pairs: Sequence[Pair]) -> Iterator[Made]:
-        """Those that are given for each pair."""
+    def __call__(self, pairs: Sequence[Pair]) -> Iterator[Results]:
+        """Yield the results, or the errors that were raised."""
         for pair in pairs:
             photos: dict[str, Pixels | FaceShifterError] = {}
-            for name, picture in sorted(pair.case.results.items()):
+            for name, method in self.methods.items():
                 try:
-                    photos[name] = picture.pixels()
+                    photo = method(pair)
                 except FaceShifterError as error:
                     photos[name] = error
-            yield Made(photos)
+                else:
+                    photos |= {} if photo is None else {name: photo}
+            yield Results(photos)
+
+
+def _paste_source(pair: Pair) -> Pixels:
+    matrix = crop_matrix(pair.face_t.landmarks, GEOMETRY, CROP)
+    return paste_face(pair.target, pair.crops(GEOMETRY, CROP)[0], matrix)
+
+
+ANCHORS = Separate({"copy-target": lambda pair: pair.target, "paste-source": _paste_source})
+"""The target unchanged, and with the source's aligned face pasted: a swap lies in between."""
+
+
+def results_in_files(cases: Sequence[Case]) -> Separate:
+    """Return the methods whose results are in the cases' files."""
+    names = sorted({name for case in cases for name in case.results})
+    return Separate({name: partial(_read_result, name) for name in names})
+
+
+def _read_result(name: str, pair: Pair) -> Pixels | None:
+    return pair.case.results[name].pixels() if name in pair.case.results else None
 
 
 class OurMethod:
-    """Both stages of a FaceShifter, which share their work, or the first alone."""
+    """Both stages of a FaceSwapper, which share their work, or the first alone."""
 
     def __init__(self, swapper: FaceSwapper, occluders: Occluders) -> None:
         self.swapper, self.occluders = swapper, occluders
         self.names = ("one stage", "two stages")[: 2 if swapper.networks.has_hear else 1]
 
-    def __call__(self, pairs: Sequence[Pair]) -> Iterator[Made]:
-        """The results; of both also the errors of a second swap with an occluder on the target."""
+    def __call__(self, pairs: Sequence[Pair]) -> Iterator[Results]:
+        """Yield the results; with both stages also those of targets with an occluder on them."""
         networks = self.swapper.networks
         size, geometry = networks.image_size, networks.geometry
-        matrices = [crop_matrix(p.face_t.landmarks, geometry, size) for p in pairs]
-        faces = [p.crops(geometry, size) for p in pairs]
-        X_s, X_t = ([face[i] for face in faces] for i in (0, 1))
+        X_s, X_t = zip(*(pair.crops(geometry, size) for pair in pairs), strict=True)
         covered = self._cover(X_t, pairs) if networks.has_hear else {}
         z_id = list(networks.embed(X_s))
-        steps = self._swap(
-            X_t + [crop for crop, _ in covered.values()],
-            z_id + [z_id[i] for i in covered],
-        )
+        crops = [*X_t, *(crop for crop, _ in covered.values())]
+        steps = self._swap(crops, z_id + [z_id[i] for i in covered])
         with_occluder = dict(zip(covered, steps[len(pairs) :], strict=True))
-        for i, (pair, matrix) in enumerate(zip(pairs, matrices, strict=True)):
-            crops = steps[i].Y_hat_st, steps[i].Y_st
-            photos = dict(
-                zip(self.names, (paste_face(pair.target, c, matrix) for c in crops), strict=False)
-            )
+        for i, pair in enumerate(pairs):
+            matrix = crop_matrix(pair.face_t.landmarks, geometry, size)
+            stages = zip(self.names, (steps[i].Y_hat_st, steps[i].Y_st), strict=False)
+            photos = {name: paste_face(pair.target, crop, matrix) for name, crop in stages}
             occluded = None
-            if i in with_occluder:
-                swapped, (crop, inside) = with_occluder[i], covered[i]
+            if i in covered:
+                (crop, inside), swapped = covered[i], with_occluder[i]
                 one, two = (
                     float(np.abs(picture[inside].astype(int) - crop[inside]).mean())
                     for picture in (swapped.Y_hat_st, swapped.Y_st)
                 )
                 photo = paste_face(pair.target, swapped.Y_st, matrix)
                 occluded = Occluded(float(inside.mean()), one, two, photo, photos[self.names[1]])
-            yield Made({**photos}, occluded)
+            yield Results({**photos}, occluded)
 
     def _cover(
-        self, X_t: list[Pixels], pairs: Sequence[Pair]
+        self, X_t: Sequence[Pixels], pairs: Sequence[Pair]
     ) -> dict[int, tuple[Pixels, Bool[np.ndarray, "s s"]]]:
-        """By position, targets with an occluder and where that is; a quarter has none."""
+        """Return, by position, targets with an occluder and its pixels; a quarter has none."""
         covered = {}
         for i, (x, pair) in enumerate(zip(X_t, pairs, strict=True)):
             crop = occlude(x, np.random.default_rng(pair.idx), self.occluders)
@@ -179,7 +171,7 @@ class OurMethod:
                 covered[i] = crop, inside
         return covered
 
-    def _swap(self, crops: list[Pixels], z_id: list[Identity]) -> list[SwappedCrop]:
+    def _swap(self, crops: Sequence[Pixels], z_id: Sequence[Identity]) -> list[SwappedCrop]:
         networks = self.swapper.networks
         steps: list[SwappedCrop] = []
         batch = CPU_CROPS if networks.on_cpu else len(crops)

@@ -1,4 +1,4 @@
-"""Numbers from pictures, features and samples; nothing here knows of files or networks."""
+"""Figures from pictures, features and samples, without any file or network."""
 
 from collections.abc import Sequence
 from functools import reduce
@@ -10,23 +10,23 @@ from faceshifter.face.align import Matrix
 from faceshifter.images import Pixels
 
 RESAMPLES = 1000
-FACE_AXES = (0.36, 0.46)  # of the ellipse that is the face; half axes over the crop's side
-MAX_PSNR = 100.0  # dB; of equal pictures
-SSIM_SIDE = 7  # pixels; of its window
-FOLDS = 10  # of the jackknife
+FACE_AXES = (0.36, 0.46)  # half axes of the face's ellipse over the crop's side
+MAX_PSNR = 100.0  # dB; for equal pictures
+SSIM_SIDE = 7  # pixels; side of its window
+FOLDS = 10  # parts of the jackknife
 KID_SUBSETS, KID_SIZE = 50, 100
 Interval = tuple[float, float, float]
 """A number and the ends of its 95 % interval."""
 
 
 def rotation_error(a: Float[np.ndarray, "3 3"], b: Float[np.ndarray, "3 3"]) -> float:
-    """Angle of the rotation between two head poses, degrees."""
+    """Return the angle of the rotation between two head poses, degrees."""
     # By the chord, which is exact near zero where the arc cosine of the trace is not.
     return float(np.degrees(2 * np.arcsin(min(np.linalg.norm(a - b) / np.sqrt(8), 1.0))))
 
 
 def outside_face(shape: tuple[int, int], matrix: Matrix, size: int) -> Bool[np.ndarray, "h w"]:
-    """Pixels of a photo outside of the ellipse of its aligned face."""
+    """Mark the pixels of a photo outside of the ellipse of its aligned face."""
     y, x = np.ogrid[: shape[0], : shape[1]]
     u, v = ((a * x + b * y + c + 0.5) / size - 0.5 for a, b, c in matrix)
     return (u / FACE_AXES[0]) ** 2 + (v / FACE_AXES[1]) ** 2 > 1
@@ -35,9 +35,9 @@ def outside_face(shape: tuple[int, int], matrix: Matrix, size: int) -> Bool[np.n
 def background_errors(
     result: Pixels, target: Pixels, outside: Bool[np.ndarray, "h w"]
 ) -> dict[str, float]:
-    """PSNR in dB, SSIM and mean CIEDE2000 of the pixels outside of the face.
+    """Return PSNR in dB, SSIM and mean CIEDE2000 of the pixels outside of the face.
 
-    Only the part that differs is looked at, as a swap changes little of a large photo; elsewhere
+    Only the part that differs is compared, as a swap changes little of a large photo; elsewhere
     SSIM is 1 and both errors are 0.
     """
     from skimage.color import deltaE_ciede2000, rgb2lab
@@ -66,7 +66,7 @@ def background_errors(
 
 
 def bootstrap(values: Float[np.ndarray, " n"], seed: int = 0) -> Interval:
-    """Mean of one value or more, and its 95 % interval by resampling."""
+    """Return the mean of one value or more, and its 95 % interval by resampling."""
     n = len(values)
     rng = np.random.default_rng(seed)
     block = max(10**6 // n, 1)  # resamples at a time, in bounded memory
@@ -80,12 +80,12 @@ class Moments:
     """Count, sum and products of features in float64; sets of them add and subtract."""
 
     def __init__(self, features: Float[np.ndarray, "b d"]) -> None:
-        """Those of some rows."""
+        """Accumulate over rows."""
         rows = features.astype(np.float64)
         self.count, self.total, self.products = len(rows), rows.sum(axis=0), rows.T @ rows
 
     def plus(self, other: "Moments", sign: int = 1) -> "Moments":
-        """Of both sets together; with the sign -1, of this one without that one."""
+        """Join both sets; with the sign -1, take the other set out of this one."""
         result = Moments(np.zeros((0, len(self.total))))
         result.count = self.count + sign * other.count
         result.total = self.total + sign * other.total
@@ -93,14 +93,14 @@ class Moments:
         return result
 
     def gaussian(self) -> tuple[Float[np.ndarray, " d"], Float[np.ndarray, "d d"]]:
-        """Mean and covariance of all rows."""
+        """Return mean and covariance of all rows."""
         mean = self.total / self.count
         covariance = (self.products - self.count * np.outer(mean, mean)) / (self.count - 1)
         return mean, covariance
 
 
 def frechet(a: Moments, b: Moments) -> float:
-    """Frechet distance (FID) of the Gaussians of two sets; NaN for fewer than two rows."""
+    """Return the Frechet distance (FID) of two sets; NaN for fewer than two rows."""
     if min(a.count, b.count) < 2:
         return float("nan")
     (mean_a, cov_a), (mean_b, cov_b) = a.gaussian(), b.gaussian()
@@ -112,13 +112,9 @@ def frechet(a: Moments, b: Moments) -> float:
 
 
 def frechet_interval(a: Sequence[Moments], b: Sequence[Moments]) -> Interval:
-    """``frechet`` of two sets given in the same folds, with an interval by jackknife.
+    """Return ``frechet`` of two sets in folds of the same pairs, with an interval by jackknife.
 
     A bootstrap would not do: a set with repeated rows is farther from any other.
-
-    Args:
-        a: A set's rows in folds.
-        b: The other's; a fold has the same pairs as in ``a``, so that both lack them together.
     """
     all_a, all_b = reduce(Moments.plus, a), reduce(Moments.plus, b)
     distance = frechet(all_a, all_b)
@@ -131,7 +127,7 @@ def frechet_interval(a: Sequence[Moments], b: Sequence[Moments]) -> Interval:
 
 
 def kernel_distance(a: Float[np.ndarray, "n d"], b: Float[np.ndarray, "m d"]) -> Interval:
-    """KID, unbiased squared MMD by the cubic kernel: mean of subsets, where 95 % of them lie."""
+    """Return KID, the unbiased squared MMD by the cubic kernel, and where 95 % of subsets lie."""
     size = min(KID_SIZE, len(a), len(b))
     if size < 2:
         return (float("nan"),) * 3

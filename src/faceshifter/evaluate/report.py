@@ -1,7 +1,6 @@
 """Records of an evaluation as report.json, report.md and one self-contained report.html."""
 
 import base64
-import html
 import json
 import math
 from collections.abc import Callable, Sequence
@@ -10,6 +9,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+import jinja2
 import numpy as np
 
 from faceshifter.evaluate.metrics import (
@@ -21,7 +21,8 @@ from faceshifter.evaluate.metrics import (
     kernel_distance,
 )
 from faceshifter.evaluate.run import read_records
-from faceshifter.files import write_atomically
+from faceshifter.evaluate.scores import sorted_pictures
+from faceshifter.files import markdown_table, write_atomically
 
 COLUMNS = {
     "top1": "ID retrieval, %", "pose": "pose, deg", "expression": "expression", "top5": "top 5, %",
@@ -29,7 +30,7 @@ COLUMNS = {
     "psnr": "PSNR outside, dB", "ssim": "SSIM outside", "ciede2000": "CIEDE2000 outside",
     "flicker": "flicker", "fid": "FID", "kid": "KID",
 }  # fmt: skip
-"""The paper's Table 1 first."""
+"""Headings, the paper's Table 1 first."""
 COUNTS = {"pairs": "pairs", "failed": "failed", "undetected": "no face", "no_pose": "no pose"}
 KID_ROWS = 5000
 BLOCK = 256
@@ -39,7 +40,7 @@ Record = dict[str, Any]
 
 
 def write_reports(out: Path, left_out: list[str]) -> dict[str, Any]:
-    """Write the three reports and return what report.json holds."""
+    """Write the three reports of a run and return the content of report.json."""
     records = read_records(out)
     columns = json.loads((out / "columns.json").read_text())
     names = [n for n in columns["methods"] if any(n in record["methods"] for record in records)]
@@ -57,8 +58,9 @@ def write_reports(out: Path, left_out: list[str]) -> dict[str, Any]:
     }
     write_atomically(out / "report.json", json.dumps(report, indent=1, allow_nan=False).encode())
     write_atomically(out / "report.md", "\n".join([*markdown(report), ""]).encode())
-    order = ["source", "target", *columns["methods"][1:]]  # as evaluate.batch shows them
-    write_atomically(out / "report.html", page(report, *cells(report), out, order).encode())
+    order = ["source", "target", *columns["methods"][1:]]  # as evaluate.scores draws them
+    html = page(report, *cells(report), sorted_pictures(out / "pictures"), order)
+    write_atomically(out / "report.html", html.encode())
     return report
 
 
@@ -77,7 +79,7 @@ def _interval(scores: Sequence[Record], key: str) -> Interval | None:
 
 
 def _add_distances(path: Path, table: dict[str, Any], methods: list[str], dim: int) -> None:
-    """FID and KID of each method's faces to the targets', streamed from disk."""
+    """Add FID and KID of each method's faces to the targets', streamed from disk."""
     width = (1 + len(methods)) * (1 + dim)
     if not path.exists() or path.stat().st_size % (4 * width):
         return
@@ -100,7 +102,7 @@ def _add_distances(path: Path, table: dict[str, Any], methods: list[str], dim: i
 
 
 def _features(rows: Any, columns: list[int], part: slice) -> list[Any]:
-    """Features of some pairs in each column, of the pairs that have all of them."""
+    """Return each column's features of some pairs, where a pair has all of them."""
     some = np.array(rows[part][:, columns])
     return list(some[(some[:, :, 0] == 1).all(axis=1), :, 1:].transpose(1, 0, 2))
 
@@ -112,7 +114,7 @@ def _occlusion(records: Sequence[Record]) -> dict[str, Interval | None]:
 
 
 def _breakdowns(records: Sequence[Record], names: list[str]) -> list[dict[str, Any]]:
-    """Cosine to the source by the target's pose, resolution and synthetic occlusion."""
+    """Average cosines to the source by the target's pose, resolution and synthetic occlusion."""
     bins: list[tuple[str, Callable[[Record], float | None], tuple[float, ...]]] = [
         ("yaw of the target, deg", lambda r: r.get("yaw"), (0, 15, 30, 90)),
         ("eyes of the target, px apart", lambda r: r.get("eyes"), (0, 40, 60, 100, 10**6)),
@@ -132,7 +134,7 @@ def _breakdowns(records: Sequence[Record], names: list[str]) -> list[dict[str, A
 
 
 def _notes(records: Sequence[Record]) -> list[str]:
-    """A line for each fault; the pairs that share it, such as a video's frames, are listed."""
+    """Return a line for each fault, with the pairs that share it, such as a video's frames."""
     pairs: dict[str, list[Record]] = {}
     for record in records:
         for text in ([record["error"]] if "error" in record else []) + record["notes"]:
@@ -146,13 +148,12 @@ def _notes(records: Sequence[Record]) -> list[str]:
 
 
 def markdown(report: dict[str, Any]) -> list[str]:
-    """Lines of report.md."""
+    """Return the lines of report.md."""
     lines = [
         f"{report['pairs']} pairs, {report['not_measured']} not measured; mean [95 % interval]"
     ]
     header, rows = cells(report)
-    lines += ["", f"| {' | '.join(header)} |", "|" + "---|" * len(header)]
-    lines += [f"| {' | '.join(cell_text(cell) for cell in row)} |" for row in rows]
+    lines += ["", markdown_table(header, [[cell_text(cell) for cell in row] for row in rows])]
     if report["occlusion"]:
         lines += ["", "Occlusion, error inside in levels; id: change of the cosine to the source:"]
         lines += [f"- {key}: {cell_text(value)}" for key, value in report["occlusion"].items()]
@@ -161,7 +162,7 @@ def markdown(report: dict[str, Any]) -> list[str]:
 
 
 def cells(report: dict[str, Any]) -> tuple[list[str], list[list[Any]]]:
-    """Header and rows of the table of methods."""
+    """Return header and rows of the table of methods."""
     table = report["methods"]
     keys = [key for key in COLUMNS if any(key in row for row in table.values())] + [*COUNTS]
     names = {**COLUMNS, **COUNTS}
@@ -169,31 +170,8 @@ def cells(report: dict[str, Any]) -> tuple[list[str], list[list[Any]]]:
     return ["method", *(names[key] for key in keys)], rows
 
 
-STYLE = """body{font:14px sans-serif;margin:2em}table{border-collapse:collapse;margin:1em 0}
-small,td{white-space:nowrap}small{color:#666;display:block}
-td,th{padding:4px 8px;border-bottom:1px solid #ccc;text-align:left;vertical-align:top}
-th button{font:inherit;font-weight:bold;border:0;background:none;padding:0;cursor:pointer;
-text-align:left}th[aria-sort=ascending] button::after{content:' \\25B2'}
-th[aria-sort=descending] button::after{content:' \\25BC'}.scroll{overflow-x:auto}
-figure{margin:1em 0}figure img{display:block;width:100%}
-.names{display:flex}.names span{flex:1;min-width:0;padding:0 2px 3px;font-size:13px}"""
-SORT = """for(const button of document.querySelectorAll('th button'))button.onclick=()=>{
-const head=button.parentNode,table=head.closest('table'),column=head.cellIndex,
-up=head.getAttribute('aria-sort')!=='ascending',sign=up?1:-1,
-rows=[...table.tBodies[0].rows].map(row=>{const cell=row.cells[column];
-return{row,number:'v'in cell.dataset?Number(cell.dataset.v):NaN,text:cell.textContent}});
-for(const other of head.parentNode.cells)other.removeAttribute('aria-sort');
-head.setAttribute('aria-sort',up?'ascending':'descending');
-const numeric=rows.some(r=>!isNaN(r.number));
-rows.sort((a,b)=>!numeric?sign*a.text.localeCompare(b.text):
-isNaN(a.number)||isNaN(b.number)?isNaN(a.number)-isNaN(b.number):sign*(a.number-b.number));
-for(const{row}of rows)table.tBodies[0].append(row)}"""
-"""Rows without a number come last in either direction."""
-CELL_WIDTH = 192  # pixels of a face; more on a wide screen is only blur
-
-
 def cell_text(value: Any) -> str:
-    """A number, or a mean and its interval, or a text, for people."""
+    """Format a number, a mean and its interval, or a text."""
     number = _number(value)
     if value is None or (number is not None and math.isnan(number)):
         return "-"
@@ -205,7 +183,7 @@ def cell_text(value: Any) -> str:
 
 
 def _number(value: Any) -> float | None:
-    """By what a cell sorts; None for texts."""
+    """Return the number that a cell is sorted by; None for texts."""
     first = value[0] if isinstance(value, tuple | list) else value
     return float(first) if isinstance(first, int | float) else None
 
@@ -214,76 +192,30 @@ def page(
     report: dict[str, Any],
     header: Sequence[str],
     rows: Sequence[Sequence[Any]],
-    out: Path,
+    pictures: Sequence[Path],
     order: Sequence[str],
 ) -> str:
-    """The page.
+    """Return report.html, which needs no other file.
 
     Args:
-        report: What report.json holds.
-        header: Of the table of methods.
-        rows: Of it.
-        out: Folder with the pictures.
+        report: Content of report.json.
+        header: Headings of the table of methods.
+        rows: Its rows.
+        pictures: From the worst pairs to the best.
         order: What each picture shows, from left to right.
     """
+    template = Path(__file__).with_name("report.html").read_text("utf-8")
     breakdowns = [
         [b["what"], f"{b['from']} to {b['to']}", b["pairs"], *b["mean"].values()]
         for b in report["breakdowns"]
     ]
-    head = ["by", "range", "pairs", *report["methods"]]
-    occlusion = "".join(f"<li>{k}: {cell_text(v)}" for k, v in report["occlusion"].items())
-    lists = "".join(f"<li>{html.escape(x)}" for x in report["left_out"] + report["notes"])
-    return (
-        "<!doctype html><html lang='en'><meta charset='utf-8'><meta name='viewport' "
-        "content='width=device-width'><title>Face swaps measured</title>"
-        f"<style>{STYLE}</style><h1>Face swaps measured</h1><p>{report['pairs']} pairs, "
-        f"{report['not_measured']} not measured; mean [95 % interval]; click a heading to sort</p>"
-        f"{_table(header, rows)}<h2>Cosine to source by kind of pair</h2>{_table(head, breakdowns)}"
-        + (
-            f"<h2>Occlusion</h2><p>Error inside of the occluder in levels; id: change of "
-            f"the cosine to the source</p><ul>{occlusion}</ul>"
-            if occlusion
-            else ""
-        )
-        + _pictures(out / "pictures", order)
-        + f"<h2>Notes</h2><ul>{lists}</ul><script>{SORT}</script></html>"
-    )
-
-
-def _table(header: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
-    head = "".join(f"<th><button>{html.escape(cell)}</button></th>" for cell in header)
-    lines = "".join(f"<tr>{''.join(map(_cell, row))}</tr>" for row in rows)
-    table = f"<table><thead><tr>{head}</tr></thead><tbody>{lines}</tbody></table>"
-    return f"<div class='scroll'>{table}</div>"
-
-
-def _cell(value: Any) -> str:
-    number = _number(value)
-    data = "" if number is None or math.isnan(number) else f" data-v='{number!r}'"
-    mean, _, interval = cell_text(value).partition(" [")
-    if interval and number is not None:
-        return f"<td{data}>{mean} <small>[{interval}</small></td>"
-    return f"<td{data}>{html.escape(cell_text(value))}</td>"
-
-
-def _pictures(folder: Path, order: Sequence[str]) -> str:
-    """The worst pairs and the best, each below the names of what it shows."""
-    files = sorted(folder.glob("[+-]*_*.jpg"), key=lambda file: float(file.stem.split("_")[0]))
-    if not files:
-        return ""
-    names = "".join(f"<span>{html.escape(name)}</span>" for name in order)
-    figures = []
-    for rank, file in enumerate(files):
-        if rank in (0, len(files) // 2):
-            end = "Best" if rank else "Worst"
-            figures.append(
-                f"<h2>{end} pairs by {html.escape(order[-1])}: cosine to the source</h2>"
-            )
+    shown = []
+    for file in pictures:
         cosine, pair = file.stem.split("_")
-        data = base64.b64encode(file.read_bytes()).decode()
-        figures.append(
-            f"<figure style='max-width:{CELL_WIDTH * len(order)}px'><figcaption>"
-            f"pair {pair}, cosine {float(cosine):.3f}<div class='names'>{names}</div></figcaption>"
-            f"<img alt='pair {pair}' src='data:image/jpeg;base64,{data}'></figure>"
-        )
-    return "".join(figures)
+        shown.append((pair, float(cosine), base64.b64encode(file.read_bytes()).decode()))
+    half = max(len(shown) // 2, 1)
+    return jinja2.Template(template, autoescape=True, trim_blocks=True).render(
+        report=report, header=header, rows=rows, breakdowns=breakdowns, order=order,
+        ends=[("Worst", shown[:half]), ("Best", shown[half:])],
+        text=cell_text, number=_number,
+    )  # fmt: skip

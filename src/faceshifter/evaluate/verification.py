@@ -16,29 +16,24 @@ from faceshifter.errors import DataError, ImageError, NoFaceError
 from faceshifter.face.detect import FaceDetector, crop_largest
 from faceshifter.networks import Embedder
 
-FALSE_ACCEPTS = 1e-3
-"""Share of pairs of different people that may be taken for the same."""
+FALSE_ACCEPTS = 1e-3  # share of pairs of two people that may be taken for one
 
 
 @dataclass(frozen=True)
 class VerificationResult:
-    """How well same and different people separate by the cosine of their z_id.
-
-    Attributes:
-        num_faces: Faces compared, each with every other.
-        num_people: People among them.
-        num_same: Pairs of one person.
-        num_different: Pairs of two people.
-        auc: Chance that a pair of one person is more alike than a pair of two; ties count half.
-        tar_at_far: Share of same-person pairs more alike than all but 0.1 % of the others.
-    """
+    """How well same and different people separate by the cosine of their z_id."""
 
     num_faces: int
+    """Faces compared, each with every other."""
     num_people: int
     num_same: int
+    """Pairs of one person."""
     num_different: int
+    """Pairs of two people."""
     auc: float
+    """Chance that a pair of one person is more alike than a pair of two; ties count half."""
     tar_at_far: float
+    """Share of same-person pairs more alike than all but 0.1 % of the others."""
 
 
 def verification(z_id: Float[np.ndarray, "n d"], identity: Sequence[str]) -> VerificationResult:
@@ -46,7 +41,7 @@ def verification(z_id: Float[np.ndarray, "n d"], identity: Sequence[str]) -> Ver
 
     Args:
         z_id: One row a face, of unit length.
-        identity: Whose face each row is.
+        identity: Name of the person in each row.
 
     Raises:
         DataError: There is no pair of one person, or none of two.
@@ -91,7 +86,7 @@ def verify_encoder(
 
     Args:
         encoder: Maps faces to z_id.
-        faces: Aligned crops of one size, RGB, and whose they are.
+        faces: Aligned crops of one size, RGB, and names of people.
         batch_size: Crops encoded at a time.
 
     Raises:
@@ -108,7 +103,7 @@ def verify_encoder(
 def labelled_crops(
     photos: Path, detector: FaceDetector, geometry: CropGeometry, size: int = 256
 ) -> Iterator[tuple[UInt8[np.ndarray, "s s 3"], str]]:
-    """Aligned crop and person of every photo with a face; the others are left out.
+    """Yield the aligned crop and person of every photo with a face; others are left out.
 
     Args:
         photos: Folder with one sub-folder a person, or with an index.jsonl that names people, or a

@@ -1,7 +1,7 @@
-"""Alignment: one similarity transform from five landmarks to the crop, and the warp both ways use.
+"""Alignment: the similarity transform from five landmarks to the crop, and warps both ways.
 
-Coordinates are those of pixel centres: the upper left pixel's centre is (0, 0), so a picture
-``w`` pixels wide reaches from -0.5 to w - 0.5.
+Coordinates are those of pixel centres: the centre of the upper left pixel is (0, 0), so a picture
+of width ``w`` reaches from -0.5 to w - 0.5.
 """
 
 import math
@@ -14,36 +14,36 @@ from faceshifter.config import CropGeometry
 from faceshifter.errors import NoFaceError
 
 Matrix = Float[np.ndarray, "2 3"]
-"""An affine transform of pixel coordinates, float64; of a crop: photo to crop."""
+"""Affine transform of pixel coordinates, float64; for a crop, from the photo to the crop."""
 
 MIN_FIT = 0.5
-"""Least correlation of landmarks and template; faces of any pose stay above 0.8."""
+"""Least correlation of landmarks and template; faces in any pose are above 0.8."""
 
 MAX_OVERSAMPLING = 32
-"""Bounds the memory of a warp that shrinks; a crop side over 8000 photo pixels needs more."""
+"""Limits the memory of a warp that shrinks; only crops of over 8000 photo pixels need more."""
 
 
 def crop_matrix(landmarks: Float[np.ndarray, "5 2"], geometry: CropGeometry, size: int) -> Matrix:
-    """Least-squares similarity transform, without reflection, from the photo to the crop.
+    """Return the least-squares similarity transform, without reflection, from photo to crop.
 
     Args:
-        landmarks: Left eye, right eye, nose tip, left and right mouth corner, photo pixels.
-        geometry: Where they belong in the crop.
+        landmarks: Left eye, right eye, nose tip, left and right mouth corner, in photo pixels.
+        geometry: Their places in the crop.
         size: Side of the crop in pixels.
 
     Raises:
-        NoFaceError: The points do not look like a face: they coincide, or are mirrored.
+        NoFaceError: The points do not form a face: they coincide, or are mirrored.
     """
     return fit_similarity(landmarks, template_points(geometry, size))
 
 
 def fit_similarity(points: Float[np.ndarray, "n 2"], template: Float[np.ndarray, "n 2"]) -> Matrix:
-    """Least-squares similarity transform, without reflection, that maps points to a template.
+    """Return the least-squares similarity transform, without reflection, to a template.
 
     Raises:
         NoFaceError: The points are far from the template's shape.
     """
-    # With points as complex numbers a similarity is z -> a z + b; its optimum has a closed form.
+    # With complex numbers as points a similarity is z -> a z + b; its optimum has a closed form.
     z, t = points @ (1, 1j), template @ (1, 1j)
     z_centred, t_centred = z - z.mean(), t - t.mean()
     product = np.vdot(z_centred, t_centred)
@@ -58,7 +58,7 @@ def fit_similarity(points: Float[np.ndarray, "n 2"], template: Float[np.ndarray,
 
 
 def invert_matrix(matrix: Matrix) -> Matrix:
-    """The transform back, from crop pixels to photo pixels."""
+    """Return the inverse transform, from crop pixels to photo pixels."""
     linear = np.linalg.inv(matrix[:, :2])
     return np.column_stack([linear, -linear @ matrix[:, 2]])
 
@@ -69,19 +69,19 @@ def transform_points(matrix: Matrix, points: Float[np.ndarray, "n 2"]) -> Float[
 
 
 def template_points(geometry: CropGeometry, size: int) -> Float[np.ndarray, "5 2"]:
-    """The template's landmarks in the crop's pixels."""
+    """Return the template's landmarks in crop pixels."""
     return np.array(geometry.points) * size - 0.5
 
 
 def crop_face(
     pixels: UInt8[np.ndarray, "h w 3"], matrix: Matrix, size: int
 ) -> UInt8[np.ndarray, "s s 3"]:
-    """Cut the aligned crop out of a photo; beyond the photo's border the photo is reflected.
+    """Cut the aligned crop out of a photo, which is reflected beyond its border.
 
     Args:
         pixels: RGB photo.
         matrix: From photo pixels to crop pixels.
-        size: Side of the crop.
+        size: Side of the crop in pixels.
     """
     return warp(pixels, matrix, width=size, height=size)
 
@@ -89,16 +89,16 @@ def crop_face(
 def warp(
     pixels: UInt8[np.ndarray, "h w 3"], matrix: Matrix, *, width: int, height: int
 ) -> UInt8[np.ndarray, "height width 3"]:
-    """Resample a picture by a similarity: cubic where it enlarges, area averages where it shrinks.
+    """Resample a picture by a similarity: cubic if it enlarges, averaging areas if it shrinks.
 
     Args:
         pixels: RGB picture; beyond its border it is reflected.
         matrix: From pixel coordinates of ``pixels`` to those of the result.
-        width: Of the result in pixels.
-        height: Of the result in pixels.
+        width: Width of the result in pixels.
+        height: Height of the result in pixels.
     """
     scale = math.sqrt(abs(np.linalg.det(matrix[:, :2])))
-    # Sampling k times as densely as the result is fine enough for the picture; then average.
+    # Sample k times as densely as the result, which is dense enough for the picture; then average.
     k = min(max(math.ceil(1 / scale - 1e-6), 1), MAX_OVERSAMPLING)
     # The centre of result pixel x is the centre of dense pixel k x + (k - 1) / 2.
     dense_matrix = k * matrix + [0, 0, (k - 1) / 2]

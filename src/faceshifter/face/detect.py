@@ -1,4 +1,4 @@
-"""Face detection with five landmarks, by dlib (always there) or YuNet (where its file is given)."""
+"""Face detection with five landmarks: by dlib, which is always there, or by YuNet."""
 
 import math
 import threading
@@ -14,7 +14,7 @@ import numpy as np
 from jaxtyping import Float, UInt8
 
 from faceshifter.config import CropGeometry
-from faceshifter.downloads import dlib_file, model_file
+from faceshifter.downloads import dlib_file
 from faceshifter.errors import DependencyError, NoFaceError
 from faceshifter.face.align import (
     Matrix,
@@ -29,39 +29,39 @@ from faceshifter.images import Pixels
 
 Box = tuple[float, float, float, float]
 Found = tuple[Float[np.ndarray, "n 2"], float]
-"""The corners of a face's box, clockwise from the face's upper left, any landmarks, the score."""
+"""Corners of a face's box, clockwise from the face's upper left, then any landmarks; the score."""
 
 HOG_SIDE = 1600
-"""Longer side in pixels above which a photo is reduced before the HOG detector."""
+"""Longer side in pixels to which larger photos are reduced for the HOG detector."""
 HOG_UPSAMPLE_SIDE = 800
-"""Longer side up to which a photo is doubled where HOG finds nothing; it needs faces of 80 px."""
+"""Longer side up to which a photo is doubled if HOG finds nothing; it needs faces of 80 pixels."""
 HOG_SCORE = 0.2
-"""Least score of a HOG face: false alarms rarely reach it, and 10 of 675 true faces do not."""
+"""Least score of a HOG face: few false alarms reach it, and 10 of 675 true faces do not."""
 HOG_SURE = 0.5
-"""Least best score in a turned photo."""
+"""Least score of the best HOG face in a turned photo."""
 CNN_MIN_SIDE = 20
-"""Shorter side of the smallest photo that the CNN detector takes; below no face is findable."""
+"""Shorter side in pixels of the smallest photo for the CNN detector."""
 SLOW_SIDE = 800
-"""Longer side of the photo where it is turned and for the CNN: seconds at this size."""
+"""Longer side to which photos are reduced for turning and for the CNN, which take seconds."""
 YUNET_SIDES = (320, 1280)
-"""Longer sides to which a photo is reduced for YuNet, whose faces are 10 to 300 pixels wide."""
+"""Longer sides to which photos are reduced for YuNet, which finds faces of 10 to 300 pixels."""
 YUNET_SCORE = 0.7
 """Least confidence of a YuNet face."""
 YUNET_SURE = 0.9
-"""Confidence of an upright face: one on its side gets up to 0.87, with bad landmarks."""
+"""Confidence that only upright faces reach: on its side, one gets up to 0.87."""
 TURNS = (45, -45, 90, -90, 135, -135, 180)
-"""Degrees by which a photo is turned where no upright face is found; HOG stands 30 degrees."""
+"""Degrees by which a photo without upright faces is turned; HOG tolerates 30 degrees."""
 
 MAX_MOVE = 20.0
-"""Mean distance of the refined from YuNet's landmarks, in patch pixels, above which dlib failed.
+"""Greatest mean distance in patch pixels of refined landmarks from YuNet's; above, dlib failed.
 
-Of 1877 training photos 11 are above: profile views and covered faces.
+That is so in 11 of 1877 training photos: profile views and covered faces.
 """
 
 
 @dataclass(frozen=True)
 class Face:
-    """One face of a photo; coordinates are pixel centres, left is left in the picture."""
+    """A detected face; coordinates are pixel centres, left is left in the picture."""
 
     box: Box
     """x0, y0, x1, y1."""
@@ -70,26 +70,32 @@ class Face:
     score: float
     """The detector's confidence; comparable only between faces of the same detector."""
 
+    @property
+    def area(self) -> float:
+        """Area of the box in square pixels."""
+        x0, y0, x1, y1 = self.box
+        return (x1 - x0) * (y1 - y0)
+
 
 @runtime_checkable
 class FaceDetector(Protocol):
-    """Finds faces."""
+    """What every face detector can do."""
 
     def detect(self, pixels: Pixels, *, thorough: bool = True) -> list[Face]:
-        """All faces of an RGB photo, largest box first; empty where there is none.
+        """Return all faces of a photo, largest box first; empty if there is none.
 
         Args:
-            pixels: The photo.
-            thorough: Where nothing upright is found, spend seconds on turned and hidden faces.
+            pixels: RGB photo.
+            thorough: If no upright face is found, spend seconds on turned and covered ones.
         """
         ...
 
 
 class DlibDetector:
-    """dlib's detectors and five-point predictor, from files that every installation has."""
+    """dlib's HOG and CNN detectors, whose files come with the installation."""
 
     def detect(self, pixels: Pixels, *, thorough: bool = True) -> list[Face]:
-        """Find faces by HOG; only where it finds none, enlarged, turned, and then by the CNN."""
+        """Find faces by HOG; if there are none, in the photo enlarged or turned; then by CNN."""
         faces = []
         for corners, score in _find_boxes(pixels, thorough):
             landmarks = refine_landmarks(pixels, fit_similarity(corners, PATCH_BOX))
@@ -98,7 +104,7 @@ class DlibDetector:
 
 
 class YuNetDetector:
-    """OpenCV's YuNet, which also finds small faces and profile views; needs its model file."""
+    """OpenCV's YuNet, which also finds small faces and profile views; it needs a model file."""
 
     def __init__(self, model: Path) -> None:
         if not model.is_file():
@@ -121,7 +127,7 @@ class YuNetDetector:
             cv2.utils.logging.setLogLevel(log_level)
 
     def detect(self, pixels: Pixels, *, thorough: bool = True) -> list[Face]:
-        """Find faces; not safe to call from several threads at once."""
+        """Find faces; use ``LockedDetector`` to call it from several threads."""
         found = self._find(pixels)
         if thorough and _best(found) < YUNET_SURE:
             small, factor = _reduce(pixels, SLOW_SIDE)
@@ -132,7 +138,7 @@ class YuNetDetector:
             try:
                 to_patch = fit_similarity(rough, PATCH_LANDMARKS)
             except NoFaceError:
-                continue  # the detector was wrong
+                continue  # a false alarm
             landmarks = refine_landmarks(pixels, to_patch)
             moved = transform_points(to_patch, landmarks) - transform_points(to_patch, rough)
             if np.linalg.norm(moved, axis=1).mean() > MAX_MOVE:
@@ -141,7 +147,7 @@ class YuNetDetector:
         return _largest_first(faces)
 
     def _find(self, pixels: Pixels) -> list[Found]:
-        """Corners and landmarks, from coarse to fine, without parts of faces already found."""
+        """Find faces from coarse to fine, without parts of faces that were found before."""
         found: list[Found] = []
         for side in YUNET_SIDES:
             small, factor = _reduce(pixels, side)
@@ -158,24 +164,24 @@ class YuNetDetector:
 
 
 class LockedDetector:
-    """A detector that several threads may call: dlib's and YuNet's own keep state on the way."""
+    """A detector that several threads may call; dlib's and YuNet's own keep state inside."""
 
     def __init__(self, detector: FaceDetector) -> None:
         self._detector, self._lock = detector, threading.Lock()
 
     def detect(self, pixels: Pixels, *, thorough: bool = True) -> list[Face]:
-        """All faces of an RGB photo, largest box first."""
+        """Return all faces of a photo, one call at a time."""
         with self._lock:
             return self._detector.detect(pixels, thorough=thorough)
 
 
 def load_detector(yunet: Path | None = None) -> FaceDetector:
-    """YuNet where its model file, or the name ``yunet``, is given, dlib otherwise.
+    """Return YuNet where its model file is given, dlib otherwise.
 
     Raises:
-        DependencyError: The file is missing or of another form.
+        DependencyError: The file is missing, or not a YuNet model.
     """
-    return DlibDetector() if yunet is None else YuNetDetector(model_file(yunet))
+    return DlibDetector() if yunet is None else YuNetDetector(yunet)
 
 
 def crop_largest(
@@ -204,7 +210,7 @@ def crop_largest(
 
 
 def _find_boxes(pixels: Pixels, thorough: bool) -> list[Found]:
-    """Corners of the faces' boxes, by the first of dlib's detectors that finds any."""
+    """Return the faces of the first of dlib's detectors that finds any."""
     small, factor = _reduce(pixels, HOG_SIDE)
     found = _hog(small)
     if not found and max(small.shape) <= HOG_UPSAMPLE_SIDE:
@@ -220,13 +226,13 @@ def _find_boxes(pixels: Pixels, thorough: bool) -> list[Found]:
 
 
 def _hog(pixels: Pixels, upsample: int = 0) -> list[Found]:
-    # The copy is for dlib, which refuses the odd strides of pictures one pixel wide.
+    # dlib refuses the strides of pictures that are one pixel wide, so it gets a copy.
     boxes, scores, _ = _hog_detector().run(pixels.copy(order="C"), upsample, HOG_SCORE)
     return [(_corners(box), score) for box, score in zip(boxes, scores, strict=True)]
 
 
 def _find_turned(find: Callable[[Pixels], list[Found]], pixels: Pixels, sure: float) -> list[Found]:
-    """Faces at the turn with the best score, at least ``sure``, in the photo's coordinates."""
+    """Find the faces of the best turn, if its score is above ``sure``, in photo coordinates."""
     height, width = pixels.shape[:2]
     side = math.ceil(math.hypot(height, width))
     best: list[Found] = []
@@ -234,7 +240,7 @@ def _find_turned(find: Callable[[Pixels], list[Found]], pixels: Pixels, sure: fl
         matrix = cv2.getRotationMatrix2D(((width - 1) / 2, (height - 1) / 2), turn, 1)
         matrix[:, 2] += (side - width) / 2, (side - height) / 2
         back = invert_matrix(matrix)
-        # Black around the photo: reflected, its border would show faces that are not there.
+        # Black around the photo: reflection would show false faces.
         found = find(cv2.warpAffine(pixels, matrix, (side, side)))
         if _best(found) > max(_best(best), sure):
             best = [(transform_points(back, points), score) for points, score in found]
@@ -247,7 +253,7 @@ def _corners(box: Any) -> Float[np.ndarray, "4 2"]:
 
 
 def _with_corners(row: list[float]) -> Found:
-    """A row of YuNet: x, y, width, height, five landmarks from the left of the picture, score."""
+    """Convert YuNet's row: x, y, width, height, five landmarks (x, y), score."""
     x, y, width, height, *landmarks, score = row
     corners = [[x, y], [x + width, y], [x + width, y + height], [x, y + height]]
     return np.array(corners + np.reshape(landmarks, (5, 2)).tolist()), score
@@ -270,7 +276,7 @@ def _best(found: list[Found]) -> float:
 def _reduce(
     pixels: Pixels, side: int
 ) -> tuple[UInt8[np.ndarray, "small_h small_w 3"], Float[np.ndarray, " 2"]]:
-    """The photo with at most ``side`` pixels a side, and by how much its width and height fell."""
+    """Reduce a photo to a longer side; return it and the factors of its width and height."""
     factor = side / max(pixels.shape)
     if factor >= 1:
         return pixels, np.ones(2)
@@ -280,16 +286,12 @@ def _reduce(
 
 
 def _enlarge(found: list[Found], factor: Float[np.ndarray, " 2"]) -> list[Found]:
-    """Faces in the coordinates before ``_reduce`` from those after."""
+    """Convert coordinates after ``_reduce`` to those before."""
     return [((points + 0.5) / factor - 0.5, score) for points, score in found]
 
 
 def _largest_first(faces: list[Face]) -> list[Face]:
-    def area(face: Face) -> float:
-        x0, y0, x1, y1 = face.box
-        return (x1 - x0) * (y1 - y0)
-
-    return sorted(faces, key=area, reverse=True)
+    return sorted(faces, key=lambda face: face.area, reverse=True)
 
 
 @cache

@@ -1,6 +1,6 @@
-"""Paste-back: the whole crop returns to the photo under a soft border.
+"""Paste-back: the whole crop goes back into the photo under a soft border.
 
-Cutting to the target's own outline would throw away the source's face shape, so nothing is cut.
+It is not cut to the target's outline, which would lose the source's face shape.
 """
 
 import math
@@ -17,15 +17,15 @@ RAMP = 0.1
 def paste_face(
     pixels: UInt8[np.ndarray, "h w 3"], crop: UInt8[np.ndarray, "s s 3"], matrix: Matrix
 ) -> UInt8[np.ndarray, "h w 3"]:
-    """A copy of the photo with the crop in its place; no pixel outside of the crop changes.
+    """Return a copy of the photo with the crop in its place; no pixel outside the crop changes.
 
     Args:
         pixels: RGB photo.
-        crop: RGB, aligned.
-        matrix: From photo pixels to crop pixels, as the crop was cut out.
+        crop: Aligned RGB crop.
+        matrix: From photo pixels to crop pixels, as in ``crop_face``.
     """
     result = pixels.copy()
-    rows, columns = paste_region(pixels.shape[:2], matrix, crop.shape[0])
+    rows, columns = _region(pixels.shape[:2], matrix, crop.shape[0])
     width, height = columns.stop - columns.start, rows.stop - rows.start
     if width == 0 or height == 0:
         return result
@@ -37,29 +37,8 @@ def paste_face(
     return result
 
 
-def paste_mask(shape: tuple[int, int], matrix: Matrix, size: int) -> Float[np.ndarray, "h w"]:
-    """How much of the crop each pixel of the photo takes: 1 in its middle, 0 outside, float32.
-
-    Args:
-        shape: Height and width of the photo.
-        matrix: From photo pixels to crop pixels.
-        size: Side of the crop.
-    """
-    mask = np.zeros(shape, np.float32)
-    rows, columns = paste_region(shape, matrix, size)
-    height, width = mask[rows, columns].shape
-    mask[rows, columns] = _mask(_shifted(matrix, rows, columns), size, width=width, height=height)
-    return mask
-
-
-def paste_region(shape: tuple[int, int], matrix: Matrix, size: int) -> tuple[slice, slice]:
-    """Rows and columns of the photo that the crop touches; empty where it lies outside.
-
-    Args:
-        shape: Height and width of the photo.
-        matrix: From photo pixels to crop pixels.
-        size: Side of the crop.
-    """
+def _region(shape: tuple[int, int], matrix: Matrix, size: int) -> tuple[slice, slice]:
+    """Return the rows and columns of the photo that the crop touches; empty if it lies outside."""
     low, high = -0.5, size - 0.5
     corners = np.array([[low, low], [high, low], [high, high], [low, high]])
     corners = transform_points(invert_matrix(matrix), corners)
@@ -72,13 +51,13 @@ def paste_region(shape: tuple[int, int], matrix: Matrix, size: int) -> tuple[sli
 
 
 def _shifted(matrix: Matrix, rows: slice, columns: slice) -> Matrix:
-    """The matrix for a part of the photo."""
+    """Return the matrix for a part of the photo."""
     origin = np.array([columns.start, rows.start])
     return np.column_stack([matrix[:, :2], matrix[:, :2] @ origin + matrix[:, 2]])
 
 
 def _mask(matrix: Matrix, size: int, *, width: int, height: int) -> Float[np.ndarray, "h w"]:
-    """The mask of a part of the photo, from the distance of each pixel to the crop's edges."""
+    """Return the weight of the crop in each pixel: 1 inside, falling to 0 at the crop's edges."""
     x, y = np.arange(width, dtype=np.float32), np.arange(height, dtype=np.float32)[:, None]
     mask = np.ones((height, width), np.float32)
     for a, b, c in matrix.astype(np.float32):
@@ -89,6 +68,6 @@ def _mask(matrix: Matrix, size: int, *, width: int, height: int) -> Float[np.nda
 
 
 def _smoothstep(x: Float[np.ndarray, "h w"]) -> Float[np.ndarray, "h w"]:
-    """From 0 at 0 to 1 at 1, flat at both ends."""
+    """Rise from 0 at 0 to 1 at 1, flat at both ends."""
     x = x.clip(0, 1)
     return x * x * (3 - 2 * x)

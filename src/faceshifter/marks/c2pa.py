@@ -1,20 +1,20 @@
-"""Content credentials (C2PA): a manifest in each result, signed, and the signatures of others.
+"""Content credentials (C2PA): sign a manifest into each result, and read those of any tool.
 
-The signature proves that nobody changed the file since. It proves who made it only where the
-user's own certificate is used; the one that is made on first use is vouched for by nobody. No
-network is used: no time stamp, no revocation list, no manifest kept elsewhere.
+The signature proves that nobody changed the file since. It proves who made it only with the user's
+own certificate; nobody vouches for the one that is made on first use. No network is used: no time
+stamp, no revocation list, no manifest kept elsewhere.
 """
 
 import json
-import secrets
 from dataclasses import dataclass
-from io import BufferedIOBase, BytesIO
+from io import BufferedIOBase
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from faceshifter import __version__
-from faceshifter.errors import CredentialsError, OutputError
-from faceshifter.marks.signer import load_signer, signer_file
+from faceshifter.errors import CredentialsError
+from faceshifter.files import replacing
+from faceshifter.marks.signer import ensure_signer, load_signer
 from faceshifter.marks.xmp import SWAPPED, Origin, append_xmp_box
 from faceshifter.media import mp4_mime
 
@@ -22,81 +22,45 @@ if TYPE_CHECKING:
     import c2pa
 
 MARKS = "faceshifter.marks"
-"""Label of our own statement in the manifest: whether the pixels are marked."""
+"""Label of our own assertion: whether the pixels carry the watermark."""
 WATERMARKED = "c2pa.watermarked.unbound"
-"""Action: a watermark was added that does not name this manifest."""
+"""Action: a watermark that does not point to this manifest was added."""
 
 
 @dataclass(frozen=True)
 class C2paManifest:
-    """What a file's newest manifest says, and whether that can be believed."""
+    """Claims of a file's newest manifest, and whether they can be believed."""
 
     state: str
-    """Invalid, Valid (nothing was changed, by whom is not known) or Trusted."""
+    """Invalid, Valid (unchanged, but by an unknown signer) or Trusted."""
     problems: list[str]
-    """C2PA's codes of what failed."""
+    """C2PA's codes of the checks that failed."""
     signer: str | None
     """Organisation and name in the signer's certificate."""
     generator: str | None
-    """Program that made the claim."""
+    """Program that made the claim, with its version."""
     digital_source_type: str | None
-    """Of the first action that has one."""
+    """IPTC's term, of the first action that has one."""
     watermark: bool | None
-    """Whether it says that the pixels are marked; None where it does not speak of it."""
+    """Whether it claims a watermark; None where it says nothing about one."""
 
 
-def sign(file: BytesIO, mime: str, origin: Origin) -> BytesIO:
-    """An encoded picture with a signed manifest.
-
-    Raises:
-        CredentialsError: There is no usable key, or the file cannot be signed.
-        OutputError: The key that is made on first use cannot be written.
-    """
-    signed = BytesIO()
-    _sign(file, signed, mime, origin)
-    return signed
-
-
-def mark_video(path: Path, origin: Origin = SWAPPED) -> None:
-    """Give a finished video XMP and a signed manifest, in place and all at once.
-
-    The frames are marked before they are encoded, by ``watermark.embed_watermark``.
-
-    Args:
-        path: An MP4 or QuickTime file, ``media.MP4_SUFFIXES``, or a temporary file of that format.
-        origin: How it came about; ``watermark=False`` in it where the frames were left unmarked.
+def sign(source: BufferedIOBase, target: BufferedIOBase, mime: str, origin: Origin) -> None:
+    """Copy an encoded picture or video and add a signed manifest to the copy.
 
     Raises:
         CredentialsError: There is no usable key, or the file cannot be signed.
-        OutputError: It cannot be written.
+        OutputError: The key cannot be made on first use.
     """
-    temporary = path.with_name(f".faceshifter-{secrets.token_hex(8)}.tmp")
-    try:
-        append_xmp_box(path, origin)
-        if origin.signed:
-            with path.open("rb") as file, temporary.open("xb+") as signed:
-                _sign(file, signed, mp4_mime(path), origin)
-            temporary.replace(path)
-    except OSError as error:
-        raise OutputError(f"{path} cannot be written: {error.strerror or error}") from error
-    finally:
-        temporary.unlink(missing_ok=True)
+    import c2pa  # large, and not every command needs it
 
-
-def _sign(source: BufferedIOBase, target: BufferedIOBase, mime: str, origin: Origin) -> None:
-    """Copy a file and add the manifest."""
-    import c2pa  # a large library, which not every command needs
-
-    actions: list[dict[str, Any]] = [
-        {
-            "action": "c2pa.created",
-            "digitalSourceType": origin.digital_source_type,
-            "description": origin.description,
-        }
-    ]
-    if origin.watermark:
-        actions.append({"action": WATERMARKED})
-    # No title, ingredients or thumbnail: they would carry names and faces of the inputs.
+    created = {
+        "action": "c2pa.created",
+        "digitalSourceType": origin.digital_source_type,
+        "description": origin.description,
+    }
+    actions = [created, {"action": WATERMARKED}] if origin.watermark else [created]
+    # No title, ingredients or thumbnail: they would show names and faces of the inputs.
     manifest = {
         "claim_generator_info": [{"name": "faceshifter", "version": __version__}],
         "assertions": [
@@ -104,7 +68,7 @@ def _sign(source: BufferedIOBase, target: BufferedIOBase, mime: str, origin: Ori
             {"label": MARKS, "data": {"watermark": origin.watermark}},
         ],
     }
-    path = signer_file()
+    path = ensure_signer()
     algorithm, chain, key = load_signer(path)
     source.seek(0)
     try:
@@ -120,11 +84,28 @@ def _sign(source: BufferedIOBase, target: BufferedIOBase, mime: str, origin: Ori
         ) from error
 
 
-def read_manifest(file: BufferedIOBase, mime: str) -> C2paManifest | None:
-    """The newest manifest of an open file; None where it has none, or its format can have none.
+def mark_video(path: Path, origin: Origin = SWAPPED) -> None:
+    """Add XMP and a signed manifest to a finished video; the watermark is in its frames already.
+
+    Args:
+        path: An MP4 or QuickTime file, ``media.MP4_SUFFIXES``, or a temporary file of that format.
+        origin: How it was made; ``watermark=False`` in it if the frames carry none.
 
     Raises:
-        CredentialsError: There is one, but it is damaged beyond reading.
+        CredentialsError: There is no usable key, or the file cannot be signed.
+        OutputError: It cannot be written.
+    """
+    append_xmp_box(path, origin)
+    if origin.signed:
+        with replacing(path) as temporary, path.open("rb") as file, temporary.open("xb+") as signed:
+            sign(file, signed, mp4_mime(path), origin)
+
+
+def read_manifest(file: BufferedIOBase, mime: str) -> C2paManifest | None:
+    """Return the newest manifest of an open file; None if it has none, or its format allows none.
+
+    Raises:
+        CredentialsError: There is one, but it cannot be read.
     """
     import c2pa
 
@@ -133,12 +114,16 @@ def read_manifest(file: BufferedIOBase, mime: str) -> C2paManifest | None:
     file.seek(0)
     try:
         with c2pa.Reader(mime, file, context=_context()) as reader:
-            found = json.loads(reader.json())
+            return _summarise(json.loads(reader.json()))
     except c2pa.C2paError.ManifestNotFound:
         return None
     except c2pa.C2paError as error:
         raise CredentialsError(f"its C2PA manifest cannot be read ({_one_line(error)})") from error
-    manifest = found["manifests"][found["active_manifest"]]
+
+
+def _summarise(store: dict[str, Any]) -> C2paManifest:
+    """Return what counts in the library's report on all manifests of a file."""
+    manifest = store["manifests"][store["active_manifest"]]
     by_label = {a["label"].split(".v")[0]: a["data"] for a in manifest.get("assertions", [])}
     actions = by_label.get("c2pa.actions", {}).get("actions", [])
     types = [a["digitalSourceType"] for a in actions if "digitalSourceType" in a]
@@ -148,8 +133,8 @@ def read_manifest(file: BufferedIOBase, mime: str) -> C2paManifest | None:
     tool = " ".join(filter(None, (tools[0].get("name"), tools[0].get("version"))))
     marked = any(a.get("action", "").startswith("c2pa.watermarked") for a in actions)
     return C2paManifest(
-        state=found.get("validation_state", "Invalid"),
-        problems=[problem["code"] for problem in found.get("validation_status", [])],
+        state=store.get("validation_state", "Invalid"),
+        problems=[problem["code"] for problem in store.get("validation_status", [])],
         signer=", ".join(names) or None,
         generator=tool or None,
         digital_source_type=types[0] if types else None,
@@ -158,7 +143,7 @@ def read_manifest(file: BufferedIOBase, mime: str) -> C2paManifest | None:
 
 
 def _context() -> "c2pa.Context":
-    """Settings of the library: nothing from the network, no thumbnails."""
+    """Return the library's settings: nothing from the network, no thumbnails."""
     import c2pa
 
     return c2pa.Context.from_dict(

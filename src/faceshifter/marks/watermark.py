@@ -1,10 +1,10 @@
-"""The invisible mark in the pixels of every result: a spread-spectrum watermark of our own.
+"""The invisible mark in the pixels of every result: our own spread-spectrum watermark.
 
-A fixed pattern of signs is added to the mid frequencies of the brightness. They are counted in
-waves across the picture, not in pixels, so the mark stays where it is when the picture is resized.
-Detection is a correlation, whose chance of a false alarm is known whatever the picture shows. It
-tells that this tool made a picture, nothing else, and it is no secret: who knows it can remove it.
-docs/decisions.md#watermark says why no library does this, and what it survives.
+A fixed pattern of signs is added to the middle frequencies of the brightness. A frequency is a
+number of waves across the picture, not a length in pixels, so resizing does not move the mark. It
+is detected by correlation, with a known rate of false alarms whatever the picture shows. It says
+that this tool made a picture, nothing else, and anybody who reads this file can remove it.
+docs/decisions.md#watermark says why no library is used, and what the mark survives.
 """
 
 import hashlib
@@ -16,49 +16,48 @@ import numpy as np
 from jaxtyping import Bool, Float32, UInt8
 
 TAG = b"faceshifter watermark 1"
-"""What the pattern is made from; a change makes older marks undetectable."""
+"""Seed of the pattern; a change makes older marks undetectable."""
 GRIDS = {512: 640, 384: 480, 256: 320, 192: 240, 128: 0}
-"""Sizes at which pictures are looked at, and the shortest side from which they are marked there.
+"""Grid sizes for detection, and the shortest side of a picture that is marked at each.
 
-The larger, the finer and less visible is the pattern; half of that side still carries it.
+A larger grid makes a finer, less visible pattern; a picture of half that side still carries it.
 """
 MIN_SIDE = 64
-"""Pixels; below, nothing would survive, and nothing is added."""
+"""Shortest side in pixels of a picture that is marked; on a smaller one nothing would survive."""
 BAND = (5 / 64, 15 / 32)
-"""Lowest and highest frequency of the mark, as parts of the grid's size, in half waves."""
+"""Lowest and highest frequency of the mark in half waves, as fractions of the grid's size."""
 TARGET = 13.0
-"""Score that is aimed at."""
+"""Score that embedding aims at."""
 ENOUGH = 11.0
-"""Score of a picture that is marked already and is left as it is."""
+"""Score from which a picture counts as marked already and is left unchanged."""
 MIN_RMS, MAX_RMS = 1.4, 3.0
-"""Strength in grey levels: at least, for what video encoders take away; and at most."""
+"""Least strength in grey levels, against losses in video encoders, and greatest strength."""
 LARGE, LARGE_MIN_RMS = 640, 0.8
-"""Shortest side above which encoders take less of the mark, so that less will do; down to this."""
+"""Shortest side above which encoders lose less of the mark, and the least strength there."""
 THRESHOLD = 5.7
 """Score from which a picture counts as marked.
 
 For signs that are independent of the picture, Hoeffding's inequality bounds the chance of a score
-of t by exp(-t^2 / 2), whatever the picture; with five grids that is 4.4e-7.
+of t by exp(-t^2 / 2), whatever the picture; with five grids it is 4.4e-7.
 """
 CLIP = 2.0
-"""Most that one frequency counts, in units of its neighbours' mean."""
+"""Limit of one frequency's weight, in units of its neighbours' mean."""
 NEIGHBOURS = 9
 FLAT = 0.5
-"""Grey levels below which a frequency counts as empty, so that rounding is not amplified."""
+"""Grey levels below which a frequency counts as empty, so that rounding errors do not count."""
 DETAIL = 1.0
-"""Grey levels of detail that even a flat place counts as having."""
-ROOM = (0.25, 2.0)
-"""Least and most strength of a place, as parts of the mean."""
+"""Grey levels of detail that are assumed even in flat regions."""
+RELATIVE_STRENGTH = (0.25, 2.0)
+"""Least and greatest strength in a region, relative to the mean."""
 STEPS = 5
-"""Halvings of the strength's range."""
+"""Steps of the bisection for the strength."""
 
 
 def embed_watermark(pixels: UInt8[np.ndarray, "h w 3"]) -> UInt8[np.ndarray, "h w 3"]:
-    """A marked copy of an RGB picture, or of a video's frame.
+    """Return a marked copy of an RGB picture or video frame.
 
-    As strong as this picture needs: what it shows itself at those frequencies is known here, so the
-    strength is the least that makes the score ``TARGET``, within bounds. A picture that is
-    marked already, or is smaller than ``MIN_SIDE``, is returned as it is.
+    The strength is the least that gives this picture the score ``TARGET``, within bounds. The copy
+    of a picture that is marked already, or smaller than ``MIN_SIDE``, is unchanged.
     """
     height, width = pixels.shape[:2]
     if min(height, width) < MIN_SIDE:
@@ -67,7 +66,7 @@ def embed_watermark(pixels: UInt8[np.ndarray, "h w 3"]) -> UInt8[np.ndarray, "h 
     brightness = _brightness(pixels, grid)
     if _score(_frequencies(brightness), grid) >= ENOUGH:
         return pixels.copy()
-    pattern = _pattern(grid) * _room(brightness)
+    pattern = _pattern(grid) * _relative_strength(brightness)
     pattern /= pattern.std()
     low = max(LARGE_MIN_RMS, MIN_RMS * min(1, LARGE / min(height, width)))
     strength = low
@@ -84,9 +83,10 @@ def embed_watermark(pixels: UInt8[np.ndarray, "h w 3"]) -> UInt8[np.ndarray, "h 
 
 
 def watermark_score(frames: Sequence[UInt8[np.ndarray, "h w 3"]]) -> float:
-    """How clearly one picture, or frames of one video together, carry the mark.
+    """Return how clearly a picture, or several frames of one video together, carry the mark.
 
-    From ``THRESHOLD`` on there is one; where not, it is like the largest of five normal numbers.
+    From ``THRESHOLD`` on they carry it; without a mark, the score is distributed like the largest
+    of five standard normal numbers.
 
     Args:
         frames: RGB, at least one, all of one size.
@@ -99,53 +99,48 @@ def watermark_score(frames: Sequence[UInt8[np.ndarray, "h w 3"]]) -> float:
     return max(scores)
 
 
-def has_watermark(pixels: UInt8[np.ndarray, "h w 3"]) -> bool:
-    """Whether an RGB picture carries the mark."""
-    return watermark_score([pixels]) >= THRESHOLD
-
-
 def _brightness(pixels: UInt8[np.ndarray, "h w 3"], grid: int) -> Float32[np.ndarray, "n n"]:
-    """Grey levels, resized to the grid whatever the picture's shape."""
+    """Return grey levels, resized to the square grid whatever the picture's shape."""
     grey = cv2.cvtColor(pixels, cv2.COLOR_RGB2GRAY).astype(np.float32)
     how = cv2.INTER_AREA if min(grey.shape) > grid else cv2.INTER_CUBIC
     return cv2.resize(grey, (grid, grid), interpolation=how)
 
 
 def _frequencies(brightness: Float32[np.ndarray, "n n"]) -> Float32[np.ndarray, " m"]:
-    """The band's coefficients, each in units of its neighbours in frequency, clipped.
+    """Return the band's coefficients, each relative to its neighbours in frequency, and clipped.
 
-    So that no strong line of the picture outweighs the many weak frequencies.
+    So no strong line of the picture outweighs the many weak frequencies.
     """
     coefficients = cv2.dct(brightness - brightness.mean())
     frequency, band = _band(len(brightness))
-    # Pictures fall off with frequency; without that, neighbours are alike.
+    # Coefficients shrink with frequency; times the frequency, neighbours are comparable.
     level = cv2.blur(np.abs(coefficients) * frequency, (NEIGHBOURS, NEIGHBOURS)) / frequency
     return np.clip(coefficients / (level + FLAT), -CLIP, CLIP)[band]
 
 
 def _score(frequencies: Float32[np.ndarray, " m"], grid: int) -> float:
-    """Correlation with the signs, in standard deviations of chance."""
-    return float(_signs(grid) @ frequencies / max(float(np.linalg.norm(frequencies)), 1e-6))
+    """Return the correlation with the signs, in standard deviations of a picture without mark."""
+    return float(signs(grid) @ frequencies / max(float(np.linalg.norm(frequencies)), 1e-6))
 
 
-def _room(brightness: Float32[np.ndarray, "n n"]) -> Float32[np.ndarray, "n n"]:
-    """How much more the mark may be at a place than on average: little where nothing hides it."""
+def _relative_strength(brightness: Float32[np.ndarray, "n n"]) -> Float32[np.ndarray, "n n"]:
+    """Return the relative strength of the mark in each place: low where no detail hides it."""
     detail = np.abs(brightness - cv2.GaussianBlur(brightness, (0, 0), 2))
     detail = cv2.GaussianBlur(detail, (0, 0), 2) + DETAIL
-    return np.clip(detail / detail.mean(), *ROOM)
+    return np.clip(detail / detail.mean(), *RELATIVE_STRENGTH)
 
 
 @cache
 def _band(grid: int) -> tuple[Float32[np.ndarray, "n n"], Bool[np.ndarray, "n n"]]:
-    """Every coefficient's frequency in half waves, at least one, and whether the mark is there."""
+    """Return each coefficient's frequency in half waves, at least 1, and whether it is marked."""
     frequency = np.hypot(*np.mgrid[:grid, :grid]).astype(np.float32)
     band = (frequency >= BAND[0] * grid) & (frequency <= BAND[1] * grid)
     return np.maximum(frequency, 1), band
 
 
 @cache
-def _signs(grid: int) -> Float32[np.ndarray, " m"]:
-    """+1 or -1 for each frequency of the band, the same on every machine and for ever."""
+def signs(grid: int) -> Float32[np.ndarray, " m"]:
+    """Return +1 or -1 for each frequency of the band, the same on every machine and for ever."""
     number = int(_band(grid)[1].sum())
     digest = hashlib.shake_256(TAG + str(grid).encode()).digest(number // 8 + 1)
     bits = np.unpackbits(np.frombuffer(digest, np.uint8))[:number]
@@ -154,9 +149,9 @@ def _signs(grid: int) -> Float32[np.ndarray, " m"]:
 
 @cache
 def _pattern(grid: int) -> Float32[np.ndarray, "n n"]:
-    """What is added to the brightness, at a strength of one grey level RMS."""
+    """Return the pattern to add to the brightness, at a strength of one grey level RMS."""
     coefficients = np.zeros((grid, grid), np.float32)
     frequency, band = _band(grid)
-    coefficients[band] = _signs(grid) * frequency[band]  # pictures have less there, eyes see less
+    coefficients[band] = signs(grid) * frequency[band]  # pictures have less there, eyes see less
     pattern = cv2.idct(coefficients)
     return pattern / pattern.std()

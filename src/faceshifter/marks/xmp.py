@@ -1,7 +1,7 @@
-"""What the metadata of every saved picture say: an XMP packet, and what it is made from.
+"""XMP metadata that declare a picture or video synthetic, by IPTC's ``DigitalSourceType``.
 
-It uses IPTC's ``DigitalSourceType``, which readers of content credentials and search engines know.
-The signed manifest that says the same is in ``faceshifter.credentials``.
+Readers of content credentials and search engines know that property. ``marks.c2pa`` signs the same
+statement.
 """
 
 import struct
@@ -13,7 +13,8 @@ from xml.etree import ElementTree
 from PIL import Image, UnidentifiedImageError
 
 from faceshifter import __version__
-from faceshifter.errors import ImageError
+from faceshifter.errors import ImageError, OutputError
+from faceshifter.files import not_written
 from faceshifter.media import HEAD_BYTES, sniff
 
 IPTC_TERMS = "http://cv.iptc.org/newscodes/digitalsourcetype/"
@@ -30,20 +31,20 @@ XMP_BOX = bytes.fromhex("be7acfcb97a942e89c71999491e3afac")
 
 @dataclass(frozen=True)
 class Origin:
-    """How a picture or video came about, for its marks."""
+    """How a picture or video was made, which decides on its marks."""
 
     digital_source_type: str
     """A term of IPTC's vocabulary, as a URL."""
     method: str
-    """By what a face was swapped, as the end of a sentence."""
+    """What swapped the face, to follow "swapped by"."""
     signed: bool = True
     """Whether a signed manifest (C2PA) is added."""
     watermark: bool = True
-    """Whether the pixels are marked too; where not, XMP and manifest say so."""
+    """Whether the pixels carry the watermark; if not, XMP and manifest say so."""
 
     @property
     def description(self) -> str:
-        """The sentence in the metadata."""
+        """Sentence for the metadata."""
         text = f"A face shown here is synthetic: it was swapped by {self.method}."
         if self.signed and not self.watermark:
             text += " The invisible watermark was left out on request."
@@ -51,16 +52,16 @@ class Origin:
 
 
 SWAPPED = Origin(DIGITAL_SOURCE_TYPE, "a neural network")
-"""A result of our networks."""
+"""Result of the networks."""
 WARPED = Origin(f"{IPTC_TERMS}composite", "warping and blending, without a neural network")
-"""A result of the classical baseline."""
+"""Result of the classical baseline."""
 WORKING = replace(SWAPPED, signed=False, watermark=False)
-"""A contact sheet or a step on the way: XMP alone."""
+"""Contact sheet or intermediate picture: XMP alone."""
 
 
 @dataclass(frozen=True)
 class Mark:
-    """What a file's XMP says about where its picture comes from."""
+    """Origin of a picture according to its XMP."""
 
     digital_source_type: str
     """A term of IPTC's vocabulary, as a URL."""
@@ -69,7 +70,7 @@ class Mark:
 
 
 def xmp_packet(origin: Origin = SWAPPED) -> bytes:
-    """The packet to embed in a result, UTF-8."""
+    """Return the packet to embed in a result, in UTF-8."""
     return f"""<?xpacket begin="\ufeff" id="W5M0MpCehiHzreSzNTczkc9d"?>
 <x:xmpmeta xmlns:x="adobe:ns:meta/">
  <rdf:RDF xmlns:rdf="{RDF}">
@@ -86,17 +87,24 @@ def xmp_packet(origin: Origin = SWAPPED) -> bytes:
 
 
 def append_xmp_box(path: Path, origin: Origin = SWAPPED) -> None:
-    """Put the packet at the end of a finished MP4 or QuickTime file, where nothing moves by it."""
+    """Append the packet to a finished MP4 or QuickTime file, where it moves nothing else.
+
+    Raises:
+        OutputError: The file cannot be written.
+    """
     packet = xmp_packet(origin)
-    with path.open("ab") as file:
-        file.write(struct.pack(">I4s16s", 24 + len(packet), b"uuid", XMP_BOX) + packet)
+    try:
+        with path.open("ab") as file:
+            file.write(struct.pack(">I4s16s", 24 + len(packet), b"uuid", XMP_BOX) + packet)
+    except OSError as error:
+        raise OutputError(f"{path} {not_written(error)}") from None
 
 
 def read_mark(path: Path) -> Mark | None:
-    """The mark of a JPEG, PNG, WebP, TIFF, MP4 or QuickTime file; None where it has none.
+    """Return the mark of a JPEG, PNG, WebP, TIFF, MP4 or QuickTime file; None if it has none.
 
     Raises:
-        ImageError: The file cannot be read as such.
+        ImageError: The file is missing, damaged or of another format.
     """
     try:
         with path.open("rb") as file:
@@ -111,7 +119,7 @@ def read_mark(path: Path) -> Mark | None:
 
 
 def _read_xmp_box(file: BufferedIOBase) -> bytes | None:
-    """The last XMP packet among the outermost boxes; damaged boxes end the search."""
+    """Return the last XMP packet among the outermost boxes; a damaged box ends the search."""
     packet = None
     end = file.seek(0, 2)
     start = 0
@@ -132,7 +140,7 @@ def _read_xmp_box(file: BufferedIOBase) -> bytes | None:
 
 
 def parse_mark(xmp: bytes) -> Mark | None:
-    """The mark in an XMP packet; None where it has none or is not well-formed."""
+    """Return the mark in an XMP packet; None if it has none or is not well-formed."""
     try:
         root = ElementTree.fromstring(xmp.strip(b"\x00 \r\n\t"))
     except ElementTree.ParseError:
@@ -142,7 +150,7 @@ def parse_mark(xmp: bytes) -> Mark | None:
 
 
 def _property(root: ElementTree.Element, namespace: str, name: str) -> str | None:
-    """A simple property; XMP allows an element, an ``rdf:resource`` or an attribute."""
+    """Return a simple property; XMP allows an element, an ``rdf:resource`` or an attribute."""
     key = f"{{{namespace}}}{name}"
     for description in root.iter(f"{{{RDF}}}Description"):
         element = description.find(key)

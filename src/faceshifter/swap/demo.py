@@ -1,49 +1,67 @@
-"""The demonstration: two public-domain portraits that come inside well-known packages."""
+"""The demonstration: two public-domain portraits, swapped, with every step and mask."""
 
+from importlib import resources
 from pathlib import Path
 
-import cv2
 import numpy as np
 from jaxtyping import UInt8
 
-from faceshifter.errors import DependencyError
+from faceshifter.face.align import crop_face
+from faceshifter.face.detect import Face
 from faceshifter.face.paste import paste_face
 from faceshifter.images import Photo, Pixels, load_photo, save_photo
+from faceshifter.sheets import MARGIN, Cell, draw_sheet
 from faceshifter.swap.swapper import FaceSwapper
 
-HEIGHT = 512
-"""Of the pictures side by side, in pixels."""
+NAMES = ("eileen-collins", "grace-hopper")
+WIDTH = 1200
+"""Of the picture, in pixels."""
+EYE_DISTANCES = 4.4
+"""Side of the square that is shown of a photo, in distances between the eyes."""
 
 
 def portraits() -> tuple[UInt8[np.ndarray, "h_s w_s 3"], UInt8[np.ndarray, "h_t w_t 3"]]:
-    """Eileen Collins (NASA) and Grace Hopper (US Navy), RGB.
-
-    Raises:
-        DependencyError: The packages that bring them are not installed.
-    """
-    try:
-        from matplotlib import cbook
-        from skimage import data
-    except ImportError as error:
-        raise DependencyError(
-            f"the demo's portraits come with {error.name}, which is not installed; run "
-            "pip install 'faceshifter[demo]'"
-        ) from None
-    hopper = cbook.get_sample_data("grace_hopper.jpg", asfileobj=False)
-    return np.asarray(data.astronaut()), load_photo(Path(hopper)).pixels
+    """Return Eileen Collins (NASA) and Grace Hopper (US Navy), both in the public domain, RGB."""
+    folder = Path(str(resources.files("faceshifter"))) / "portraits"
+    source, target = (load_photo(folder / f"{name}.jpg").pixels for name in NAMES)
+    return source, target
 
 
 def write_demo(out: Path, device: str = "auto") -> None:
-    """Write source, target, the swap after one stage and after two, side by side."""
+    """Write source, target, the result of each stage, and the masks M^k of Fig. 8."""
     source, target = portraits()
     swapper = FaceSwapper.from_pretrained(device=device)
-    swapped = swapper.swap(target, swapper.identity([source]))
+    identity = swapper.identity([source])
+    with swapper.networks.recorded_masks() as levels:
+        swapped = swapper.swap(target, identity)
     (face,) = swapped.faces
     one_stage = paste_face(target, face.steps.Y_hat_st, face.target.matrix)
-    pictures = (source, target, one_stage, swapped.pixels)
-    save_photo(out, Photo(np.concatenate([_to_height(p) for p in pictures], axis=1)))
+    (face_s,), face_t = swapper.find_faces(source, "only", "the source"), face.target.face
+    assert face_t is not None
+    photos = [
+        Cell(_around(source, face_s), "source"),
+        Cell(_around(target, face_t), "target"),
+        Cell(_around(one_stage, face_t), "stage one: AEI-Net"),
+        Cell(_around(swapped.pixels, face_t), "stage two: HEAR-Net"),
+    ]
+    masks = []
+    for k, layers in enumerate(levels, 1):
+        M = np.mean([M[0] for M in layers.values()], axis=0)
+        grey = np.round(255 * M).astype(np.uint8)
+        masks.append(Cell(np.stack([grey] * 3, axis=2), f"M^{k}, {len(M)} x {len(M)}"))
+    save_photo(out, Photo(np.concatenate([_row(photos), _row(masks)])))
 
 
-def _to_height(pixels: Pixels) -> UInt8[np.ndarray, "a b 3"]:
-    width = round(pixels.shape[1] * HEIGHT / pixels.shape[0])
-    return cv2.resize(pixels, (width, HEIGHT), interpolation=cv2.INTER_AREA)
+def _around(photo: Pixels, face: Face) -> UInt8[np.ndarray, "s s 3"]:
+    """Return the square around a face, as large as a quarter of the picture's width."""
+    left_eye, right_eye, nose = face.landmarks[:3]
+    side = EYE_DISTANCES * float(np.linalg.norm(right_eye - left_eye))
+    scale = WIDTH / 4 / side
+    matrix = np.column_stack([scale * np.eye(2), scale * (side / 2 - nose)])
+    return crop_face(photo, matrix, WIDTH // 4)
+
+
+def _row(cells: list[Cell]) -> Pixels:
+    """Draw cells side by side, as wide as the picture."""
+    row = draw_sheet([cells], WIDTH // len(cells) - 2 * MARGIN, font_size=20)
+    return np.pad(row, ((0, 0), (0, WIDTH - row.shape[1]), (0, 0)), constant_values=255)

@@ -1,11 +1,11 @@
-"""Who people are, from what a user gives: a photo, a folder of photos, or an identity file."""
+"""Identities of people, from a photo, a folder of photos, or an identity file."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache, partial
 from pathlib import Path
 
-from faceshifter.errors import DataError, ImageError, NoFaceError
+from faceshifter.errors import ImageError, NoFaceError
 from faceshifter.images import load_photo
 from faceshifter.media import is_photo
 from faceshifter.networks import Identity
@@ -20,32 +20,32 @@ from faceshifter.swap.swapper import FaceSwapper
 
 IDENTITY_SUFFIX = ".safetensors"
 PEOPLE = 10_000
-"""Sources that are kept: some kilobytes each."""
+"""Most identities kept in memory, some kilobytes each."""
 
 
 @dataclass(frozen=True)
 class Person:
-    """Somebody, and what tells who it is."""
+    """An identity, and the files it was read from."""
 
     identity: Identity
     files: list[Path]
-    """The photos or the identity file that it was taken from."""
+    """The photos, or the identity file."""
     skipped: list[str]
-    """A line for each photo that was left out, and why."""
+    """A line for each photo that could not be used, with the reason."""
 
 
 def read_person(swapper: FaceSwapper, path: Path, face: FaceChoice = "only") -> Person:
-    """Who a photo, a folder of photos of one person, or an identity file shows.
+    """Read a person from a photo, a folder of photos, or an identity file.
 
     Args:
-        swapper: Finds the face and tells whose it is.
-        path: A folder's own photos count, not those of folders in it.
-        face: Which face of each photo is meant.
+        swapper: Networks and detector.
+        path: Of a folder, the photos in it are read, not those in its sub-folders.
+        face: Which face of each photo is that person's.
 
     Raises:
         ImageError: The photo cannot be read.
-        NoFaceError: There is no such face, in a folder: in none of the photos.
-        CheckpointError: The identity file is of no use here.
+        NoFaceError: The photo, or every photo of the folder, has no such face.
+        CheckpointError: The identity file is damaged or of another encoder.
     """
     if path.is_dir():
         return average_photos(swapper, photos_in(path), face)
@@ -57,10 +57,10 @@ def read_person(swapper: FaceSwapper, path: Path, face: FaceChoice = "only") -> 
 def average_photos(
     swapper: FaceSwapper, photos: Sequence[Path], face: FaceChoice = "only"
 ) -> Person:
-    """Who several photos show; those that cannot be read, or lack such a face, are left out.
+    """Return the mean identity of photos; those without such a face or not readable are skipped.
 
     Raises:
-        NoFaceError: None is left.
+        NoFaceError: No photo can be used.
     """
     found, files, skipped = [], [], []
     for photo in photos:
@@ -76,15 +76,15 @@ def average_photos(
 
 
 def name_file(path: Path, why: str) -> str:
-    """A message about a file, which it names once."""
+    """Return a message about a file that names it exactly once."""
     return why if str(path) in why else f"{path}: {why}"
 
 
 def photos_in(path: Path) -> list[Path]:
-    """The photos of one folder, in the order of names; anything else is itself.
+    """Return the photos of a folder by name, or the path itself where it is not a folder.
 
     Raises:
-        ImageError: The folder has none.
+        ImageError: The folder has no photos.
     """
     if not path.is_dir():
         return [path]
@@ -94,31 +94,19 @@ def photos_in(path: Path) -> list[Path]:
     return photos
 
 
-def split_match(match: str) -> tuple[Path, Path | None]:
-    """``reference[=source]`` to its paths; a file's own name may have a = in it."""
-    reference, equals, source = match.partition("=")
-    if not equals or Path(match).exists():
-        return Path(match), None
-    if not reference or not source:
-        raise DataError(
-            f"--match {match} lacks a path; give REFERENCE or REFERENCE=SOURCE, both of one person"
-        )
-    return Path(reference), Path(source)
-
-
 @dataclass(frozen=True)
 class Sources:
-    """What to swap, and the files that say who everybody is."""
+    """Who becomes whom, and the files that say so."""
 
     selection: Selection
     source: list[Path]
-    """Of who is put in; empty where every match has its own source."""
+    """Files of the source; empty where every match has its own."""
     matches: list[tuple[list[Path], list[Path]]]
-    """Of who is looked for, and of who replaces them, where that is not the source."""
+    """Files of each person to be replaced, and of their own source, if they have one."""
 
 
 class SourceReader:
-    """Who is put in for whom: puts selections together and reads everybody once."""
+    """Reads sources and people to be replaced, each once, and combines them to selections."""
 
     def __init__(
         self,
@@ -132,14 +120,14 @@ class SourceReader:
         """Read the people of the matches, who are the same for every source.
 
         Args:
-            swapper: Finds faces and tells whose they are.
+            swapper: Networks and detector.
             face: Which faces of a target are swapped, where there are no matches.
-            source_face: Which face of a source's photo is meant.
-            matches: A reference of who is to be replaced, and by whom, where not by the source.
-            strength: How much of the source's identity is put in.
+            source_face: Which face of a source photo is the source's.
+            matches: A reference of each person to be replaced, and their own source or None.
+            strength: Share of the source identity, in [0, 1].
 
         Raises:
-            FaceShifterError: Somebody cannot be read.
+            FaceShifterError: A file cannot be read, or shows nobody.
         """
         self._read = lru_cache(PEOPLE)(partial(read_person, swapper, face=source_face))
         self._face: FaceChoice = face
@@ -149,16 +137,14 @@ class SourceReader:
             try:
                 person = read_person(swapper, reference)
             except NoFaceError as error:
-                raise NoFaceError(
-                    f"--match {reference} shows nobody to look for: {error}"
-                ) from None
+                raise NoFaceError(f"--match {reference} shows no usable face: {error}") from None
             self._people.append((person, None if source is None else self._read(source)))
 
     def select(self, source: Path | None) -> Sources:
-        """What to swap for a source.
+        """Return who becomes whom with a source.
 
         Args:
-            source: A photo, folder or identity file; None where every match has its own source.
+            source: Photo, folder or identity file; None where every match has its own source.
 
         Raises:
             FaceShifterError: It cannot be read.
@@ -166,18 +152,18 @@ class SourceReader:
         default = None if source is None else self._read(source)
         matches = []
         for person, own in self._people:
-            put_in = own or default
-            assert put_in is not None, "a match without a source"
-            matches.append(Match(person.identity, put_in.identity))
-        first = matches[0].source if default is None else default.identity
+            replacement = own or default
+            assert replacement is not None, "a match without a source"
+            matches.append(Match(person.identity, replacement.identity))
+        identity = matches[0].source if default is None else default.identity
         return Sources(
-            Selection(first, self._face, tuple(matches), self._strength),
+            Selection(identity, self._face, tuple(matches), self._strength),
             [] if default is None else default.files,
             [(person.files, [] if own is None else own.files) for person, own in self._people],
         )
 
     def skipped(self, source: Path | None) -> list[str]:
-        """A line for each photo of a source or a match that was left out, and why."""
-        everybody = [person for pair in self._people for person in pair]
-        everybody.append(None if source is None else self._read(source))
-        return [line for person in everybody if person is not None for line in person.skipped]
+        """Return a line for each photo of a source or match that could not be used."""
+        people = [person for pair in self._people for person in pair]
+        people.append(None if source is None else self._read(source))
+        return [line for person in people if person is not None for line in person.skipped]

@@ -12,10 +12,10 @@ DONE = object()
 
 
 def prefetch(items: Iterable[T], count: int) -> Generator[T]:
-    """Give the same items, made in a thread that stays at most ``count`` items ahead.
+    """Yield the same items, made in a thread that stays at most ``count`` items ahead.
 
-    An error in the thread is raised here, after its items. When the generator is closed early, the
-    thread ends with its current item.
+    An error in the thread is raised here. If the generator is closed early, the thread ends after
+    its current item.
     """
     queue: Queue[object] = Queue(count)
     stop = threading.Event()
@@ -40,7 +40,7 @@ def prefetch(items: Iterable[T], count: int) -> Generator[T]:
             failure.append(error)
         finally:
             if hasattr(iterator, "close"):
-                iterator.close()  # a generator's own stages and files
+                iterator.close()  # a generator's threads and files
             put(DONE)
 
     thread = threading.Thread(target=work, daemon=True)

@@ -1,4 +1,4 @@
-"""Which faces of a picture are swapped, who each becomes, and identities as files."""
+"""Which faces of a picture are swapped, who each becomes, and identity files."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,21 +14,21 @@ from faceshifter.networks import Identity, SwapNetworks
 from faceshifter.tensors import load_tensors, save_tensors
 
 FaceChoice = Literal["only", "largest", "all"] | int
-"""Which faces of a photo: the only one there is, or a number from the left, from 0."""
+"""Which faces of a photo: the only one there is, or a number from the left, starting at 0."""
 
 SAME_PERSON = {"distilled": 0.54, "dlib": 0.6}
 OTHER_SAME_PERSON = 0.3
-"""Least cosine of one person's z_id by encoder: ours are less far apart (docs/log.md)."""
+"""Least cosine between two z_id of one person, by encoder: ours spread less (docs/log.md)."""
 
 
 @dataclass(frozen=True)
 class Match:
-    """A person to be swapped wherever they are found."""
+    """A person to be replaced wherever they are found."""
 
     person: Identity
-    """Who is to be replaced."""
+    """The person to be replaced."""
     source: Identity
-    """Who replaces them."""
+    """The person who replaces them."""
 
 
 @dataclass(frozen=True)
@@ -36,13 +36,13 @@ class Selection:
     """Which faces are swapped, and who they become."""
 
     source: Identity
-    """Who is put in, where there are no matches."""
+    """The source identity; not used with ``matches``."""
     face: FaceChoice = "largest"
-    """Whose place they take, where there are no matches."""
+    """The faces to swap; not used with ``matches``."""
     matches: tuple[Match, ...] = ()
-    """With any, only these people are swapped, each at most once a picture."""
+    """If not empty, only these people are swapped, each at most once a picture."""
     strength: float = 1.0
-    """How much of the source's identity is put in: 0 keeps the target's, 1 is all of it."""
+    """Share of the source identity: 0 keeps the target's, 1 is the source's alone."""
 
     def __post_init__(self) -> None:
         """Refuse a strength outside [0, 1]."""
@@ -51,7 +51,12 @@ class Selection:
 
 
 def pick_faces(faces: Sequence[Face], choice: FaceChoice) -> list[Face]:
-    """The chosen of the faces that a detector found, largest first; none where none is meant."""
+    """Return the chosen faces, several from left to right; none if none is meant.
+
+    Args:
+        faces: From a detector, largest first.
+        choice: Which of them.
+    """
     if choice == "largest":
         return list(faces[:1])
     from_left = sorted(faces, key=lambda face: face.box[0])
@@ -65,14 +70,7 @@ def pick_faces(faces: Sequence[Face], choice: FaceChoice) -> list[Face]:
 def why_none(
     faces: Sequence[Face], choice: FaceChoice, where: str, matches: Sequence[Match] = ()
 ) -> NoFaceError:
-    """Return why no face of a picture is swapped, and what to do.
-
-    Args:
-        faces: Faces that were detected in it.
-        choice: Which of them were meant, where there are no matches.
-        where: Name of the picture, for the message.
-        matches: People who were searched for.
-    """
+    """Return the error that says why no face was chosen in ``where``, and what helps."""
     if not faces:
         return NoFaceError(
             f"no face was found in {where}; give one with a larger or less turned face"
@@ -94,7 +92,7 @@ def why_none(
 
 
 def mean_identity(identities: Sequence[Identity]) -> Identity:
-    """Return who several photos of one person show: the mean of their z_id, of unit length."""
+    """Return the mean of the z_id of one person's photos, of unit length."""
     mean = np.mean(np.stack(identities), axis=0)
     return mean / np.maximum(np.linalg.norm(mean), np.float32(1e-12))
 
@@ -102,10 +100,10 @@ def mean_identity(identities: Sequence[Identity]) -> Identity:
 def match_people(
     z_id: Sequence[Identity], matches: Sequence[Match], encoder: str
 ) -> list[tuple[int, Identity]]:
-    """Find the wanted people among the faces of a picture.
+    """Find the people to be replaced among the faces of a picture.
 
-    The most alike face and person are paired first, then the next of those left, down to the least
-    cosine that two photos of one person have.
+    The most similar face and person are paired first, then the most similar of the rest, down to
+    the least cosine that two photos of one person have.
 
     Args:
         z_id: Identities of the faces in the picture.
@@ -113,7 +111,7 @@ def match_people(
         encoder: Name of the encoder that made the identities.
 
     Returns:
-        The number of each face that is swapped and who it becomes, by number.
+        The index of each face to swap with its new identity, by index.
     """
     if not z_id:
         return []
@@ -129,7 +127,7 @@ def match_people(
 
 
 def save_identity(path: Path, identity: Identity, networks: SwapNetworks) -> None:
-    """Write an identity to a small safetensors file; it holds no picture and no name.
+    """Write an identity to a small safetensors file, without picture or name.
 
     Raises:
         OutputError: The file cannot be written.
@@ -140,15 +138,15 @@ def save_identity(path: Path, identity: Identity, networks: SwapNetworks) -> Non
 
 
 def load_identity(path: Path, networks: SwapNetworks) -> Identity:
-    """Read what ``save_identity`` wrote.
+    """Read an identity that ``save_identity`` wrote.
 
     Raises:
-        CheckpointError: The file is missing, damaged, no identity, or another encoder's.
+        CheckpointError: The file is missing, damaged, not an identity, or of another encoder.
     """
     tensors, info = load_tensors(path)
     if info.get("kind") != "identity" or set(tensors) != {"z_id"}:
         raise CheckpointError(
-            f"{path} holds no identity; give a file that faceshifter identity wrote"
+            f"{path} is not an identity; give a file that faceshifter identity wrote"
         )
     if info["identity"]["fingerprint"] != networks.fingerprints["encoder"]:
         raise CheckpointError(

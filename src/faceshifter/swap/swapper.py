@@ -1,4 +1,4 @@
-"""FaceSwapper: finds faces in photos, swaps them and pastes them back."""
+"""FaceSwapper: find, align, swap and paste faces."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -32,16 +32,16 @@ class Target:
     crop: Crop
     """X_t, RGB."""
     matrix: Matrix
-    """From the picture's pixels to the crop's."""
+    """Maps the picture's pixels to the crop's."""
     z_id: Identity
-    """Whose face it is."""
+    """Identity of the face."""
     face: Face | None = None
-    """Where it was found, if a detector did."""
+    """The detection that the face was cut out by, if there is one."""
 
 
 @dataclass(frozen=True)
 class SwappedFace:
-    """One face that was swapped, and every picture on the way."""
+    """One swapped face with every intermediate picture."""
 
     target: Target
     steps: SwappedCrop
@@ -53,14 +53,14 @@ class Swapped:
 
     pixels: Pixels
     faces: list[SwappedFace]
-    """Each face that was swapped."""
+    """The swapped faces."""
 
 
 class FaceSwapper:
     """Trained networks and a face detector.
 
-    A source identity is computed once and is a value: give it to as many ``swap`` calls as you
-    like. A swapper is not changed by its use.
+    A source identity is a value that is computed once, for any number of ``swap`` calls. Using a
+    swapper does not change it.
     """
 
     def __init__(self, networks: SwapNetworks, detector: FaceDetector) -> None:
@@ -81,17 +81,17 @@ class FaceSwapper:
         """Load trained networks.
 
         Args:
-            weights: Folder with ``aei.safetensors`` and ``hear.safetensors``; without it, those
-                that come with the package.
+            weights: Folder with ``aei.safetensors`` and ``hear.safetensors``; by default, that of
+                the package.
             hear: Use the second stage.
-            identity: The identity encoder's file, for networks trained with one of the user's.
-            yunet: YuNet's model file, to detect with it instead of dlib.
+            identity: File of the identity encoder, for networks trained with a custom one.
+            yunet: YuNet's model file, to detect faces with it instead of dlib.
             device: auto, cpu or cuda.
 
         Raises:
             CheckpointError: Weights are missing, damaged or do not belong together.
             DependencyError: The detector's file is missing.
-            DeviceError: The device is not there.
+            DeviceError: The device is not available.
         """
         networks = SwapNetworks.load(weights, hear=hear, identity=identity, device=device)
         return cls(networks, load_detector(yunet))
@@ -103,11 +103,11 @@ class FaceSwapper:
     def identity(
         self, images: Sequence[UInt8[np.ndarray, "_ _ 3"]], *, face: FaceChoice = "only"
     ) -> Identity:
-        """Return who is in the photos: the mean over them of the face's z_id.
+        """Return the identity of a person: the mean z_id over photos, of unit length.
 
         Args:
             images: Upright RGB photos of one person, at least one.
-            face: Which face of each photo is meant.
+            face: Which face of each photo is that person's.
 
         Raises:
             NoFaceError: A photo has no face, or several where only one is meant.
@@ -131,19 +131,41 @@ class FaceSwapper:
         Raises:
             NoFaceError: There is no such face.
         """
-        targets = self.align(image, self.find_faces(image, face, "the target photo"))
-        faces = self.swap_faces(targets, [identity] * len(targets))
-        return Swapped(paste_faces(image, faces), faces)
+        return self.swap_detected(image, self.detector.detect(image), Selection(identity, face))
+
+    def swap_detected(
+        self,
+        image: Pixels,
+        faces: Sequence[Face],
+        selection: Selection,
+        where: str = "the target photo",
+    ) -> Swapped:
+        """Swap the chosen faces of a photo in which faces were detected before.
+
+        Args:
+            image: Upright RGB photo; it is not changed.
+            faces: From the detector, largest first.
+            selection: Which faces, and who they become.
+            where: Name of the photo, for messages.
+
+        Raises:
+            NoFaceError: There is no such face.
+        """
+        targets, sources = self.choose(image, faces, selection)
+        if not targets:
+            raise why_none(faces, selection.face, where, selection.matches)
+        swapped = self.swap_faces(targets, sources, selection.strength)
+        return Swapped(paste_faces(image, swapped), swapped)
 
     def swap_faces(
         self, targets: Sequence[Target], sources: Sequence[Identity], strength: float = 1.0
     ) -> list[SwappedFace]:
-        """Swap aligned faces of any pictures, many in one batch.
+        """Swap aligned faces of any pictures, in batches.
 
         Args:
             targets: The faces, from ``align`` or ``choose``.
-            sources: Who each becomes.
-            strength: How much of the source identity is used, in [0, 1].
+            sources: The new identity of each.
+            strength: Share of the source identity, in [0, 1].
         """
         crops, z_id_t = [target.crop for target in targets], [target.z_id for target in targets]
         swapped = self.networks.swap(crops, z_id_t, sources, strength)
@@ -152,12 +174,12 @@ class FaceSwapper:
     def choose(
         self, pixels: Pixels, faces: Sequence[Face], selection: Selection
     ) -> tuple[list[Target], list[Identity]]:
-        """Return the faces to be swapped, and who each becomes; empty where none is meant.
+        """Return the faces to swap and the new identity of each; both empty if none is meant.
 
         Args:
             pixels: The picture.
-            faces: Those that were detected in it, largest first.
-            selection: What is wanted.
+            faces: The faces detected in it, largest first.
+            selection: Which faces, and who they become.
 
         Raises:
             NoFaceError: The landmarks of a chosen face are not those of a face.
@@ -172,7 +194,7 @@ class FaceSwapper:
         return [targets[idx] for idx, _ in matched], [source for _, source in matched]
 
     def is_face(self, face: Face) -> bool:
-        """Whether a detection has the landmarks of a face; a bystander's need not."""
+        """Return whether a detection has the landmarks of a face; a bystander's may not."""
         try:
             self.crop_matrix(face)
         except NoFaceError:
@@ -180,10 +202,10 @@ class FaceSwapper:
         return True
 
     def align(self, pixels: Pixels, faces: Sequence[Face]) -> list[Target]:
-        """Cut faces out of a picture, at the model's size, and embed them.
+        """Cut faces out of a picture at the model's size, and embed them.
 
         Raises:
-            NoFaceError: The landmarks of one are not those of a face.
+            NoFaceError: The landmarks of a face do not form one.
         """
         matrices = [self.crop_matrix(face) for face in faces]
         crops = [crop_face(pixels, matrix, self.networks.image_size) for matrix in matrices]
@@ -199,10 +221,10 @@ class FaceSwapper:
         return crop_matrix(face.landmarks, self.networks.geometry, self.networks.image_size)
 
     def find_faces(self, pixels: Pixels, choice: FaceChoice, where: str) -> list[Face]:
-        """Return the chosen faces, from left to right where there are several.
+        """Detect faces and return the chosen ones, several from left to right.
 
         Raises:
-            NoFaceError: There is no face, none of that number, or several and not the only one.
+            NoFaceError: There is no face, no face of that number, or several where one is meant.
         """
         faces = self.detector.detect(pixels)
         picked = pick_faces(faces, choice)
@@ -212,7 +234,7 @@ class FaceSwapper:
 
 
 def paste_faces(pixels: Pixels, faces: Sequence[SwappedFace]) -> Pixels:
-    """Return a copy of the picture with swapped faces in their places."""
+    """Return a copy of the picture with the swapped faces pasted in."""
     result = pixels.copy()
     for face in faces:
         result = paste_face(result, face.steps.Y_st, face.target.matrix)
@@ -220,7 +242,7 @@ def paste_faces(pixels: Pixels, faces: Sequence[SwappedFace]) -> Pixels:
 
 
 def save_steps(folder: Path, photo: Photo, faces: Sequence[SwappedFace]) -> None:
-    """Write every step of every face as PNG: FACE-X_t.png, FACE-Y_hat_st.png and so on."""
+    """Write every intermediate picture of every face: FACE-X_t.png, FACE-Y_hat_st.png and so on."""
     for idx, face in enumerate(faces):
         pictures = {
             "X_t": face.target.crop,

@@ -41,7 +41,7 @@ class TrainingCost:
     memory: dict[str, int]
     """In float32, without activations, which depend on the precision and on compilation."""
     disk: dict[str, int]
-    """At most, at any one time, without the files' headers."""
+    """Most at any one time, without the headers of files."""
     notes: list[str]
     """What is missing, and what was taken in its place."""
 

@@ -16,8 +16,8 @@ from PIL import Image
 from faceshifter.apps.guard import RefusedError
 from faceshifter.images import DECODE_ERRORS, Photo, decode_photo, save_photo
 from faceshifter.media import sniff
-from faceshifter.swap.selection import FaceChoice, Match, Selection, why_none
-from faceshifter.swap.swapper import FaceSwapper, paste_faces
+from faceshifter.swap.selection import FaceChoice, Match, Selection
+from faceshifter.swap.swapper import FaceSwapper
 
 T = TypeVar("T")
 TARGET_LABEL = "the target"
@@ -136,12 +136,9 @@ def save_swap(swapper: FaceSwapper, selection: Selection, target: Photo, out: Pa
         OutputError: The result cannot be written.
     """
     faces = swapper.detector.detect(target.pixels)
-    targets, sources = swapper.choose(target.pixels, faces, selection)
-    if not targets:
-        raise why_none(faces, selection.face, TARGET_LABEL, selection.matches)
-    swapped = swapper.swap_faces(targets, sources, selection.strength)
-    save_photo(out, replace(target, pixels=paste_faces(target.pixels, swapped)))
-    return len(swapped)
+    swapped = swapper.swap_detected(target.pixels, faces, selection, TARGET_LABEL)
+    save_photo(out, replace(target, pixels=swapped.pixels))
+    return len(swapped.faces)
 
 
 def check_photo(head: bytes, name: str) -> None:

@@ -1,96 +1,104 @@
-"""What happens to photos in the page: each method is one event, takes the session, gives values."""
+"""The source and the photo tab: what happens when photos are given, chosen and swapped."""
 
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
 from typing import Any
+
+import cv2
+import numpy as np
+from jaxtyping import Float, UInt8
 
 from faceshifter.apps.ui.faces import (
     Update,
     Upload,
-    drawn,
-    face_at,
-    figures,
+    choose_at,
     hide,
-    identity_of_source,
     largest,
     open_photo,
-    sent,
     show,
-    swap_photo,
-    toggle,
+    shrink,
+    source_identity,
+    update,
+    uploaded_file,
+    write_framed,
+    write_picture,
 )
-from faceshifter.apps.ui.sessions import Session
+from faceshifter.apps.ui.sessions import Session, file_url
 from faceshifter.errors import FaceShifterError, ImageError, NoFaceError
-from faceshifter.swap.swapper import FaceSwapper
+from faceshifter.images import Photo, save_photo
+from faceshifter.marks.xmp import WORKING
+from faceshifter.media import PHOTO_FORMATS
+from faceshifter.networks import Identity
+from faceshifter.swap.swapper import FaceSwapper, SwappedFace, Target, paste_faces
+
+CROP_SIDE = 256
+"""Least side in pixels of crops and masks in the page."""
+
+Picture = UInt8[np.ndarray, "_ _ 3"]
+"""A crop or mask to show, RGB."""
+Mask = Float[np.ndarray, "_ _"]
+"""M^k of one face, in [0, 1]."""
 
 
+@dataclass(frozen=True)
 class PhotoActions:
-    """Events of the source and of the tab for photos."""
+    """Events of the source and the photo tab: each method takes a session and returns updates."""
 
-    def __init__(self, swapper: FaceSwapper) -> None:
-        self.swapper = swapper
+    swapper: FaceSwapper
+    """Networks with both stages."""
 
     def set_source(self, session: Session, upload: Upload) -> tuple[Update, Update]:
-        """A source photo was sent or taken away."""
+        """Take a source photo, or none: picture and numbers."""
         session.source = None
         if upload is None:
-            return hide(many=False)
-        session.source = open_photo(*sent(upload), self.swapper.detector)
+            return hide(several=False)
+        session.source = open_photo(*uploaded_file(upload), self.swapper)
         return show(session, session.source, largest(session.source))
 
     def choose_source(self, session: Session, chosen: int | None) -> Update:
-        """A face of the source was chosen by its number."""
+        """Choose a face of the source by its number: picture."""
         if session.source is None or chosen is None:
             return None
-        return drawn(session, session.source, [chosen])
+        return write_framed(session, session.source, chosen)
 
     def click_source(
-        self, session: Session, at: list[float], chosen: int | None
+        self, session: Session, point: list[float], chosen: int | None
     ) -> tuple[Update, Update]:
-        """The source was clicked on."""
-        import gradio as gr
-
-        found = None if session.source is None else face_at(session.source, *at)
-        if session.source is None or found is None or found == chosen:
-            return gr.skip(), gr.skip()
-        return drawn(session, session.source, [found]), found
+        """Choose the face of the source at a point: picture and number."""
+        return choose_at(session, session.source, point, chosen)
 
     def set_more(self, session: Session, uploads: list[dict[str, Any]] | None) -> None:
-        """Further photos of the source's person were sent or taken away."""
+        """Take more photos of the source person; the first error is raised after the last photo."""
         session.more = []
         failed: FaceShifterError | None = None
         for upload in uploads or []:
             try:
-                session.more.append(open_photo(*sent(upload), self.swapper.detector))
+                session.more.append(open_photo(*uploaded_file(upload), self.swapper))
             except (ImageError, NoFaceError) as error:
                 failed = failed or error
         if failed is not None:
             raise failed
 
     def set_target(self, session: Session, upload: Upload) -> tuple[Update, ...]:
-        """A target photo was sent or taken away: picture, faces, and no result any more."""
-        import gradio as gr
-
+        """Take a target photo, or none: picture, numbers, and an empty result."""
         session.target, session.swapped = None, False
-        cleared: tuple[Update, ...] = (
-            None,
-            gr.update(value=None, interactive=False),
-            "",
-            "",
-            gr.update(visible=False),
-        )
+        empty = None, update(value=None, interactive=False), "", "", update(visible=False)
         if upload is None:
-            return *hide(many=True), *cleared
-        session.target = open_photo(*sent(upload), self.swapper.detector)
-        return *show(session, session.target, [largest(session.target)]), *cleared
+            return *hide(several=True), *empty
+        session.target = open_photo(*uploaded_file(upload), self.swapper)
+        return *show(session, session.target, [largest(session.target)]), *empty
 
     def choose_target(self, session: Session, chosen: list[int]) -> Update:
-        """Faces of the target were chosen by their numbers."""
-        return None if session.target is None else drawn(session, session.target, chosen)
+        """Choose faces of the target by their numbers: picture."""
+        return None if session.target is None else write_framed(session, session.target, chosen)
 
     def click_target(
-        self, session: Session, at: list[float], chosen: list[int]
+        self, session: Session, point: list[float], chosen: list[int]
     ) -> tuple[Update, Update]:
-        """The target was clicked on: that face is chosen, or no longer."""
-        return toggle(session, session.target, at, chosen)
+        """Choose the face of the target at a point, or drop it: picture and numbers."""
+        return choose_at(session, session.target, point, chosen)
 
     def swap(
         self,
@@ -100,34 +108,100 @@ class PhotoActions:
         strength: float,
         stages: int,
     ) -> tuple[Update, ...]:
-        """The button: before and after, the file, steps, masks."""
-        import gradio as gr
+        """Swap faces of the target: before and after, download, steps, masks, both made visible.
 
-        identity = identity_of_source(session, source_face, self.swapper)
-        if session.target is None:
+        Raises:
+            ImageError: Source or target are missing.
+            NoFaceError: No face is chosen, or the landmarks of one do not form a face.
+            OutputError: A file cannot be written.
+        """
+        identity = source_identity(session, source_face, self.swapper)
+        target = session.target
+        if target is None:
             raise ImageError("there is no target photo; drop one first")
-        result = swap_photo(
-            self.swapper,
-            identity,
-            session.target,
-            chosen,
-            strength=min(max(strength, 0.0), 1.0),
-            stages=stages,
-            session=session,
-        )
+        if not chosen:
+            raise NoFaceError("no face of the target is chosen; click on one in the picture")
+        swapper = self.swapper if stages == 2 else self.swapper.without_hear()
+        pixels = target.photo.pixels
+        targets = swapper.align(pixels, [target.faces[number] for number in chosen])
+        faces, masks = _swap_with_masks(swapper, targets, identity, min(max(strength, 0.0), 1.0))
+        swapped = replace(target.photo, pixels=paste_faces(pixels, faces))
+        stem, suffix = Path(target.name).stem or "photo", Path(target.name).suffix.lower()
+        file = session.new_file(f"{stem}-swapped{suffix if suffix in PHOTO_FORMATS else '.png'}")
+        save_photo(file, swapped)
+        after = session.new_file("after.webp")
+        save_photo(after, Photo(shrink(swapped.pixels)))
         session.swapped = True
+        titles = [f"<h4>Face {number}</h4>" if len(chosen) > 1 else "" for number in chosen]
         return (
-            (str(result.before), str(result.after)),
-            gr.update(value=str(result.file), interactive=True),
-            figures(result.steps),
-            figures(result.masks),
-            gr.update(visible=True),
+            (str(write_picture(session, pixels)), str(after)),
+            update(value=str(file), interactive=True),
+            "".join(map(partial(_show_steps, session, stages), titles, faces)),
+            "".join(map(partial(_show_masks, session), titles, masks)),
+            update(visible=True),
         )
 
     def swap_again(self, session: Session, *values: Any) -> tuple[Update, ...]:
-        """Strength or stages were changed: what is shown follows."""
-        import gradio as gr
-
+        """Swap again with another strength or number of stages, if the page shows a result."""
         if session.swapped and session.source is not None and values[1]:
             return self.swap(session, *values)
-        return (gr.skip(),) * 5
+        return (update(),) * 5
+
+
+def _swap_with_masks(
+    swapper: FaceSwapper, targets: Sequence[Target], identity: Identity, strength: float
+) -> tuple[list[SwappedFace], list[list[Mask]]]:
+    """Swap aligned faces, and return M^1 to M^n of each one, the means over a level's layers."""
+    faces: list[SwappedFace] = []
+    masks: list[list[Mask]] = []
+    size = swapper.networks.most_at_once
+    for start in range(0, len(targets), size):  # masks are recorded for one batch
+        batch = targets[start : start + size]
+        with swapper.networks.recorded_masks() as levels:
+            faces += swapper.swap_faces(batch, [identity] * len(batch), strength)
+        # Every second mask is of Y_hat_tt.
+        means = [np.mean(list(layers.values()), axis=0)[::2] for layers in levels if layers]
+        masks += [[M[row] for M in means] for row in range(len(batch))]
+    return faces, masks
+
+
+def _show_steps(session: Session, stages: int, title: str, face: SwappedFace) -> str:
+    """Return HTML of the crops of each step."""
+    steps = [(face.target.crop, "X_t: the target"), (face.steps.Y_hat_st, "Ŷ_st: after stage one")]
+    if stages == 2:
+        steps += [
+            (face.steps.Y_hat_tt, "Ŷ_tt: the target by stage one"),
+            (face.steps.delta_Y_t, "ΔY_t: what that loses"),
+            (face.steps.Y_st, "Y_st: after stage two"),
+        ]
+    return _show_figures(session, title, steps)
+
+
+def _show_masks(session: Session, title: str, masks: Sequence[Mask]) -> str:
+    """Return HTML of M^1 to M^n in grey; empty for networks without masks."""
+    figures = [
+        (
+            np.repeat(np.round(255 * M).astype(np.uint8)[:, :, None], 3, axis=2),
+            f"M^{k}, {len(M)} x {len(M)}, mean {M.mean():.2f}",
+        )
+        for k, M in enumerate(masks, 1)
+    ]
+    return _show_figures(session, title, figures) if figures else ""
+
+
+def _show_figures(session: Session, title: str, figures: Sequence[tuple[Picture, str]]) -> str:
+    """Write crops, and return HTML of them with captions, in a row that wraps.
+
+    Small ones are enlarged to blocks, so that their pixels can be seen.
+    """
+    cells = []
+    for crop, caption in figures:
+        path = session.new_file("crop.png")
+        side = max(CROP_SIDE, len(crop))
+        enlarged = cv2.resize(crop, (side, side), interpolation=cv2.INTER_NEAREST)
+        save_photo(path, Photo(enlarged), WORKING)
+        cells.append(
+            f'<figure><img src="{file_url(path)}" alt="{caption}">'
+            f"<figcaption>{caption}</figcaption></figure>"
+        )
+    return f'{title}<div class="fs-figures">{"".join(cells)}</div>'

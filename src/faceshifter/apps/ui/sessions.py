@@ -1,4 +1,4 @@
-"""Who a file of the page belongs to: one folder an open page, emptied when it is closed."""
+"""Open pages of the server, their photos and files: each page has a folder, deleted on closing."""
 
 import secrets
 import shutil
@@ -6,27 +6,33 @@ import threading
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
+from urllib.parse import quote
 
 from faceshifter.face.detect import Face
 from faceshifter.images import Photo
 
 SHOWN_SIDE = 1280
-"""Longer side in pixels of a picture in the page; the file to keep has the photo's own size."""
+"""Longer side in pixels of a picture in the page; a download has the photo's own size."""
+
+
+def file_url(file: Path) -> str:
+    """Return the address at which the page gets a file."""
+    return f"/gradio_api/file={quote(str(file))}"
 
 
 @dataclass(frozen=True)
 class ShownPhoto:
-    """A photo with its faces."""
+    """A photo in the page, with its faces."""
 
     name: str
-    """Of the file, as its owner calls it."""
+    """The file's name, as its owner gave it."""
     photo: Photo
     faces: list[Face]
     """From left to right, at least one."""
 
     @property
     def scale(self) -> float:
-        """How large the picture is shown, beside the photo's own size."""
+        """Size of the picture in the page, relative to the photo's own."""
         return min(SHOWN_SIDE / max(self.photo.pixels.shape), 1.0)
 
 
@@ -37,10 +43,10 @@ class Session:
     browser: str
     """Secret of the browser that opened it."""
     folder: Path
-    """For its results; within the root, so that Gradio serves from it without a copy."""
+    """Folder of its results, in Gradio's own folder, so that Gradio serves them without a copy."""
     source: ShownPhoto | None = None
     more: list[ShownPhoto] = field(default_factory=list)
-    """Further photos of the source's person."""
+    """More photos of the source person."""
     target: ShownPhoto | None = None
     swapped: bool = False
     """Whether the page shows a result."""
@@ -48,34 +54,35 @@ class Session:
     video_name: str = ""
     frame: ShownPhoto | None = None
     """The frame of the video in which people are chosen."""
-    wished: bool = False
-    """Whether a video is to be swapped as soon as those of other pages are done."""
+    queued: bool = False
+    """Whether the video waits for those of other pages."""
     running: bool = False
+    """Whether the video is being swapped."""
     cancelled: threading.Event = field(default_factory=threading.Event)
-    """Stops the page's video."""
+    """Stops the video."""
     closed: bool = False
 
     def delete(self) -> None:
-        """Delete the folder; whoever writes into it for longer has to call this again."""
+        """Delete the folder; code that still writes into it has to call this again."""
         shutil.rmtree(self.folder, ignore_errors=True)
 
     def new_file(self, name: str) -> Path:
-        """A path of that name in a folder of its own; names of others' choice never meet."""
+        """Return a path of that name in a new folder, so that equal names do not collide."""
         folder = self.folder / secrets.token_hex(8)
         folder.mkdir(parents=True)
         return folder / name
 
 
 class Sessions:
-    """All open pages, their files and who may see them.
+    """All open pages, their files, and who may see them.
 
-    Gradio serves every file below its folder to whoever knows the path, and takes every such path
-    as input. Here a browser is known by a secret in a cookie and gets only what it has sent, or
-    what was made for it.
+    Gradio serves every file below its folder to anybody who knows the path, and accepts every such
+    path as input. Here a browser is known by a secret in a cookie, and gets only files that it has
+    sent or that were made for it.
     """
 
     def __init__(self, root: Path) -> None:
-        """Args: the folder for all files, of this process alone."""
+        """Start without pages; no other process uses the folder ``root`` for all files."""
         self.root = root.resolve()
         self._lock = threading.Lock()
         self._browsers: set[str] = set()
@@ -83,22 +90,22 @@ class Sessions:
         self._uploads: dict[str, set[Path]] = {}
 
     def new_browser(self) -> str:
-        """The secret for a cookie."""
+        """Return a new secret, for a cookie."""
         browser = secrets.token_urlsafe(32)
         with self._lock:
             self._browsers.add(browser)
         return browser
 
     def knows(self, browser: str | None) -> bool:
-        """Whether that is a secret that was given away."""
+        """Whether this is a secret that was handed out."""
         return browser in self._browsers
 
     def claim(self, session_hash: str, browser: str) -> bool:
-        """Open a page, or say whether an open one is this browser's.
+        """Open a page for a browser, or return whether an open page belongs to it.
 
         Args:
-            session_hash: The page's own name for itself.
-            browser: The secret of who asks.
+            session_hash: Gradio's name of the page.
+            browser: The browser's secret.
         """
         with self._lock:
             if session_hash not in self._open:
@@ -107,11 +114,11 @@ class Sessions:
             return self._open[session_hash].browser == browser
 
     def get(self, session_hash: str) -> Session:
-        """An open page."""
+        """Return an open page."""
         return self._open[session_hash]
 
     def own(self, browser: str, upload: Path) -> None:
-        """Note who has sent a file."""
+        """Note which browser has sent a file."""
         with self._lock:
             self._uploads.setdefault(browser, set()).add(upload.resolve())
 
@@ -125,7 +132,7 @@ class Sessions:
         return any(file.is_relative_to(folder) for folder in folders)
 
     def close(self, session_hash: str) -> None:
-        """Forget a page and delete its files, and with a browser's last page what it has sent."""
+        """Forget a page and delete its files; a browser's last page deletes its uploads too."""
         with self._lock:
             page = self._open.pop(session_hash, None)
             if page is None:
@@ -134,7 +141,7 @@ class Sessions:
             page.cancelled.set()
             unused: set[Path] = set()
             if not any(other.browser == page.browser for other in self._open.values()):
-                # A file that two browsers have sent lies in one place.
+                # Files that two browsers have sent lie in one place.
                 unused = self._uploads.pop(page.browser, set())
                 unused -= set().union(*self._uploads.values())
         page.delete()

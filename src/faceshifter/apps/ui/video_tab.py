@@ -1,5 +1,6 @@
-"""What happens to videos in the page: each method is one event, takes the session, gives values."""
+"""The video tab: what happens when a video is given, its people are chosen, and it is swapped."""
 
+import html
 import shutil
 import time
 from collections.abc import Iterator
@@ -12,18 +13,16 @@ from typing import Any
 from faceshifter.apps.ui.faces import (
     Update,
     Upload,
-    bar,
-    drawn,
-    find_faces,
+    choose_at,
+    detect_faces,
     hide,
-    identity_of_source,
-    player,
-    say,
-    sent,
     show,
-    toggle,
+    source_identity,
+    update,
+    uploaded_file,
+    write_framed,
 )
-from faceshifter.apps.ui.sessions import Session
+from faceshifter.apps.ui.sessions import Session, file_url
 from faceshifter.errors import CancelledError, FaceShifterError, NoFaceError, VideoError
 from faceshifter.images import Photo, Pixels
 from faceshifter.media import VIDEO_CONTAINERS
@@ -33,115 +32,103 @@ from faceshifter.video.clip import VideoSummary, discard_work, swap_video
 from faceshifter.video.colour import Converter, working_format
 from faceshifter.video.source import frames_at, open_clip, upright_rgb
 
-LOOKS = 4
-"""Moments of a video, from its start on, at which a first face is looked for."""
+FIRST_MOMENTS = 4
+"""Moments of a video, from its start on, in which the first frame with a face is searched."""
+POLL = 0.3
+"""Seconds between two messages about the progress."""
 
 
+@dataclass(frozen=True)
 class VideoActions:
-    """Events of the tab for videos."""
+    """Events of the video tab: each method takes a session and returns updates."""
 
-    def __init__(self, swapper: FaceSwapper) -> None:
-        self.swapper = swapper
+    swapper: FaceSwapper
+    """Networks with both stages."""
 
     def set_video(self, session: Session, upload: Upload, whom: str) -> tuple[Update, ...]:
-        """A video was sent or taken away: frame, people, who is meant, the slider of moments."""
-        import gradio as gr
-
+        """Take a video, or none: frame, people, choice of whom to swap, and slider of moments."""
         session.video = session.frame = None
-        whom = "largest" if whom == "people" else whom  # they were chosen in another frame
+        whom = _without_people(whom)
         if upload is None:
-            return *hide(many=True), whom, gr.update(value=0, visible=False)
-        path, name = sent(upload)
+            return *hide(several=True), whom, update(value=0, visible=False)
+        path, name = uploaded_file(upload)
         pixels, length = read_frame(path, name, 0)
         session.video, session.video_name = path, name
         slider: dict[str, Any] = {"maximum": max(round(length - 0.1, 1), 0.1), "visible": True}
-        for look in range(LOOKS):
-            second = round(look * length / LOOKS, 1)
+        for moment in range(FIRST_MOMENTS):
+            second = round(moment * length / FIRST_MOMENTS, 1)
             try:
-                if look:
+                if moment:
                     pixels, _ = read_frame(path, name, second)
-                session.frame = find_faces(Photo(pixels), name, self.swapper.detector)
+                session.frame = detect_faces(Photo(pixels), name, self.swapper)
             except (NoFaceError, VideoError):
                 continue
-            shown = show(session, session.frame, [])
-            return *shown, whom, gr.update(value=second, **slider)
-        return *hide(many=True), whom, gr.update(value=0, **slider)
+            return *show(session, session.frame, []), whom, update(value=second, **slider)
+        return *hide(several=True), whom, update(value=0, **slider)
 
     def set_moment(self, session: Session, second: float, whom: str) -> tuple[Update, ...]:
-        """Another frame of the video is to be shown."""
-        whom = "largest" if whom == "people" else whom
+        """Take another frame of the video: frame, people, and choice of whom to swap."""
+        whom = _without_people(whom)
         if session.video is None:
-            return *hide(many=True), whom
+            return *hide(several=True), whom
         pixels, _ = read_frame(session.video, session.video_name, second)
-        where = f"the frame at {second:.1f} s"
-        opened = find_faces(Photo(pixels), where, self.swapper.detector)
-        session.frame = opened
-        return *show(session, opened, []), whom
+        name = f"the frame at {second:.1f} s"
+        session.frame = detect_faces(Photo(pixels), name, self.swapper)
+        return *show(session, session.frame, []), whom
 
     def choose_person(self, session: Session, chosen: list[int]) -> tuple[Update, Update]:
-        """People of the frame were chosen by their numbers, so they are meant."""
-        shown = None if session.frame is None else drawn(session, session.frame, chosen)
-        return shown, "people" if chosen else "largest"
+        """Choose people of the frame by their numbers: frame, and choice of whom to swap."""
+        picture = None if session.frame is None else write_framed(session, session.frame, chosen)
+        return picture, "people" if chosen else "largest"
 
     def click_person(
-        self, session: Session, at: list[float], chosen: list[int]
+        self, session: Session, point: list[float], chosen: list[int]
     ) -> tuple[Update, Update, Update]:
-        """The frame was clicked on."""
-        import gradio as gr
-
-        shown, changed = toggle(session, session.frame, at, chosen)
+        """Choose the person at a point, or drop them: frame, people, choice of whom to swap."""
+        picture, changed = choose_at(session, session.frame, point, chosen)
         if not isinstance(changed, list):
-            return gr.skip(), gr.skip(), gr.skip()
-        return shown, changed, "people" if changed else "largest"
+            return update(), update(), update()
+        return picture, changed, "people" if changed else "largest"
 
-    def wish_video(self, session: Session) -> tuple[Update, ...]:
-        """The video's button, at once; other pages' videos may come first.
+    def queue_video(self, session: Session) -> tuple[Update, ...]:
+        """Queue the video, as those of other pages may come first: the updates of ``swap_video``.
 
-        The buttons change here alone: one that is drawn anew at every message cannot be pressed.
+        The buttons change here and not with each message: a button that is drawn again all the
+        time cannot be pressed.
         """
-        import gradio as gr
+        session.queued = True
+        no_file = update(value=None, interactive=False)
+        return _message("Waiting for its turn"), "", no_file, no_file, *_buttons(busy=True)
 
-        session.wished = True
-        no_file = gr.update(value=None, interactive=False)
-        busy = gr.update(interactive=False), gr.update(visible=True)
-        return say("Waiting for its turn"), "", no_file, no_file, *busy
-
-    def swap_video(
-        self,
-        session: Session,
-        source_face: int | None,
-        whom: str,
-        chosen: list[int],
-        strength: float,
-    ) -> Iterator[tuple[Update, ...]]:
-        """The video's turn: words, player, file, report, and which button can be pressed."""
-        import gradio as gr
-
-        unchanged = (gr.skip(),) * 5
+    def swap_video(self, session: Session, *choices: Any) -> Iterator[tuple[Update, ...]]:
+        """Swap the video when its turn has come: message, player, file, report and two buttons."""
+        unchanged = (update(),) * 5
         session.cancelled.clear()
-        if not session.wished:  # cancelled, or wished anew, while it waited
-            yield gr.skip(), *unchanged
+        if not session.queued:  # it was cancelled, or queued again, while it waited
+            yield update(), *unchanged
             return
-        session.wished = False
+        session.queued, session.running = False, True
         try:
-            selection = self._selection(session, source_face, whom, chosen, strength)
-            session.running = True
-            for told in run_video(self.swapper, selection, session):
-                if isinstance(told, VideoProgress):
-                    shown = bar(told.done, told.total, told.sentence())
-                    yield shown, *unchanged
-                elif isinstance(told, Finished):
+            selection = self._selection(session, *choices)
+            for state in run_video(self.swapper, selection, session):
+                if isinstance(state, VideoProgress):
+                    bar = f'<progress max="{max(state.total, 1)}" value="{state.done}"></progress>'
+                    stopping = session.cancelled.is_set()
+                    sentence = "Stopping" if stopping else state.sentence()
+                    yield bar + _message(sentence), *unchanged
+                elif isinstance(state, Finished):
                     yield (
-                        say(told.sentence()),
-                        player(told.file),
-                        gr.update(value=str(told.file), interactive=True),
-                        gr.update(value=str(told.report), interactive=True),
-                        *self._idle(),
+                        _message(state.sentence()),
+                        # Gradio's own player might encode the video again.
+                        f'<video controls playsinline src="{file_url(state.file)}"></video>',
+                        update(value=str(state.file), interactive=True),
+                        update(value=str(state.report), interactive=True),
+                        *_buttons(busy=False),
                     )
                 else:
-                    yield say("Cancelled"), *unchanged[:3], *self._idle()
+                    yield _message("Cancelled"), *unchanged[:3], *_buttons(busy=False)
         except FaceShifterError as error:
-            yield say(str(error)), *unchanged[:3], *self._idle()
+            yield _message(str(error)), *unchanged[:3], *_buttons(busy=False)
             raise
         finally:
             session.running = False
@@ -154,7 +141,7 @@ class VideoActions:
         chosen: list[int],
         strength: float,
     ) -> Selection:
-        identity = identity_of_source(session, source_face, self.swapper)
+        identity = source_identity(session, source_face, self.swapper)
         if session.video is None:
             raise VideoError("there is no video; drop one first")
         matches: tuple[Match, ...] = ()
@@ -172,37 +159,41 @@ class VideoActions:
         )
 
     def cancel_video(self, session: Session) -> tuple[Update, ...]:
-        """The video's other button."""
-        import gradio as gr
-
-        session.wished = False
+        """Stop the video, or take it out of the queue: message and two buttons."""
+        session.queued = False
         session.cancelled.set()
-        if session.running:  # which says so itself when it has stopped
-            return say("Stopping"), gr.skip(), gr.skip()
-        return say("Cancelled"), *self._idle()
-
-    def _idle(self) -> tuple[Update, Update]:
-        import gradio as gr
-
-        return gr.update(interactive=True), gr.update(visible=False)
+        if session.running:  # ``swap_video`` tells it: messages of two events may change places
+            return update(), update(), update()
+        return _message("Cancelled"), *_buttons(busy=False)
 
 
-POLL = 0.3
-"""Seconds between two messages about the progress."""
+def _without_people(whom: str) -> str:
+    """Return whom to swap after another frame replaces the one in which people were chosen."""
+    return "largest" if whom == "people" else whom
+
+
+def _buttons(busy: bool) -> tuple[Update, Update]:
+    """Return updates of the buttons that start and cancel."""
+    return update(interactive=not busy), update(visible=busy)
+
+
+def _message(sentence: str) -> str:
+    """Return HTML of a sentence."""
+    return f'<p role="status">{html.escape(sentence)}</p>'
 
 
 @dataclass(frozen=True)
 class VideoProgress:
-    """How far a video is."""
+    """Progress of a video."""
 
     done: int
-    """Frames, each counted twice: found and written."""
+    """Frames that are done; each counts twice: its faces are found, and it is written."""
     total: int
     seconds: float
-    """Since the start."""
+    """Time since the start."""
 
     def sentence(self) -> str:
-        """In words: what is done, frames a second, time left."""
+        """Return a sentence on the work, frames a second and time left."""
         if not self.done or not self.seconds:
             return "Opening the video"
         share, rate = self.done / self.total, self.done / self.seconds
@@ -222,7 +213,7 @@ class Finished:
     summary: VideoSummary
 
     def sentence(self) -> str:
-        """What became of the frames."""
+        """Return a sentence on the frames."""
         done = self.summary
         words = [f"{done.swapped} of {done.frames} frames swapped in {done.seconds:.0f} s"]
         if done.faceless:
@@ -255,9 +246,9 @@ def read_frame(video: Path, name: str, second: float) -> tuple[Pixels, float]:
 def run_video(
     swapper: FaceSwapper, selection: Selection, session: Session
 ) -> Iterator[VideoProgress | Finished | None]:
-    """Swap the session's video in a thread of its own; the last thing given is how it ended.
+    """Swap the session's video in a thread, and give its progress until it is finished.
 
-    None says that it was cancelled: by the session's event, or since the page was closed.
+    In the end None is given if it was cancelled, by the session's event or by closing the page.
 
     Raises:
         FaceShifterError: It cannot be read, swapped or written.
@@ -268,10 +259,11 @@ def run_video(
     suffix = path.suffix.lower() if path.suffix.lower() in VIDEO_CONTAINERS else ".mp4"
     out = session.new_file(f"{path.stem or 'video'}-swapped{suffix}")
     report = out.with_name(f"{out.stem}.jsonl")
-    count, begin = [0, 0], time.monotonic()
+    done, total, begin = 0, 0, time.monotonic()
 
-    def tell(done: int, total: int) -> None:
-        count[:] = done, total
+    def note(*progress: int) -> None:
+        nonlocal done, total
+        done, total = progress
 
     def work() -> VideoSummary | None:
         try:
@@ -281,7 +273,7 @@ def run_video(
                 video,
                 out,
                 report=report,
-                progress=tell,
+                progress=note,
                 cancelled=session.cancelled.is_set,
             )
         except CancelledError:
@@ -296,7 +288,7 @@ def run_video(
         future = pool.submit(work)
         try:
             while not future.done():
-                yield VideoProgress(count[0], count[1], time.monotonic() - begin)
+                yield VideoProgress(done, total, time.monotonic() - begin)
                 wait_for([future], POLL)
         finally:
             if not future.done():

@@ -1,0 +1,111 @@
+"""How one target is swapped: by the networks, or by a function of two photos."""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import nullcontext
+from dataclasses import asdict
+from pathlib import Path
+from threading import Lock
+
+import numpy as np
+
+from faceshifter import __version__
+from faceshifter.batch.manifest import Record
+from faceshifter.batch.targets import SwapTask
+from faceshifter.face.detect import DlibDetector, Face
+from faceshifter.images import Photo, load_photo, save_photo
+from faceshifter.marks.xmp import Origin
+from faceshifter.media import is_video
+from faceshifter.swap.people import SourceReader
+from faceshifter.swap.photo import open_target, swap_file
+from faceshifter.swap.swapper import FaceSwapper
+from faceshifter.video.clip import VideoOptions, swap_video
+
+Describe = Callable[[Sequence[Path]], list[Record]]
+"""From files to their fields in the manifest: path and hash."""
+Method = Callable[[SwapTask, Path | None, Describe], Iterator[Record]]
+"""A generator of three steps, given a target, where its mask goes, and how to describe files.
+
+It yields the fields of all that the result depends on, then nothing when the target is open, then
+the fields that describe the written result. The last step runs in another thread.
+"""
+
+
+def network_method(swapper: FaceSwapper, sources: SourceReader, options: VideoOptions) -> Method:
+    """Swap photos and videos by the networks.
+
+    A photo is one call of each network: in a batch with others some of its pixels would differ by
+    a level, and a resumed run would not repeat. docs/decisions.md#many-at-once
+
+    Args:
+        swapper: Networks and detector.
+        sources: Who becomes whom.
+        options: How videos are encoded, and whether the pixels of any target are marked.
+    """
+    detecting = Lock()  # detectors serve one thread at a time
+    settings: Record = {
+        "version": __version__,
+        **swapper.networks.fingerprints,
+        "detector": "dlib" if isinstance(swapper.detector, DlibDetector) else "yunet",
+        "watermark": options.watermark,
+    }
+
+    def swap(task: SwapTask, mask: Path | None, describe: Describe) -> Iterator[Record]:
+        with detecting:
+            chosen = sources.select(task.source)
+        selection = chosen.selection
+        matches = [{"person": describe(a), "source": describe(b)} for a, b in chosen.matches]
+        inputs: Record = {
+            "source": describe(chosen.source),
+            "matches": matches,
+            "face": None if matches else selection.face,
+            "strength": selection.strength,
+        }
+        video = is_video(task.target)
+        yield inputs | settings | (asdict(options) if video else {})
+        with nullcontext() if video else detecting:
+            opened = None if video else open_target(swapper, task.target)
+        yield {}
+        if opened is None:
+            with detecting:
+                done = swap_video(swapper, selection, task.target, task.out, options=options)
+            summary = asdict(done)
+            del summary["seconds"]  # the rest is the same in every run
+            yield {"video": summary}
+            return
+        swapped = swap_file(
+            swapper, selection, opened, task.out, mask=mask, watermark=options.watermark
+        )
+        yield {"faces": [_face_record(face.target.face) for face in swapped.faces]}
+
+    return swap
+
+
+def photo_method(
+    function: Callable[[Photo, Photo], Photo], settings: Record, origin: Origin
+) -> Method:
+    """Swap photos by a function of the source photo and the target photo.
+
+    Args:
+        function: Returns the result.
+        settings: All that the result depends on but the photos.
+        origin: For the marks of the results.
+    """
+
+    def swap(task: SwapTask, _: Path | None, describe: Describe) -> Iterator[Record]:
+        assert task.source is not None
+        inputs = {"source": describe([task.source]), "version": __version__}
+        yield inputs | settings | {"watermark": origin.watermark}
+        photos = load_photo(task.source), load_photo(task.target)
+        yield {}
+        save_photo(task.out, function(*photos), origin)
+        yield {}
+
+    return swap
+
+
+def _face_record(face: Face | None) -> Record:
+    assert face is not None, "a face that was not detected"
+    return {
+        "box": np.round(face.box, 2).tolist(),
+        "landmarks": np.round(face.landmarks, 2).tolist(),
+    }

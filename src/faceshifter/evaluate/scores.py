@@ -1,0 +1,235 @@
+"""Scores of a batch of pairs, a record each; docs/evaluation.md describes the protocol."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+from jaxtyping import Float, UInt8
+
+from faceshifter.errors import FaceShifterError, ImageError, NoFaceError
+from faceshifter.evaluate.cases import Case, Frame
+from faceshifter.evaluate.faces import KnownFaces
+from faceshifter.evaluate.judges import Judges, Recogniser
+from faceshifter.evaluate.methods import CROP, GEOMETRY, Maker, Pair, Results
+from faceshifter.evaluate.metrics import background_errors, outside_face
+from faceshifter.face.align import Matrix, crop_face, crop_matrix
+from faceshifter.images import Photo, Pixels, save_photo
+from faceshifter.marks.xmp import WORKING
+
+KEPT_PICTURES = 8  # at either end
+CELL = 192  # pixels; side of a face in them
+
+
+@dataclass
+class _Face:
+    """A face that the batch embeds at its end."""
+
+    pair: Pair
+    crop: UInt8[np.ndarray, "n n 3"]
+    values: dict[str, Any]
+    """Where its scores go."""
+    free: int = -1
+    """For an occluded face, position of the same face without the occluder."""
+
+
+@dataclass
+class Batch:
+    """Some pairs and their records."""
+
+    judges: Judges
+    known: KnownFaces
+    names: Sequence[str]
+    """Names of all methods."""
+    out: Path
+    records: list[dict[str, Any]] = field(default_factory=list)
+    faces: list[_Face] = field(default_factory=list)
+    strips: list[tuple[int, Pixels]] = field(default_factory=list)
+
+    def measure(self, cases: Sequence[Case], start: int, makers: Sequence[Maker]) -> None:
+        """Fill ``records``, one a case: scores of each method, or why the case has none."""
+        pairs = []
+        for idx, case in enumerate(cases, start):
+            record: dict[str, Any] = {
+                "pair": idx, "source": case.source.name, "target": case.target.name,
+                "notes": [], "methods": {},
+            }  # fmt: skip
+            self.records.append(record)
+            try:
+                pairs.append(self._read(idx, case, record["notes"]))
+            except (ImageError, NoFaceError) as error:
+                record["error"] = str(error)
+        if not pairs:
+            return
+        for pair, *results in zip(pairs, *(maker(pairs) for maker in makers), strict=True):
+            self._measure_pair(pair, results, self.records[pair.idx - start])
+        self._embed()
+        for idx, strip in self.strips:
+            _keep_picture(self.out / "pictures", self.records[idx - start], strip)
+
+    def _read(self, idx: int, case: Case, notes: list[str]) -> Pair:
+        face_s, face_t = self.known.face(case.source), self.known.face(case.target)
+        pair = Pair(idx, case, case.source.pixels(), case.target.pixels(), face_s, face_t)
+        pair.crops(GEOMETRY, CROP)  # raises here where the landmarks form no face
+        for picture, face in ((case.source, face_s), (case.target, face_t)):
+            if face.count > 1:
+                notes.append(f"{picture.name} has {face.count} faces; the largest was measured")
+        return pair
+
+    def _measure_pair(self, pair: Pair, results: Sequence[Results], record: dict[str, Any]) -> None:
+        """Measure all but the embeddings."""
+        eyes, head = pair.face_t.landmarks[:2], pair.face_t.head
+        record["eyes"] = float(np.linalg.norm(eyes[1] - eyes[0]))
+        if head:
+            record["yaw"] = float(np.degrees(np.arcsin(np.clip(-head.rotation[2, 0], -1, 1))))
+        photos: dict[str, Pixels] = {}
+        for name, photo in (item for result in results for item in result.photos.items()):
+            values: dict[str, Any] = {}
+            record["methods"][name] = values
+            try:
+                if isinstance(photo, FaceShifterError):
+                    raise photo
+                if photo.shape != pair.target.shape:
+                    record["notes"].append(f"{name}: its size is not the target's; it was scaled")
+                    size = pair.target.shape[1::-1]
+                    photo = cv2.resize(photo, size, interpolation=cv2.INTER_AREA)
+                photos[name] = photo
+                self._measure_photo(pair, name, photo, values, record["notes"])
+            except FaceShifterError as error:
+                record["notes"].append(f"{name}: {error}")
+                fault = "undetected" if name in photos else "failed"
+                values.update({fault: 1, "top1": 0, "top5": 0})
+        self._measure_occluded(pair, results, record)
+        if self.judges.features is not None:
+            self._store_features(self.judges.features, pair, photos)
+        self.strips.append((pair.idx, _strip(pair, photos, self.names)))
+
+    def _measure_photo(
+        self, pair: Pair, name: str, photo: Pixels, values: dict[str, Any], notes: list[str]
+    ) -> None:
+        matrix = crop_matrix(pair.face_t.landmarks, GEOMETRY, CROP)
+        outside = outside_face(pair.target.shape[:2], matrix, CROP)
+        values.update(background_errors(photo, pair.target, outside))
+        values.update(_flicker(pair, name, photo, matrix))
+        head_t = pair.face_t.head
+        if name == "copy-target":
+            if head_t:
+                values.update(head_t.errors(head_t))
+            self._score(pair, pair.face_t.z, values)
+            return
+        landmarks = self._landmarks(pair, name, photo, notes)
+        head = self.judges.head(photo, landmarks) if head_t else None
+        crop = self.judges.recogniser.crop(photo, landmarks)
+        if head and head_t:
+            values.update(head.errors(head_t))
+        elif head_t:
+            values["no_pose"] = 1
+        self.faces.append(_Face(pair, crop, values))
+
+    def _landmarks(
+        self, pair: Pair, name: str, photo: Pixels, notes: list[str]
+    ) -> Float[np.ndarray, "5 2"]:
+        file = pair.case.results.get(name)
+        faces = self.judges.detector.detect(photo)
+        if not faces:
+            raise NoFaceError(f"no face was found in {file.name if file else 'its result'}")
+        if file and len(faces) > 1:
+            notes.append(f"{file.name} has {len(faces)} faces; the largest was measured")
+        return faces[0].landmarks
+
+    def _measure_occluded(
+        self, pair: Pair, results: Sequence[Results], record: dict[str, Any]
+    ) -> None:
+        """Record errors inside of a known occluder; ``_embed`` adds how the identity changes."""
+        for occluded in (result.occluded for result in results if result.occluded):
+            record["occlusion"] = {
+                "covered": occluded.share,
+                "one stage": occluded.one_stage,
+                "two stages": occluded.two_stages,
+            }
+            # Both at the target's landmarks, as an occluder moves those that are detected.
+            free, covered = (
+                self.judges.recogniser.crop(photo, pair.face_t.landmarks)
+                for photo in (occluded.free, occluded.photo)
+            )
+            position = len(self.faces)
+            self.faces.append(_Face(pair, free, {}))
+            self.faces.append(_Face(pair, covered, record["occlusion"], position))
+
+    def _embed(self) -> None:
+        """Embed all faces of the batch at once, and score them."""
+        if not self.faces:
+            return
+        z = self.judges.recogniser.embed([face.crop for face in self.faces])
+        for face, z_face in zip(self.faces, z, strict=True):
+            if face.free >= 0:
+                z_s = face.pair.face_s.z
+                face.values["id"] = float(z_face @ z_s - z[face.free] @ z_s)
+            else:
+                self._score(face.pair, z_face, face.values)
+
+    def _score(self, pair: Pair, z: Float[np.ndarray, " d"], values: dict[str, Any]) -> None:
+        rank = self.known.rank(z, pair.case.source.identity)
+        values.update(
+            top1=int(rank < 1), top5=int(rank < 5),
+            to_source=float(z @ pair.face_s.z), to_target=float(z @ pair.face_t.z),
+        )  # fmt: skip
+
+    def _store_features(self, network: Recogniser, pair: Pair, photos: dict[str, Pixels]) -> None:
+        """Write a row of features.f32: of the target and each method a flag and the features."""
+        rows = np.zeros((1 + len(self.names), 1 + network.dim), np.float32)
+        names = [name for name in self.names if name in photos]
+        given = [0, *(1 + self.names.index(name) for name in names)]
+        pictures = [pair.target, *(photos[name] for name in names)]
+        crops = [network.crop(picture, pair.face_t.landmarks) for picture in pictures]
+        rows[given, 1:] = network.features(crops)
+        rows[given, 0] = 1
+        path = self.out / "features.f32"
+        with path.open("r+b" if path.exists() else "w+b") as file:
+            file.seek(pair.idx * rows.nbytes)
+            file.write(rows.tobytes())
+
+
+def _flicker(pair: Pair, name: str, photo: Pixels, matrix: Matrix) -> dict[str, float]:
+    """Return how differently result and target change to the next frame, in mean levels."""
+    target, result = pair.case.target, pair.case.results.get(name)
+    if not (isinstance(target, Frame) and isinstance(result, Frame)):
+        return {}
+    after = [replace(frame, following=True).pixels() for frame in (result, target)]
+    if after[0].shape != pair.target.shape:
+        return {}
+    pictures = (after[0], photo, after[1], pair.target)
+    a, b, c, d = (crop_face(p, matrix, CROP).astype(np.float64) for p in pictures)
+    return {"flicker": float(np.abs((a - b) - (c - d)).mean())}
+
+
+def _strip(
+    pair: Pair, photos: dict[str, Pixels], names: Sequence[str]
+) -> UInt8[np.ndarray, "side row 3"]:
+    """Draw the faces of source, target and every method side by side; grey for a missing one."""
+    matrix = crop_matrix(pair.face_t.landmarks, GEOMETRY, CROP)
+    grey = np.full((CROP, CROP, 3), 128, np.uint8)
+    shown = [
+        *pair.crops(GEOMETRY, CROP),
+        *(crop_face(photos[n], matrix, CROP) if n in photos else grey for n in names[1:]),
+    ]  # copy-target, the first, would be the target again
+    small = [cv2.resize(p, (CELL, CELL), interpolation=cv2.INTER_AREA) for p in shown]
+    return np.concatenate(small, axis=1)
+
+
+def _keep_picture(folder: Path, record: dict[str, Any], strip: Pixels) -> None:
+    """Keep the pictures of the best and worst pairs by the last method's cosine to the source."""
+    scores = [m["to_source"] for m in record["methods"].values() if "to_source" in m]
+    if not scores:
+        return
+    folder.mkdir(exist_ok=True)
+    save_photo(folder / f"{scores[-1]:+.6f}_{record['pair']}.jpg", Photo(strip), WORKING)
+    for file in sorted_pictures(folder)[KEPT_PICTURES:-KEPT_PICTURES]:
+        file.unlink()
+
+
+def sorted_pictures(folder: Path) -> list[Path]:
+    """Return the pictures of a folder, from the worst to the best cosine, which names them."""
+    return sorted(folder.glob("[+-]*_*.jpg"), key=lambda file: float(file.stem.split("_")[0]))
