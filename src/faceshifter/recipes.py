@@ -46,6 +46,18 @@ HEAR_PRESETS: dict[str, HEARConfig] = {
     "smoke": HEARConfig(channels=(8, 8, 8, 8, 8), residual=True),
 }
 
+
+def _identity_first(second: int, third: int, fourth: int, fifth: int) -> tuple[AEIWeights, ...]:
+    """Return weights that change at four steps: the identity is learned before the rest."""
+    return (
+        AEIWeights(adv=0.1, att=2, id=30, rec=10),
+        AEIWeights(start=second, adv=0.3, att=3, id=20, rec=10),
+        AEIWeights(start=third, adv=0.6, att=4, id=12, rec=10),
+        AEIWeights(start=fourth, adv=1.0, att=5, id=8, rec=12),
+        AEIWeights(start=fifth, adv=1.0, att=6, id=6, rec=15),
+    )
+
+
 AEI_RECIPES: dict[str, tuple[str, AEITrainConfig]] = {
     "paper": ("Section 4 and Appendix B of the paper.", AEITrainConfig()),
     "small": (
@@ -58,13 +70,7 @@ AEI_RECIPES: dict[str, tuple[str, AEITrainConfig]] = {
             batch=64,
             same_pairs="person",
             augment=True,
-            weights=(
-                AEIWeights(adv=0.1, att=2, id=30, rec=10),
-                AEIWeights(start=250, adv=0.3, att=3, id=20, rec=10),
-                AEIWeights(start=500, adv=0.6, att=4, id=12, rec=10),
-                AEIWeights(start=1000, adv=1.0, att=5, id=8, rec=12),
-                AEIWeights(start=2000, adv=1.0, att=6, id=6, rec=15),
-            ),
+            weights=_identity_first(250, 500, 1000, 2000),
         ),
     ),
     "tiny": (
@@ -76,13 +82,7 @@ AEI_RECIPES: dict[str, tuple[str, AEITrainConfig]] = {
             steps=6_000,
             batch=16,
             augment=True,
-            weights=(
-                AEIWeights(adv=0.1, att=2, id=30, rec=10),
-                AEIWeights(start=500, adv=0.3, att=3, id=20, rec=10),
-                AEIWeights(start=800, adv=0.6, att=4, id=12, rec=10),
-                AEIWeights(start=1200, adv=1.0, att=5, id=8, rec=12),
-                AEIWeights(start=1700, adv=1.0, att=6, id=6, rec=15),
-            ),
+            weights=_identity_first(500, 800, 1200, 1700),
             ema=0.995,
         ),
     ),

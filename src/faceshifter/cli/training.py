@@ -243,7 +243,7 @@ class BenchSwap:
 
 @dataclass(frozen=True, kw_only=True)
 class BenchTrain:
-    """Measure the training of stage one: samples a second, and the time of each part."""
+    """Measure the speed of stage one's training."""
 
     presets: tuple[Literal["paper", "small", "tiny", "smoke"], ...] = ("small",)
     """Recipes to measure, one after the other."""
@@ -257,18 +257,16 @@ class BenchTrain:
 
     def start(self) -> None:
         """Measure and print."""
-        from dataclasses import asdict
-
         from faceshifter.files import write_json
         from faceshifter.train.bench import bench_training, training_table
 
         speeds = [
             bench_training(preset, self.batch, self.steps, self.runtime) for preset in self.presets
         ]
-        print(f"{speeds[0].device}; shares are of a step in which each part is waited for\n")
+        print(f"{speeds[0]['device']}\n")
         print(training_table(speeds))
         if self.out is not None:
-            write_json(self.out, [asdict(speed) for speed in speeds])
+            write_json(self.out, speeds)
 
 
 Bench = Annotated[BenchSwap, subcommand("swap")] | Annotated[BenchTrain, subcommand("train")]
@@ -284,44 +282,25 @@ def bench(*, what: Annotated[Bench, arg(name="")]) -> None:
 
 
 def print_plan(plan: "TrainingCost") -> None:
-    """Print every setting, then networks, arithmetic, memory, disk and what is missing."""
-    print("recipe")
-    width = max(map(len, plan.settings))
-    for name, value in plan.settings.items():
-        print(f"  {name:{width}}  {value}")
-    print(f"\n{'networks':24}{'weights':>10}{'forward':>14}   passes of a sample in a step")
-    for network in plan.networks:
-        passes = (
-            f"{network.forwards:.3g} forward",
-            f"{network.backwards:.3g} backward" if network.backwards else "",
-            f"{network.input_backwards:.3g} to the input" if network.input_backwards else "",
-        )
-        millions = network.parameters / 1e6
-        print(
-            f"  {network.name[-22:]:22}{millions:8.2f} M{network.gmac:9.2f} GMAC   "
-            + ", ".join(filter(None, passes))
-        )
-    step_gmac = plan.batch * plan.sample_gmac
-    print(
-        f"  a step: batch {plan.batch} x {plan.sample_gmac:.2f} = {step_gmac:.1f} GMAC, the whole "
-        f"training {plan.steps * step_gmac / 1e6:,.2f} PMAC (a backward pass counts as two forward "
-        "ones, one to the input alone as one)"
-    )
-    _print_sizes(
-        "memory in float32, without the libraries' (on a GPU activations are about 0.7 of this)",
-        plan.memory,
-    )
-    _print_sizes("disk, at most", plan.disk)
+    """Print every setting, then what is trained, memory, disk and what is missing."""
+    _print_section("recipe", plan.settings)
+    millions = {name: f"{number / 1e6:12,.2f} M" for name, number in plan.parameters.items()}
+    _print_section("parameters that are trained", millions)
+    for title, sizes in (
+        ("memory in float32, without activations and libraries", plan.memory),
+        ("disk, about", plan.disk),
+    ):
+        in_all = sizes | {"in all": sum(sizes.values())}
+        _print_section(title, {name: f"{size / 1e6:12,.1f} MB" for name, size in in_all.items()})
     if plan.notes:
-        print("\nmissing")
-        for note in plan.notes:
-            print(f"  {note}")
+        print("missing", *plan.notes, sep="\n  ")
 
 
-def _print_sizes(title: str, sizes: dict[str, int]) -> None:
-    print(f"\n{title}")
-    for name, size in (sizes | {"in all": sum(sizes.values())}).items():
-        print(f"  {name:44}{size / 1e6:12,.1f} MB")
+def _print_section(title: str, rows: dict[str, Any]) -> None:
+    print(title)
+    for name, value in rows.items():
+        print(f"  {name:44}{value}")
+    print()
 
 
 RUNTIME, INTERVALS = Runtime(), Intervals()

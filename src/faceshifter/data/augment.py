@@ -38,15 +38,10 @@ GREY, COVERED, COVER = 0.05, 0.1, (0.1, 0.4)
 def augment(
     images: UInt8[Tensor, "b 3 s s"], vary: Float32[Tensor, "b v"]
 ) -> Float[Tensor, "b 3 s s"]:
-    """Vary pictures, on their own device.
+    """Vary RGB pictures, on their own device; return them in [-1, 1], mirrored at the borders.
 
-    Args:
-        images: RGB.
-        vary: Ten numbers in [0, 1) a picture: flip, brightness, contrast, tint of each channel,
-            angle, size, shift to the right and down.
-
-    Returns:
-        RGB in [-1, 1]. Beyond its border a picture is mirrored.
+    ``vary`` has ten numbers in [0, 1) a picture: flip, brightness, contrast, tint of each channel,
+    angle, size, shift to the right and down.
     """
     X = to_range(images)
     signed = 2 * vary - 1
@@ -82,12 +77,7 @@ class RandomView:
 def degrade(X: Float[Tensor, "b 3 s s"], rng: np.random.Generator) -> Float[Tensor, "b 3 s s"]:
     """Change what must not change whose face it is: flip, place, size, colour, detail, covers.
 
-    Args:
-        X: RGB in [-1, 1].
-        rng: Makes the changes, so that the same generator makes the same ones.
-
-    Returns:
-        New pictures in [-1, 1].
+    The pictures are RGB in [-1, 1], the result new; the same generator makes the same changes.
     """
     b, _, _, size = X.shape
 
@@ -130,11 +120,8 @@ def affine_maps(
 ) -> Float[Tensor, "b 2 3"]:
     """Return maps as ``affine_grid`` takes them.
 
-    Args:
-        mirror: -1 where left and right are exchanged, else 1.
-        angle: In radians.
-        zoom: Above one a picture becomes smaller.
-        shift: To the right and down, where a picture is 2 wide.
+    ``mirror`` is -1 where left and right are exchanged, else 1; angles are in radians; above a zoom
+    of one a picture becomes smaller; shifts are to the right and down, where a picture is 2 wide.
     """
     cos, sin = zoom * angle.cos(), zoom * angle.sin()
     theta = [mirror * cos, -mirror * sin, shift[:, 0], sin, cos, shift[:, 1]]

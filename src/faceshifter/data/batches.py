@@ -31,12 +31,7 @@ def load_set(
 ) -> Faces | StoredFaces:
     """Load a prepared set to the device where it fits, else leave it on disk.
 
-    Args:
-        data: The folder that ``prepare`` wrote.
-        size: Side of the pictures in pixels.
-        device: Where the pictures are wanted.
-        runtime: Which of the two, or how to choose.
-        processes: How many share this machine's memory.
+    The pictures have ``size`` pixels a side; ``processes`` share this machine's memory.
 
     Raises:
         DataError: The set is missing, damaged or of fewer than two faces.
@@ -140,7 +135,7 @@ class Fetch(Dataset[list[Draws | RawPairs]]):
             return pairs
         config, sources = self.config, pairs.sources
         share = config.occluded if isinstance(config, AEITrainConfig) else 1.0
-        targets = occlude_some(pairs.targets, self.occluders, config.seed, position, share)
+        targets = _occlude_some(pairs.targets, self.occluders, config.seed, position, share)
         if isinstance(config, HEARTrainConfig) and config.same_pairs == "photo":
             sources = torch.where(draws.same[:, None, None, None], targets, sources)
         return RawPairs(draws, sources, targets)
@@ -151,7 +146,7 @@ def read_pairs(draws: Draws, faces: Faces | StoredFaces) -> RawPairs:
     return RawPairs(draws, faces.pictures(draws.source), faces.pictures(draws.target))
 
 
-def occlude_some(
+def _occlude_some(
     pictures: UInt8[Tensor, "b 3 s s"],
     occluders: Occluders,
     seed: int,
@@ -160,12 +155,7 @@ def occlude_some(
 ) -> UInt8[Tensor, "b 3 s s"]:
     """Occlude a share of pictures, each as a function of the seed and its position alone.
 
-    Args:
-        pictures: RGB, on the CPU.
-        occluders: What to cover them with.
-        seed: The run's.
-        position: How many pictures of the run were before these.
-        share: Of the pictures that are given to ``occlude``, which leaves a quarter free.
+    The pictures are on the CPU; of those given to ``occlude`` it leaves a quarter free.
     """
     covered = []
     for idx, picture in enumerate(pictures):

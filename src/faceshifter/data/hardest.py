@@ -17,8 +17,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Float
-from torch import Tensor
 from tqdm import tqdm
 
 from faceshifter.data.occlusion import KINDS, Occluders, cover
@@ -57,14 +55,6 @@ class RankedFace:
 
 
 @torch.no_grad()
-def mean_errors(
-    aei: AEINet, encoder: IdentityEncoder, X_t: Float[Tensor, "b 3 s s"]
-) -> Float[Tensor, " b"]:
-    """Return the mean of |X_t - Y_hat_tt| of each face in [-1, 1], Eq. (10)."""
-    Y_hat_tt = aei(X_t, encoder(X_t)[:, None]).float()[:, 0]
-    return heuristic_error(X_t, Y_hat_tt).abs().mean(dim=(1, 2, 3))
-
-
 def rank_errors(
     data: Path,
     aei: AEINet,
@@ -79,14 +69,8 @@ def rank_errors(
 
     The set is read a batch at a time and may be larger than the memory.
 
-    Args:
-        data: A folder that ``prepare`` wrote.
-        aei: The first stage, on the device to compute on.
-        encoder: Its identity encoder, there too.
-        folder: Where to keep the errors.
-        ranked: How many faces, drawn at random; None: all.
-        seed: That draw's.
-        batch_size: Faces computed and written at once; the same whenever the folder is resumed.
+    ``ranked`` faces are drawn at random by the seed; None: all. ``batch_size`` must be the same
+    whenever the folder is resumed; first stage and encoder are on one device.
 
     Raises:
         DataError: The set does not fit or is damaged, or the folder has files of something else.
@@ -115,7 +99,9 @@ def rank_errors(
     with bar, ThreadPoolExecutor() as pool:
         for batch in batches[num_done:]:
             images = torch.stack(list(pool.map(stored.picture, batch)))
-            errors = mean_errors(aei, encoder, to_range(images.to(device))).tolist()
+            X_t = to_range(images.to(device))
+            Y_hat_tt = aei(X_t, encoder(X_t)[:, None]).float()[:, 0]
+            errors = heuristic_error(X_t, Y_hat_tt).abs().mean(dim=(1, 2, 3)).tolist()  # Eq. (10)
             new = [
                 RankedFace(
                     file=crops[idx].file,
@@ -216,13 +202,7 @@ def write_selection(
 ) -> list[RankedFace]:
     """Write hardest.jsonl and three pictures beside the errors, and return the hardest faces.
 
-    Args:
-        data: The prepared set.
-        folder: Where its errors are.
-        faces: All of them.
-        occluders: What to cover the hardest with in occlusions.png.
-        share: How many are the hardest, in (0, 1].
-        size: Side of the pictures in pixels.
+    ``share`` is that of the hardest, in (0, 1]; pictures are of ``size`` pixels a side.
     """
     hardest = select_hardest(faces, share)
     easiest = sorted(faces, key=lambda face: face.error)[:COLUMNS]

@@ -45,8 +45,6 @@ class Occluders:
     hands: list[Picture] = field(default_factory=list)
     objects: list[Picture] = field(default_factory=list)
     textures: list[Picture] = field(default_factory=list)
-    skipped: int = 0
-    """Files that could not be used."""
 
     @classmethod
     def load(cls, paths: Sequence[Path]) -> Self:
@@ -59,18 +57,16 @@ class Occluders:
             DataError: A path is not a folder or tar, or holds no usable picture.
         """
         kinds: dict[str, list[Picture]] = {"hand": [], "texture": [], "object": []}
-        skipped = 0
         for path in paths:
-            pictures = [(name, _decode(name, data)) for name, data in _read_files(path)]
-            used = [(name, picture) for name, picture in pictures if picture is not None]
+            decoded = ((name, _decode(name, data)) for name, data in _read_files(path))
+            used = [(name, picture) for name, picture in decoded if picture is not None]
             if not used:
                 raise DataError(
                     f"{path} holds no cut-outs; give PNG, WebP or TIFF files with transparency"
                 )
             for name, picture in used:
                 kinds.get(name.partition("_")[0], kinds["object"]).append(picture)
-            skipped += len(pictures) - len(used)
-        return cls(kinds["hand"], kinds["object"], kinds["texture"], skipped)
+        return cls(kinds["hand"], kinds["object"], kinds["texture"])
 
 
 def occlude(image: Face, rng: np.random.Generator, occluders: Occluders) -> Face:
@@ -184,13 +180,9 @@ def _place(
 ) -> Layer:
     """Scale, turn, move and soften a cut-out, as a layer of a face of ``size`` pixels.
 
-    Args:
-        cutout: RGBA.
-        size: Side of the face in pixels.
-        rng: Makes the choices.
-        worn: Range of scales of what stays centred but for some jitter, such as glasses.
-        reach: Largest shift, as a share of the side, in the direction of the cut-out's lower end,
-            as an arm comes in from outside.
+    ``worn`` is the range of scales of what stays centred but for some jitter, such as glasses;
+    ``reach`` the largest shift, as a share of the side, in the direction of the cut-out's lower
+    end, as an arm comes in from outside.
     """
     factor = size * rng.uniform(*(worn or _LENGTH)) / max(cutout.shape[:2])
     if factor < 1:  # warping alone would alias

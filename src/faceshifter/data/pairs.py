@@ -16,8 +16,6 @@ from faceshifter.errors import DataError
 HELD_OUT = (0.01, 64)
 """Share of the faces, and at most how many, that training never sees and the watchdog does."""
 
-SamePairs = Literal["photo", "person"]
-
 
 @dataclass(frozen=True)
 class Population:
@@ -84,14 +82,9 @@ class Draws:
     def part(self, idx: int, parts: int) -> "Draws":
         """Return one of several equal parts of a step."""
         rows = slice(idx * len(self.same) // parts, (idx + 1) * len(self.same) // parts)
-        return Draws(
-            self.target[rows],
-            self.source[rows],
-            self.same[rows],
-            self.vary_t[rows],
-            self.vary_s[rows],
-            self.num_same / parts,
-        )
+        columns = (self.target, self.source, self.same, self.vary_t, self.vary_s)
+        target, source, same, vary_t, vary_s = (column[rows] for column in columns)
+        return Draws(target, source, same, vary_t, vary_s, self.num_same / parts)
 
 
 @dataclass(frozen=True)
@@ -114,20 +107,15 @@ def draw_pairs(
     position: int,
     batch: int,
     different: float,
-    same_pairs: SamePairs = "photo",
+    same_pairs: Literal["photo", "person"] = "photo",
     targets: Int[np.ndarray, " k"] | None = None,
 ) -> Draws:
     """Draw the pairs ``position .. position + batch`` of a run.
 
-    Args:
-        population: Faces to draw from.
-        seed: The run's.
-        position: Pairs drawn before this batch.
-        batch: Pairs to draw.
-        different: Share of pairs of two people; the paper's is 0.8 in stage one, 0.5 in two.
-        same_pairs: What the other pairs are. ``photo``: one photo twice. ``person``: two photos of
-            a person, or one photo, varied in two ways, where there is no other.
-        targets: Positions in the population of the faces that may be targets; None: all.
+    A share ``different`` is of two people: 0.8 in the paper's stage one, 0.5 in two. The others are
+    one photo twice, or, by ``person``, two photos of a person, or one varied in two ways where
+    there is no other. ``targets`` are positions in the population of the faces that may be targets;
+    None: all.
     """
     faces, people = population.faces, population.people
     targets = np.arange(len(faces)) if targets is None else targets

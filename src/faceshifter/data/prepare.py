@@ -71,15 +71,9 @@ def prepare(
 ) -> PrepareReport:
     """Detect, align and store the largest face of every photo, with its identity.
 
-    Args:
-        photos: A folder, searched to any depth for photos and tars of photos, or one tar;
-            ``find_photos`` says how it names people.
-        out: Folder for the shards; the same call resumes an unfinished one.
-        size: Side of the crops in pixels.
-        yunet: YuNet's model file, to detect with it instead of dlib.
-        workers: Processes.
-        geometry: Where the landmarks lie in the crop.
-        shard_size: Photos a shard.
+    ``find_photos`` says which photos are found and how people are named; the same call resumes an
+    unfinished folder. Crops have ``size`` pixels a side, and landmarks where ``geometry`` has them.
+    With ``yunet``, its model file, faces are detected by YuNet instead of dlib.
 
     Raises:
         DataError: There are no photos, or ``out`` lies among them.

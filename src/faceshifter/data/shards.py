@@ -83,7 +83,7 @@ class StoredFaces:
     locations: list[tuple[Path, int, int]]
     """Tar, offset and length of each."""
     size: int
-    """Side in pixels of the pictures."""
+    """Side in pixels to which pictures are reduced, by area averages."""
 
     def pictures(self, chosen: Int[Tensor, " b"]) -> UInt8[Tensor, "b 3 s s"]:
         """Read and decode some of the faces, RGB."""
@@ -99,7 +99,12 @@ class StoredFaces:
         with _reading(shard), shard.open("rb") as file:
             file.seek(offset)
             jpeg = file.read(length)
-        return decode_crop(jpeg, self.size, shard)
+        bgr = cv2.imdecode(np.frombuffer(jpeg, np.uint8), cv2.IMREAD_COLOR) if jpeg else None
+        if bgr is None:
+            raise DataError(f"{shard} is damaged; delete it and run prepare again")
+        if bgr.shape[0] != self.size:
+            bgr = cv2.resize(bgr, (self.size, self.size), interpolation=cv2.INTER_AREA)
+        return torch.from_numpy(np.ascontiguousarray(bgr[:, :, ::-1])).permute(2, 0, 1)
 
 
 def write_shard(path: Path, jpegs: Iterable[tuple[str, bytes]]) -> None:
@@ -111,20 +116,6 @@ def write_shard(path: Path, jpegs: Iterable[tuple[str, bytes]]) -> None:
             info.size = len(jpeg)
             tar.addfile(info, io.BytesIO(jpeg))
     write_atomically(path, buffer.getvalue())
-
-
-def decode_crop(jpeg: bytes, size: int, shard: Path) -> UInt8[Tensor, "3 s s"]:
-    """Decode a crop to RGB, reduced by area averages to the given side.
-
-    Raises:
-        DataError: It is not a picture; the message names ``shard``.
-    """
-    bgr = cv2.imdecode(np.frombuffer(jpeg, np.uint8), cv2.IMREAD_COLOR) if jpeg else None
-    if bgr is None:
-        raise DataError(f"{shard} is damaged; delete it and run prepare again")
-    if bgr.shape[0] != size:
-        bgr = cv2.resize(bgr, (size, size), interpolation=cv2.INTER_AREA)
-    return torch.from_numpy(np.ascontiguousarray(bgr[:, :, ::-1])).permute(2, 0, 1)
 
 
 def read_geometry(data: Path) -> CropGeometry:
@@ -156,13 +147,7 @@ def read_index(data: Path) -> list[Crop]:
 
 
 def read_records(path: Path, kind: type[T], *, remedy: str, torn: bool = False) -> list[T]:
-    """Read JSON lines as records of a dataclass, whose fields are texts and numbers.
-
-    Args:
-        path: The file.
-        kind: The dataclass.
-        remedy: What to do where the file is missing or damaged, for the message.
-        torn: Accept a missing file and a last line that was cut off, as ``read_lines`` does.
+    """Read JSON lines, as ``read_lines`` does, as records of a dataclass of texts and numbers.
 
     Raises:
         DataError: The file is missing or damaged, or a line lacks a field or has another.
@@ -184,10 +169,6 @@ def read_records(path: Path, kind: type[T], *, remedy: str, torn: bool = False) 
 def open_faces(data: Path, size: int) -> StoredFaces:
     """Find every face of a prepared set in its tars, without reading pictures.
 
-    Args:
-        data: The folder that ``prepare`` wrote.
-        size: Side in pixels of the pictures.
-
     Raises:
         DataError: The set is missing, damaged or of fewer than two faces.
     """
@@ -203,12 +184,7 @@ def open_faces(data: Path, size: int) -> StoredFaces:
 
 
 def load_faces(data: Path, size: int, progress: bool = True) -> Faces:
-    """Decode a whole prepared set at the given size.
-
-    Args:
-        data: The folder that ``prepare`` wrote.
-        size: Side in pixels; the crops are reduced by area averages.
-        progress: Show a bar.
+    """Decode a whole prepared set, reduced to pictures of ``size`` pixels by area averages.
 
     Raises:
         DataError: The set is missing, damaged or of fewer than two faces.

@@ -28,11 +28,11 @@ from faceshifter.train.distributed import distribute, synchronise_batch_norm
 from faceshifter.train.loop import (
     add_gradients,
     compile_where_wanted,
-    gradient_norm,
     make_adam,
     make_ema,
     run_steps,
     to_device,
+    update,
     update_ema,
 )
 from faceshifter.train.run import Run, name_teachers, start_run
@@ -59,13 +59,8 @@ class GeneratorLoss(nn.Module):
     ) -> tuple[losses.Scalar, dict[str, Tensor], Float[Tensor, "b 3 s s"]]:
         """Return Eq. (9), its terms and the swaps Y_hat_st, detached.
 
-        Args:
-            discriminator: Frozen.
-            encoder: Makes z_id.
-            judge: The encoder in the identity loss; in the paper the same.
-            pairs: A batch.
-            weights: Weights of the terms.
-            view: How the judge sees the swaps; without one unchanged.
+        ``encoder`` makes z_id; ``judge`` is that of the identity loss, in the paper the same, which
+        sees the swaps in a ``view``, without one unchanged. The discriminator is frozen.
         """
         with torch.no_grad():
             z_id_s = encoder(pairs.X_s)
@@ -115,21 +110,13 @@ class DiscriminatorLoss(nn.Module):
 
 
 class AEITraining:
-    """The networks of stage one, their optimisers, and the two halves of a step.
+    """The networks of stage one, their optimisers and their step.
 
-    Args:
-        config: The recipe.
-        encoders: First the one that makes z_id, then those that take turns with it as judges.
-        run: Its processes, and how to compute.
-        init: A checkpoint of another run, or exported weights, to start the networks from.
+    The first encoder makes z_id; the others take turns with it as judges.
     """
 
     def __init__(
-        self,
-        config: AEITrainConfig,
-        encoders: Sequence[IdentityEncoder],
-        run: Run,
-        init: Path | None = None,
+        self, config: AEITrainConfig, encoders: Sequence[IdentityEncoder], run: Run
     ) -> None:
         self.config, self.encoders, self.run = config, encoders, run
         torch.manual_seed(config.seed)
@@ -138,31 +125,18 @@ class AEITraining:
         self.discriminator = to_device(discriminator, run.device, run.runtime)
         self.ema = make_ema(self.aei)
         networks = {"aei": self.aei, "ema": self.ema, "discriminator": self.discriminator}
-        if init is not None:
-            start_from(init, "aei", networks)
+        start_from(run.init, "aei", networks)
         synchronise_batch_norm(self.aei, run.ranks)
         self.adam_g = make_adam(self.aei.parameters(), config.adam_g)
         self.adam_d = make_adam(self.discriminator.parameters(), config.adam_d)
         self.state: dict[str, Stateful] = {**networks, "adam_g": self.adam_g, "adam_d": self.adam_d}
-        compiled = (self.aei.attributes_encoder, self.aei.generator, self.discriminator)
-        compile_where_wanted(run.device, run.runtime, *compiled)
+        parts = (self.aei.attributes_encoder, self.aei.generator, self.discriminator)
+        compile_where_wanted(run.device, run.runtime, *parts)
         self.generator_loss = distribute(GeneratorLoss(self.aei), run.ranks)
         self.discriminator_loss = distribute(DiscriminatorLoss(self.discriminator), run.ranks)
 
     def step(self, position: int, parts: Sequence[Pairs]) -> dict[str, Tensor]:
         """Train generator and discriminator once; return the means of all terms."""
-        terms, swaps = self.generator_gradients(position, parts)
-        terms["grad/g"] = gradient_norm(self.aei)
-        self.update_generator(position)
-        terms |= self.discriminator_gradients(parts, swaps)
-        terms["grad/d"] = gradient_norm(self.discriminator)
-        self.update_discriminator()
-        return terms
-
-    def generator_gradients(
-        self, position: int, parts: Sequence[Pairs]
-    ) -> tuple[dict[str, Tensor], list[Tensor]]:
-        """Add the gradients of Eq. (9); return its terms, and the swaps of each part."""
         encoder, judge = self.encoders[0], self.encoders[position % len(self.encoders)]
         weights = self.config.weights_at(position)
         rng = np.random.default_rng((self.config.seed, position, 2))
@@ -171,27 +145,13 @@ class AEITraining:
             view = RandomView.draw(rng, len(pairs.X_t)) if self.config.glance else None
             inputs.append((self.discriminator, encoder, judge, pairs, weights, view))
         self.discriminator.requires_grad_(False)
-        gradients = add_gradients(self.generator_loss, inputs, self.run)
+        terms, swaps = add_gradients(self.generator_loss, inputs, self.run)
         self.discriminator.requires_grad_(True)
-        return gradients
-
-    def update_generator(self, position: int) -> None:
-        """Move the weights by Adam, and their average."""
-        self.adam_g.step()
-        self.adam_g.zero_grad()
+        terms["grad/g"] = update(self.adam_g, self.aei)
         update_ema(self.ema, self.aei, self.config.ema, position)
-
-    def discriminator_gradients(
-        self, parts: Sequence[Pairs], swaps: Sequence[Tensor]
-    ) -> dict[str, Tensor]:
-        """Add the gradients of the discriminator's loss; return its terms."""
-        inputs = [(pairs.X_t, Y) for pairs, Y in zip(parts, swaps, strict=True)]
-        return add_gradients(self.discriminator_loss, inputs, self.run)[0]
-
-    def update_discriminator(self) -> None:
-        """Move the weights by Adam."""
-        self.adam_d.step()
-        self.adam_d.zero_grad()
+        pictures = [(pairs.X_t, Y) for pairs, Y in zip(parts, swaps, strict=True)]
+        terms |= add_gradients(self.discriminator_loss, pictures, self.run)[0]
+        return terms | {"grad/d": update(self.adam_d, self.discriminator)}
 
 
 def train(
@@ -204,24 +164,17 @@ def train(
     runtime: Runtime | None = None,
     intervals: Intervals | None = None,
 ) -> None:
-    """Train AEI-Net on a prepared set; the same call resumes.
+    """Train AEI-Net on a set that ``prepare`` wrote; the same call resumes.
 
-    Args:
-        config: The recipe.
-        data: A folder that ``prepare`` wrote.
-        folder: The run's; ``weights.safetensors`` in it is always the newest export.
-        occluder_paths: Folders or tars of RGBA cut-outs, for recipes that occlude targets; without
-            any, all occluders are drawn.
-        init: A checkpoint of another run, or exported weights, to start the networks from.
-        runtime: Where and how to compute.
-        intervals: How often to report, to watch and to write checkpoints.
+    ``occluder_paths`` are folders or tars of RGBA cut-outs, for recipes that occlude targets;
+    without any, all occluders are drawn. ``start_run`` explains the folder and the last three.
 
     Raises:
         OutputError: The folder is another run's, or cannot be written.
         TrainingError: Encoder or set do not fit the recipe, a loss is not finite, the network has
             become worse and worse, or another process is lost.
     """
-    with start_run(folder, config.batch, config.accumulate, runtime, intervals) as run:
+    with start_run(folder, config.batch, config.accumulate, init, runtime, intervals) as run:
         if occluder_paths and not config.occluded:
             raise TrainingError(
                 "the recipe occludes no targets; give --occluded a share, or leave out --occluders"
@@ -235,7 +188,7 @@ def train(
                 f"{config.identity} makes z_id of {c_id} numbers, but the recipe's c_id is "
                 f"{config.model.c_id}; give --model.c-id {c_id}"
             )
-        training = AEITraining(config, encoders, run, init)
+        training = AEITraining(config, encoders, run)
         run.claim(what_makes(config, data, occluder_paths))
         # Pictures are occluded on the CPU.
         stored_on = torch.device("cpu") if config.occluded else run.device
@@ -251,23 +204,18 @@ def train(
             run.ranks.world,
         )
         watched = choose_watched(faces, held_out, run.device)
-        identity = {"name": encoders[0].name, "fingerprint": fingerprint(encoders[0])}
-        teachers = name_teachers(config.teachers)
-        model = asdict(config.model)
-
-        def snapshot(position: int) -> None:
-            run.export("aei", training.ema, position, teachers, config=model, identity=identity)
-            run.save_samples(position, draw_samples(training.ema, encoders[0], *watched))
-
+        info = {
+            "config": asdict(config.model),
+            "identity": {"name": encoders[0].name, "fingerprint": fingerprint(encoders[0])},
+            "teachers": name_teachers(config.teachers),
+        }
         run_steps(
-            run,
-            state=training.state,
-            steps=config.steps,
-            batch=config.batch,
-            batches=lambda start: batches(fetch, faces, start, run.device, run.runtime),
-            step=training.step,
+            training,
+            lambda start: batches(fetch, faces, start, run.device, run.runtime),
             watch=lambda: measure_swaps(training.ema, encoders, watched),
-            snapshot=snapshot,
+            snapshot=lambda position: run.export(
+                "aei", training.ema, position, info, draw_samples(training, watched)
+            ),
         )
 
 
@@ -294,14 +242,12 @@ def choose_watched(
 
 @torch.no_grad()
 def draw_samples(
-    aei: nn.Module,
-    encoder: IdentityEncoder,
-    X_s: Float[Tensor, "b 3 s s"],
-    X_t: Float[Tensor, "b 3 s s"],
+    training: AEITraining, watched: tuple[Float[Tensor, "b 3 s s"], Float[Tensor, "b 3 s s"]]
 ) -> list[Float[Tensor, "k 3 s s"]]:
     """Return the first sources and targets, and their Y_hat_st and Y_hat_tt."""
-    X_s, X_t = X_s[:NUM_SAMPLES], X_t[:NUM_SAMPLES]
-    Y_hat = aei(X_t, torch.stack([encoder(X_s), encoder(X_t)], dim=1))
+    X_s, X_t = (X[:NUM_SAMPLES] for X in watched)
+    z_id_s, z_id_t = (training.encoders[0](X) for X in (X_s, X_t))
+    Y_hat = training.ema(X_t, torch.stack([z_id_s, z_id_t], dim=1))
     return [X_s, X_t, Y_hat[:, 0], Y_hat[:, 1]]
 
 
@@ -314,12 +260,7 @@ def measure_swaps(
     """Measure cosines, errors and the mean of M at each level, for the watchdog.
 
     ``watch/rec`` is the mean of abs(Y_hat_tt - X_t), ``watch/change`` that of
-    abs(Y_hat_st - X_t), in [0, 2].
-
-    Args:
-        aei: In evaluation mode.
-        encoders: First the one that makes z_id.
-        watched: X_s and X_t.
+    abs(Y_hat_st - X_t), in [0, 2]. The first encoder makes z_id.
     """
     X_s, X_t = watched
     z_id = [(encoder(X_s), encoder(X_t)) for encoder in encoders]

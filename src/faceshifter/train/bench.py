@@ -1,18 +1,16 @@
-"""How fast stage one trains and what its time is spent on; how fast a swap is."""
+"""How fast stage one trains, and how fast a swap is."""
 
 import itertools
 import statistics
 import sys
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
-from functools import partial
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
-from torch.utils.flop_counter import FlopCounterMode
 
 from faceshifter.config import AEITrainConfig, Intervals, Runtime
 from faceshifter.data.batches import Fetch, batches
@@ -27,47 +25,19 @@ from faceshifter.recipes import AEI_PRESETS, AEI_RECIPES, HEAR_PRESETS
 from faceshifter.train.aei import AEITraining
 from faceshifter.train.distributed import Ranks
 from faceshifter.train.loop import is_bf16, is_compiled
-from faceshifter.train.plan import plan_aei
 from faceshifter.train.run import Run
 
-NUM_FACES = 256
-"""Random pictures that are trained on."""
-WARM_UP = 2
-"""Steps before the clock starts: compilation and the choice of algorithms."""
-MOST_SPLIT = 5
-"""Steps at most whose parts are timed one by one."""
-REPEATS = 5
-"""Swaps of which the median time is taken."""
+NUM_FACES = 256  # random pictures that are trained on
+WARM_UP = 2  # steps before the clock starts: compilation and the choice of algorithms
+REPEATS = 5  # swaps of which the median time is taken
 
 
-@dataclass(frozen=True, kw_only=True)
-class TrainingSpeed:
-    """One measured training."""
-
-    preset: str
-    batch: int
-    device: str
-    runtime: str
-    """What was switched on: bf16, channels-last, compile."""
-    samples_per_second: float
-    shares: dict[str, float]
-    """Of a step's time: data, identity, generator, discriminator, optimiser; they add up to 1."""
-    tflops: float
-    """Achieved, in 10^12 operations a second; a multiply-accumulate is two."""
-    matrix_tflops: float
-    """What a large matrix product reaches on this device in this precision."""
-    peak_gib: float
-    """Most memory used: the GPU's, or on a CPU the process's."""
-
-
-def bench_training(preset: str, batch: int | None, steps: int, runtime: Runtime) -> TrainingSpeed:
+def bench_training(preset: str, batch: int | None, steps: int, runtime: Runtime) -> dict[str, Any]:
     """Measure a recipe of stage one on random pictures, with the encoder that ships.
 
-    Args:
-        preset: Name of the recipe.
-        batch: Pairs of a step, where it is not the recipe's.
-        steps: Steps measured.
-        runtime: What is switched on.
+    Returns:
+        The figures by name: ``data`` is the share of the time spent waiting for pairs, ``peak_gib``
+        the most memory used, the GPU's, or on a CPU the process's.
     """
     recipe = AEI_RECIPES[preset][1]
     device = choose_device(runtime.device)
@@ -80,84 +50,67 @@ def bench_training(preset: str, batch: int | None, steps: int, runtime: Runtime)
         teachers=(),
         steps=sys.maxsize,
     )
+    name = f"CPU, {torch.get_num_threads()} threads"
     if device.type == "cuda":
+        name = torch.cuda.get_device_name(device)
         torch.cuda.reset_peak_memory_stats(device)
     training = AEITraining(config, [encoder], Run(Path(), Ranks(device), runtime, Intervals()))
     source = _random_batches(config, device, runtime)
+    for position in range(WARM_UP):
+        training.step(position, next(source))
+    waited, start = 0.0, _now(device)
+    for position in range(WARM_UP, WARM_UP + steps):
+        before = time.perf_counter()
+        pairs = next(source)
+        waited += time.perf_counter() - before
+        training.step(position, pairs)
+    seconds = _now(device) - start
+    return {
+        "preset": preset,
+        "batch": config.batch,
+        "device": name,
+        "runtime": describe(runtime, device),
+        "samples_per_second": steps * config.batch / seconds,
+        "seconds_per_step": seconds / steps,
+        "data": waited / seconds,
+        "peak_gib": _peak_gib(device),
+    }
 
-    def run(positions: range) -> None:
-        for position in positions:
-            training.step(position, next(source))
 
-    run(range(WARM_UP))
-    seconds = _timed(lambda: run(range(WARM_UP, WARM_UP + steps)), device)
-    rate = steps * config.batch / seconds
-    sample_gmac = plan_aei(replace(config, steps=1), Path()).sample_gmac
-    return TrainingSpeed(
-        preset=preset,
-        batch=config.batch,
-        device=_name(device),
-        runtime=describe(runtime, device),
-        samples_per_second=rate,
-        shares=_shares(training, source, min(steps, MOST_SPLIT)),
-        tflops=rate * 2 * sample_gmac / 1000,
-        matrix_tflops=matrix_tflops(device, is_bf16(device, runtime)),
-        peak_gib=_peak_gib(device),
-    )
-
-
-def training_table(speeds: list[TrainingSpeed]) -> str:
-    """Return measured trainings as a Markdown table."""
-    parts = list(speeds[0].shares)
-    header = ["preset", "batch", "with", "samples/s", *parts, "TFLOP/s", "of", "GiB"]
-    rows = [
-        [
-            *(speed.preset, speed.batch, speed.runtime, f"{speed.samples_per_second:.2f}"),
-            *(f"{share:.0%}" for share in speed.shares.values()),
-            *(f"{speed.tflops:.3f}", f"{speed.matrix_tflops:.3f}", f"{speed.peak_gib:.1f}"),
-        ]
-        for speed in speeds
-    ]
-    return markdown_table(header, rows)
+def training_table(measured: Sequence[dict[str, Any]]) -> str:
+    """Return what ``bench_training`` measured as a Markdown table."""
+    header = ["preset", "batch", "with", "samples/s", "s/step", "data", "GiB"]
+    row = "{preset}|{batch}|{runtime}|{samples_per_second:.2f}|{seconds_per_step:.3f}"
+    row += "|{data:.0%}|{peak_gib:.1f}"
+    return markdown_table(header, [row.format(**figures).split("|") for figures in measured])
 
 
 @torch.inference_mode()
 def swap_table(device_name: str) -> str:
     """Measure both stages' swap of one crop for each preset; return a Markdown table.
 
-    It has parameters, GMAC and the median time. The first stage makes Y_hat_st and Y_hat_tt, as
-    every two-stage swap does. Detection, the identity encoder and the paste-back are not in the
-    time.
+    It has parameters and the median time. The first stage makes Y_hat_st and Y_hat_tt, as every
+    two-stage swap does. Detection, the identity encoder and the paste-back are not in the time.
     """
     device = choose_device(device_name)
     threads = f", threads: {torch.get_num_threads()}" if device.type == "cpu" else ""
-    header = ["preset", "AEI-Net, M", "HEAR-Net, M", "GMAC", f"ms on {device}{threads}"]
     rows = []
     for name in ("paper", "small", "tiny"):
         aei, hear = AEINet(AEI_PRESETS[name]), HEARNet(HEAR_PRESETS[name])
         aei, hear = aei.eval().to(device), hear.eval().to(device)
-        size, c_id = aei.config.image_size, aei.config.c_id
-        inputs = torch.zeros(1, 3, size, size), torch.zeros(1, 2, c_id)
-        swap = partial(_swap, aei, hear, *(tensor.to(device) for tensor in inputs))
-        with FlopCounterMode(display=False) as flops:
-            swap()
-        seconds = statistics.median(_timed(swap, device) for _ in range(REPEATS))
-        numbers = (_millions(aei), _millions(hear), flops.get_total_flops() / 2e9)
-        rows.append([name, *(f"{number:.1f}" for number in numbers), f"{1000 * seconds:.0f}"])
-    return markdown_table(header, rows)
-
-
-def _swap(aei: AEINet, hear: HEARNet, X_t: Tensor, z_id: Tensor) -> None:
-    Y_hat_st, Y_hat_tt = aei(X_t, z_id).unbind(dim=1)
-    hear(Y_hat_st, heuristic_error(X_t, Y_hat_tt))
-
-
-def matrix_tflops(device: torch.device, bf16: bool, n: int | None = None) -> float:
-    """Measure products of n x n matrices: what the device can do at best, in TFLOP/s."""
-    n = n or (8192 if device.type == "cuda" else 1024)
-    a, b = torch.randn(2, n, n, device=device, dtype=torch.bfloat16 if bf16 else torch.float32)
-    seconds = [_timed(lambda: a @ b, device) for _ in range(6)]
-    return 2 * n**3 / min(seconds) / 1e12
+        size = aei.config.image_size
+        X_t = torch.zeros(1, 3, size, size, device=device)
+        z_id = torch.zeros(1, 2, aei.config.c_id, device=device)
+        seconds = []
+        for _ in range(1 + REPEATS):  # the first one warms up
+            start = _now(device)
+            Y_hat_st, Y_hat_tt = aei(X_t, z_id).unbind(dim=1)
+            hear(Y_hat_st, heuristic_error(X_t, Y_hat_tt))
+            seconds.append(_now(device) - start)
+        millions = (sum(p.numel() for p in net.parameters()) / 1e6 for net in (aei, hear))
+        milliseconds = 1000 * statistics.median(seconds[1:])
+        rows.append([name, *(f"{number:.1f}" for number in millions), f"{milliseconds:.0f}"])
+    return markdown_table(["preset", "AEI-Net, M", "HEAR-Net, M", f"ms on {device}{threads}"], rows)
 
 
 def describe(runtime: Runtime, device: torch.device) -> str:
@@ -178,61 +131,11 @@ def _random_batches(
     return batches(fetch, faces, 0, device, runtime)
 
 
-def _shares(training: AEITraining, source: Iterator[list[Pairs]], steps: int) -> dict[str, float]:
-    """Time the parts of a step one by one: together they are slower than the training."""
-    times: dict[str, list[float]] = {}
-    for position in range(steps):
-        laps = [_now(training.run.device)]
-
-        def lap(part: str, laps: list[float] = laps) -> None:
-            laps.append(_now(training.run.device))
-            times.setdefault(part, []).append(laps[-1] - laps[-2])
-
-        parts = next(source)
-        lap("data")
-        _pass_identity(training.encoders[0], parts)
-        lap("identity")
-        _, swaps = training.generator_gradients(position, parts)
-        lap("generator")
-        training.update_generator(position)
-        lap("optimiser")
-        training.discriminator_gradients(parts, swaps)
-        lap("discriminator")
-        training.update_discriminator()
-        lap("optimiser")
-    sums = {part: statistics.median(seconds) for part, seconds in times.items()}
-    sums["optimiser"] = 2 * sums["optimiser"]  # of two networks
-    sums["generator"] = max(sums["generator"] - sums["identity"], 0)  # which it contains
-    total = sum(sums.values())
-    return {part: seconds / total for part, seconds in sums.items()}
-
-
-def _pass_identity(encoder: nn.Module, parts: list[Pairs]) -> None:
-    """Do what the identity loss adds to a step: X_s, Y, and the way back to Y."""
-    for pairs in parts:
-        with torch.no_grad():
-            encoder(pairs.X_s)
-        Y = pairs.X_t.clone().requires_grad_(True)
-        encoder(Y).sum().backward()
-
-
-def _timed(action: Callable[[], object], device: torch.device) -> float:
-    start = _now(device)
-    action()
-    return _now(device) - start
-
-
 def _now(device: torch.device) -> float:
     """Return the time in seconds, once the device has done all it was given."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
     return time.perf_counter()
-
-
-def _name(device: torch.device) -> str:
-    if device.type == "cuda":
-        return torch.cuda.get_device_name(device)
-    return f"CPU, {torch.get_num_threads()} threads"
 
 
 def _peak_gib(device: torch.device) -> float:
@@ -244,7 +147,3 @@ def _peak_gib(device: torch.device) -> float:
         return float("nan")
     unit = 1 if sys.platform == "darwin" else 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**30
-
-
-def _millions(module: nn.Module) -> float:
-    return sum(parameter.numel() for parameter in module.parameters()) / 1e6

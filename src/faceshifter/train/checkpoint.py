@@ -78,17 +78,17 @@ def load_newest(folder: Path, state: Mapping[str, Stateful]) -> int:
     return 0
 
 
-def start_from(init: Path, kind: str, networks: Mapping[str, nn.Module]) -> None:
+def start_from(init: Path | None, kind: str, networks: Mapping[str, nn.Module]) -> None:
     """Load all networks from a checkpoint; or a network and its average from exported weights.
 
-    Args:
-        init: A checkpoint, or exported weights.
-        kind: What exported weights have to be of, and the network's name.
-        networks: Networks by name; the average's is ``ema``.
+    ``kind`` is the network's name and what exported weights have to be of; the average's name is
+    ``ema``. Without ``init`` nothing is loaded.
 
     Raises:
         CheckpointError: The file is missing, damaged or of another network.
     """
+    if init is None:
+        return
     tensors, info = load_tensors(init)
     if info.get("kind") != kind:
         load_checkpoint(init, networks)

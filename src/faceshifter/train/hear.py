@@ -29,11 +29,11 @@ from faceshifter.train.distributed import distribute, synchronise_batch_norm
 from faceshifter.train.loop import (
     add_gradients,
     compile_where_wanted,
-    gradient_norm,
     make_adam,
     make_ema,
     run_steps,
     to_device,
+    update,
     update_ema,
 )
 from faceshifter.train.run import Run, name_teachers, start_run
@@ -66,12 +66,7 @@ class RefinementLoss(nn.Module):
     ) -> tuple[losses.Scalar, dict[str, Tensor]]:
         """Return Eq. (15) and its terms.
 
-        Args:
-            aei: The frozen first stage.
-            encoder: Makes z_id.
-            judge: The encoder in the identity loss; in the paper the same.
-            pairs: A batch.
-            config: Has the weights of the terms.
+        ``encoder`` makes z_id; ``judge`` is that of the identity loss, in the paper the same.
         """
         Y_hat_st, delta_Y_t, z_id_s = first_stage(aei, encoder, pairs)
         with torch.no_grad():
@@ -94,21 +89,11 @@ class RefinementLoss(nn.Module):
 class HEARTraining:
     """The network of stage two, its optimiser and its step, over a frozen first stage.
 
-    Args:
-        config: The recipe.
-        aei: The first stage.
-        encoders: First the one that makes z_id, then those that take turns with it as judges.
-        run: Its processes, and how to compute.
-        init: A checkpoint of another run, or exported weights, to start the network from.
+    The first encoder makes z_id; the others take turns with it as judges.
     """
 
     def __init__(
-        self,
-        config: HEARTrainConfig,
-        aei: AEINet,
-        encoders: Sequence[IdentityEncoder],
-        run: Run,
-        init: Path | None = None,
+        self, config: HEARTrainConfig, aei: AEINet, encoders: Sequence[IdentityEncoder], run: Run
     ) -> None:
         self.config, self.encoders, self.run = config, encoders, run
         self.aei = to_device(aei, run.device, run.runtime)
@@ -116,8 +101,7 @@ class HEARTraining:
         self.hear = to_device(HEARNet(config.model), run.device, run.runtime)
         self.ema = make_ema(self.hear)
         networks = {"hear": self.hear, "ema": self.ema}
-        if init is not None:
-            start_from(init, "hear", networks)
+        start_from(run.init, "hear", networks)
         synchronise_batch_norm(self.hear, run.ranks)
         self.adam = make_adam(self.hear.parameters(), config.adam)
         self.state: dict[str, Stateful] = {**networks, "adam": self.adam}
@@ -129,9 +113,7 @@ class HEARTraining:
         encoder, judge = self.encoders[0], self.encoders[position % len(self.encoders)]
         inputs = [(self.aei, encoder, judge, pairs, self.config) for pairs in parts]
         terms, _ = add_gradients(self.loss, inputs, self.run)
-        terms["grad"] = gradient_norm(self.hear)
-        self.adam.step()
-        self.adam.zero_grad()
+        terms["grad"] = update(self.adam, self.hear)
         update_ema(self.ema, self.hear, self.config.ema, position)
         return terms
 
@@ -149,26 +131,19 @@ def train(
     runtime: Runtime | None = None,
     intervals: Intervals | None = None,
 ) -> None:
-    """Train HEAR-Net on a prepared set over a trained first stage; the same call resumes.
+    """Train HEAR-Net over a first stage on a set that ``prepare`` wrote; the same call resumes.
 
-    Args:
-        config: The recipe.
-        data: A folder that ``prepare`` wrote.
-        folder: The run's; ``weights.safetensors`` in it is always the newest export.
-        aei_weights: The first stage.
-        init: A checkpoint of another run, of any first stage, or exported weights, to start from.
-        occluder_paths: Folders or tars of RGBA cut-outs; without any, all occluders are drawn.
-        errors: A folder that ``rank-errors`` wrote of this set and first stage; without it, the
-            faces are ranked at the start.
-        identity: The first stage's encoder, where it is a file.
-        runtime: Where and how to compute.
-        intervals: How often to report, to watch and to write checkpoints.
+    ``start_run`` explains ``folder``, ``init`` (here of any first stage), ``runtime`` and
+    ``intervals``. ``occluder_paths`` are folders or tars of RGBA cut-outs; without any, all
+    occluders are drawn. ``errors`` is a folder that ``rank-errors`` wrote of this set and first
+    stage; without it, the faces are ranked at the start. ``identity`` is the first stage's encoder,
+    where it is a file.
 
     Raises:
         OutputError: The folder is another run's, or cannot be written.
         TrainingError: As for the first stage, or the hardest faces are not those of before.
     """
-    with start_run(folder, config.batch, config.accumulate, runtime, intervals) as run:
+    with start_run(folder, config.batch, config.accumulate, init, runtime, intervals) as run:
         aei, info = load_aei(aei_weights)
         teachers = run.load_encoders(
             config.teachers, data, aei.config.geometry, f"{aei_weights}'s; prepare it again"
@@ -178,7 +153,7 @@ def train(
         made_by = {"hear": asdict(config), "data": data.name, "aei": fingerprint(aei)}
         made_by["occluders"] = sorted(path.name for path in occluder_paths)
         run.claim(made_by)
-        training = HEARTraining(config, aei, [encoder, *teachers], run, init)
+        training = HEARTraining(config, aei, [encoder, *teachers], run)
         # On the CPU, where pictures are occluded.
         cpu = torch.device("cpu")
         faces = load_set(data, aei.config.image_size, cpu, run.runtime, run.ranks.world)
@@ -197,22 +172,15 @@ def train(
             config, population, targets, faces, occluders, run.ranks.rank, run.ranks.world
         )
         watched = watched_pairs(fetch, faces, held_out, run.device)
-        model, of_aei = asdict(config.model), made_by["aei"]
-        named_teachers = name_teachers(config.teachers)
-
-        def snapshot(position: int) -> None:
-            run.export("hear", training.ema, position, named_teachers, config=model, aei=of_aei)
-            run.save_samples(position, draw_samples(training, watched))
-
+        info = {"config": asdict(config.model), "aei": made_by["aei"]}
+        info["teachers"] = name_teachers(config.teachers)
         run_steps(
-            run,
-            state=training.state,
-            steps=config.steps,
-            batch=config.batch,
-            batches=lambda start: batches(fetch, faces, start, run.device, run.runtime),
-            step=training.step,
+            training,
+            lambda start: batches(fetch, faces, start, run.device, run.runtime),
             watch=lambda: measure_refinement(training, watched),
-            snapshot=snapshot,
+            snapshot=lambda position: run.export(
+                "hear", training.ema, position, info, draw_samples(training, watched)
+            ),
         )
 
 

@@ -27,7 +27,7 @@ from faceshifter.tensors import load_tensors, save_tensors, to_arrays
 from faceshifter.train.checkpoint import Stateful, start_from
 from faceshifter.train.distributed import distribute
 from faceshifter.train.loop import (
-    autocast,
+    add_gradients,
     compile_where_wanted,
     make_adam,
     make_ema,
@@ -37,20 +37,14 @@ from faceshifter.train.loop import (
 )
 from faceshifter.train.run import Run, name_teachers, start_run
 
-NUM_WATCHED = 64
-"""Faces held out, undegraded, that the watchdog measures."""
-NUM_FITTED, NUM_SPREAD = 8192, 1024
-"""Samples that the student's last layer is fitted to at first, and spread by when exported."""
+NUM_WATCHED = 64  # faces held out, undegraded, that the watchdog measures
+NUM_FITTED = 8192  # samples that the student's last layer is fitted to at first
+NUM_SPREAD = 1024  # samples that its descriptors are spread by when exported
 TEACHING_BATCH = 64
-SHARES = (0.3, 0.7)
-"""Least and largest share of the second face in a blend."""
-
-WARM_UP = 30
-"""Steps in which the learning rate grows to its full size."""
-MAX_GRADIENT = 2.0
-"""Length to which longer gradients are cut."""
-SCALE = 4.0
-"""Length of the student's first descriptors; those of unit length would turn too fast."""
+SHARES = (0.3, 0.7)  # least and largest share of the second face in a blend
+WARM_UP = 30  # steps in which the learning rate grows to its full size
+MAX_GRADIENT = 2.0  # length to which longer gradients are cut
+SCALE = 4.0  # length of the student's first descriptors; those of length one would turn too fast
 
 
 class DistillationSet(nn.Module):
@@ -91,9 +85,12 @@ class DistillationLoss(nn.Module):
         super().__init__()
         self.student = student
 
-    def forward(self, X: Float[Tensor, "b 3 n n"], z_id: Float[Tensor, "b d"]) -> Scalar:
-        """Return one minus the cosine to the teachers, mean over the faces."""
-        return identity_loss(self.student(X).float(), z_id)
+    def forward(
+        self, X: Float[Tensor, "b 3 n n"], z_id: Float[Tensor, "b d"]
+    ) -> tuple[Scalar, dict[str, Tensor]]:
+        """Return one minus the cosine to the teachers, mean over the faces, also as a term."""
+        loss = identity_loss(self.student(X).float(), z_id)
+        return loss, {"loss/teachers": loss}
 
 
 def blend(
@@ -121,17 +118,10 @@ def teach(
     seed: int,
     show_progress: bool,
 ) -> dict[str, Tensor]:
-    """Make the tensors of a ``DistillationSet``.
+    """Make the tensors of a ``DistillationSet``: all faces, and as many ``blends`` of two.
 
     z_id is the teachers', side by side, in the first 320 principal axes: without loss for two
     teachers of 192 and 128 independent numbers, as EdgeFace-XS and dlib are.
-
-    Args:
-        images: All faces of a set.
-        teachers: Encoders that say what the student has to learn.
-        blends: How many blends of two faces to add.
-        seed: Decides which.
-        show_progress: Whether to show a progress bar.
 
     Raises:
         TrainingError: The teachers' descriptors are too short.
@@ -165,16 +155,7 @@ def teach(
 
 
 class IdentityTraining:
-    """The student, its average and its optimiser.
-
-    Args:
-        config: The recipe.
-        dataset: The faces to learn from.
-        images: The faces that these are made of.
-        run: Its processes, and how to compute.
-        geometry: How the faces were cropped.
-        init: A checkpoint of another run, or exported weights, to start the student from.
-    """
+    """The student, its average and its optimiser; ``dataset`` is made of the images."""
 
     def __init__(
         self,
@@ -183,7 +164,6 @@ class IdentityTraining:
         images: UInt8[Tensor, "m 3 s s"],
         run: Run,
         geometry: CropGeometry,
-        init: Path | None = None,
     ) -> None:
         self.config, self.dataset, self.images, self.run = config, dataset, images, run
 
@@ -196,18 +176,14 @@ class IdentityTraining:
         self.student = to_device(DistilledResNet.from_dlib(dlib), run.device, run.runtime)
         self.encoder = as_encoder(self.student, "student")
         self.student.requires_grad_(True)  # an encoder is frozen
-        if init is not None:
-            start_from(init, "identity", {"identity": self.student, "ema": self.student})
+        start_from(run.init, "identity", {"identity": self.student, "ema": self.student})
         features, idx = self.features(self.encoder, NUM_FITTED)
         self.student.fit_head(features, SCALE * dataset.z_id[idx])
         self.ema = make_ema(self.student)
         self.average = as_encoder(self.ema, "average")
         self.adam = make_adam(self.student.parameters(), config.adam)
-        self.state: dict[str, Stateful] = {
-            "identity": self.student,
-            "ema": self.ema,
-            "adam": self.adam,
-        }
+        self.state: dict[str, Stateful] = {"identity": self.student, "ema": self.ema}
+        self.state["adam"] = self.adam
         compile_where_wanted(run.device, run.runtime, self.student)
         self.loss = distribute(DistillationLoss(self.student), run.ranks)
 
@@ -238,14 +214,12 @@ class IdentityTraining:
         idx = torch.from_numpy(drawn).to(run.device)
         X = self.encoder.to_input(degrade(self.dataset.faces(self.images, idx), rng))
         X = X.contiguous(memory_format=torch.channels_last)
-        with autocast(run.device, run.runtime):
-            loss = self.loss(X, self.dataset.z_id[idx])
-        loss.backward()
-        gradient = nn.utils.clip_grad_norm_(self.student.parameters(), MAX_GRADIENT)
+        terms, _ = add_gradients(self.loss, [(X, self.dataset.z_id[idx])], run)
+        terms["grad"] = nn.utils.clip_grad_norm_(self.student.parameters(), MAX_GRADIENT)
         self.adam.step()
         self.adam.zero_grad()
         update_ema(self.ema, self.student, config.ema, position)
-        return {"loss/teachers": loss.detach(), "grad": gradient}
+        return terms
 
     def for_use(self) -> DistilledResNet:
         """Return a copy of the average, with its descriptors spread."""
@@ -264,24 +238,17 @@ def train(
     runtime: Runtime | None = None,
     intervals: Intervals | None = None,
 ) -> None:
-    """Train the student on a prepared set; the same call resumes.
+    """Train the student on a set that ``prepare`` wrote; the same call resumes.
 
-    Args:
-        config: The recipe.
-        data: A folder that ``prepare`` wrote.
-        folder: The run's; ``weights.safetensors`` in it is always the newest export.
-        teacher_specs: Encoders, as ``load_identity_encoder`` takes them; the student learns what
-            all of them say.
-        init: A checkpoint of another run, or exported weights, to start the student from.
-        runtime: Where and how to compute.
-        intervals: How often to report, to watch and to write checkpoints.
+    It learns what all teachers say, encoders as ``load_identity_encoder`` takes them.
+    ``start_run`` explains the folder and the last three.
 
     Raises:
         OutputError: The folder is another run's, or cannot be written.
         TrainingError: The teachers' descriptors are too short, a loss is not finite, or another
             process is lost.
     """
-    with start_run(folder, config.batch, 1, runtime, intervals) as run:
+    with start_run(folder, config.batch, 1, init, runtime, intervals) as run:
         geometry = read_geometry(data)
         teachers = [load_identity_encoder(spec, geometry).to(run.device) for spec in teacher_specs]
         made_by = {"identity": asdict(config), "data": data.name, "teachers": list(teacher_specs)}
@@ -291,8 +258,8 @@ def train(
         if len(images) > 2 * NUM_WATCHED:  # of a small set, faces that training sees
             images = images[NUM_WATCHED:]
         dataset = run.ranks.first_does(lambda: _load_or_teach(run, images, teachers, config))
-        training = IdentityTraining(config, dataset.to(run.device), images, run, geometry, init)
-        named_teachers = name_teachers(teacher_specs)
+        training = IdentityTraining(config, dataset.to(run.device), images, run, geometry)
+        info = {"teachers": name_teachers(teacher_specs)}
 
         @torch.no_grad()
         def watch() -> dict[str, float]:
@@ -300,19 +267,13 @@ def train(
             return {"watch/cos_teachers": 1 - identity_loss(training.average(watched), z_id).item()}
 
         run_steps(
-            run,
-            state=training.state,
-            steps=config.steps,
-            batch=config.batch,
-            batches=lambda start: (
+            training,
+            lambda start: (
                 np.random.default_rng((config.seed, position, run.ranks.rank))
                 for position in range(start, config.steps)
             ),
-            step=training.step,
             watch=watch,
-            snapshot=lambda position: run.export(
-                "identity", training.for_use(), position, named_teachers
-            ),
+            snapshot=lambda position: run.export("identity", training.for_use(), position, info),
         )
 
 

@@ -2,9 +2,9 @@
 
 import copy
 import signal
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar, runtime_checkable
 
 import torch
 from torch import Tensor, nn
@@ -16,32 +16,37 @@ from faceshifter.train.report import Reporter
 from faceshifter.train.run import Run
 
 Module = TypeVar("Module", bound=nn.Module)
-T = TypeVar("T")
 
-EMA_WARMUP = 10
-"""The average looks back at most a tenth of the steps so far, or as its own decay says."""
+EMA_WARMUP = 10  # the average looks back at most a tenth of the steps so far
+
+
+@runtime_checkable
+class Trainer(Protocol):
+    """What the three trainings have in common."""
+
+    run: Run
+    config: Any
+    """The recipe."""
+    state: dict[str, Stateful]
+    """All networks and optimisers, whose state is what a resume needs."""
+
+    def step(self, position: int, inputs: Any, /) -> dict[str, Tensor]:
+        """Train once; return terms to average and report."""
+        ...
 
 
 def run_steps(
-    run: Run,
+    training: Trainer,
+    batches: Callable[[int], Iterator[Any]],
     *,
-    state: Mapping[str, Stateful],
-    steps: int,
-    batch: int,
-    batches: Callable[[int], Iterator[T]],
-    step: Callable[[int, T], dict[str, Tensor]],
     watch: Callable[[], dict[str, float]],
     snapshot: Callable[[int], None],
 ) -> None:
     """Run a training to its end, from its last checkpoint where it has one.
 
     Args:
-        run: Its folder, processes and intervals.
-        state: All networks and optimisers, whose state is what a resume needs.
-        steps: Steps in all.
-        batch: Samples of a step over all processes.
+        training: One of the three.
         batches: Returns the inputs of the steps, from a step on.
-        step: One step, given its number and inputs; returns terms to average and report.
         watch: Measures the averaged network on pairs held out from training.
         snapshot: Exports weights and draws samples, at each checkpoint.
 
@@ -49,11 +54,12 @@ def run_steps(
         TrainingError: A loss is not finite, the network has become worse and worse, or another
             process is lost; the last checkpoint is from before.
     """
+    run, state, steps = training.run, training.state, training.config.steps
     ranks, every, checkpoints = run.ranks, run.intervals, run.folder / "checkpoints"
     position = first = load_newest(checkpoints, state)
-    reporter = Reporter(run, steps, batch, position)
+    reporter = Reporter(run, steps, training.config.batch, position)
     source = batches(position)
-    with _stop_requests() as stop_requested, closing(reporter):
+    with _stop_requests() as stop_requested, closing(reporter.bar):
         while True:
             stopping = position == steps or ranks.any(bool(stop_requested))
             due = position > first
@@ -71,7 +77,7 @@ def run_steps(
                 return
             inputs = reporter.next_of(source)
             with lost_ranks():
-                reporter.add(step(position, inputs))
+                reporter.add(training.step(position, inputs))
             position += 1
 
 
@@ -93,20 +99,15 @@ def add_gradients(
 ) -> tuple[dict[str, Tensor], list[Tensor]]:
     """Add the gradients of a step's loss, the mean over equal parts.
 
-    Args:
-        loss: A module, distributed or not. It returns the loss of a part, its terms, and perhaps
-            one tensor more.
-        parts: Inputs of the loss for each part.
-        run: Says in which precision to compute.
-
-    Returns:
-        Means of the terms, and the tensors beside them.
+    ``loss`` is a module, distributed or not. Given the inputs of a part, it returns the loss, its
+    terms, and perhaps one tensor more: the means of the terms and these tensors are returned.
     """
     sums: dict[str, Tensor] = {}
     others: list[Tensor] = []
     for number, part in enumerate(parts, 1):
         with without_exchange(loss, number < len(parts)):
-            with autocast(run.device, run.runtime):
+            bf16 = is_bf16(run.device, run.runtime)
+            with torch.autocast(run.device.type, torch.bfloat16, enabled=bf16):
                 value, terms, *other = loss(*part)
             (value / len(parts)).backward()
         others += other
@@ -133,11 +134,6 @@ def is_compiled(device: torch.device, runtime: Runtime) -> bool:
     return runtime.compile == "yes" or (runtime.compile == "auto" and device.type == "cuda")
 
 
-def autocast(device: torch.device, runtime: Runtime) -> torch.autocast:
-    """Return the context in which losses are computed."""
-    return torch.autocast(device.type, torch.bfloat16, enabled=is_bf16(device, runtime))
-
-
 def compile_where_wanted(device: torch.device, runtime: Runtime, *modules: nn.Module) -> None:
     """Compile networks in place; their weights keep their names."""
     if is_compiled(device, runtime):
@@ -150,17 +146,17 @@ def make_adam(parameters: Iterator[nn.Parameter], config: AdamConfig) -> torch.o
     return torch.optim.Adam(parameters, config.lr, config.betas, fused=True)
 
 
-def gradient_norm(module: nn.Module) -> Tensor:
-    """Return the length of a network's whole gradient."""
-    gradients = [p.grad for p in module.parameters() if p.grad is not None]
-    return nn.utils.get_total_norm(gradients)
+def update(adam: torch.optim.Adam, module: nn.Module) -> Tensor:
+    """Move a network's weights by Adam; return the length of its whole gradient."""
+    length = nn.utils.get_total_norm([p.grad for p in module.parameters() if p.grad is not None])
+    adam.step()
+    adam.zero_grad()
+    return length
 
 
 def make_ema(module: Module) -> Module:
     """Copy a network, to follow its average."""
-    ema = copy.deepcopy(module)
-    ema.requires_grad_(False)
-    return ema.eval()
+    return copy.deepcopy(module).requires_grad_(False).eval()
 
 
 @torch.no_grad()
@@ -170,10 +166,8 @@ def update_ema(ema: nn.Module, module: nn.Module, decay: float, step: int) -> No
     A network's own running statistics are of its last ten batches, too few for averaged weights.
     """
     decay = min(decay, (1 + step) / (EMA_WARMUP + step))
-    averaged, current = (_floats_of(network) for network in (ema, module))
+    averaged, current = (
+        [*network.parameters(), *(b for b in network.buffers() if b.is_floating_point())]
+        for network in (ema, module)
+    )
     torch._foreach_lerp_(averaged, current, 1 - decay)
-
-
-def _floats_of(network: nn.Module) -> list[Tensor]:
-    buffers = [buffer for buffer in network.buffers() if buffer.is_floating_point()]
-    return [*network.parameters(), *buffers]

@@ -23,11 +23,8 @@ T = TypeVar("T")
 class Reporter:
     """Collects terms of steps, and writes their means to stats.jsonl and TensorBoard.
 
-    Args:
-        run: The first of its processes writes; all of them report together.
-        steps: Steps of the whole training.
-        batch: Samples of a step over all processes, for the rate.
-        position: Steps done before; reports of later ones are dropped, as they are made again.
+    All processes report together, and the first one writes; ``batch`` is over all of them. Of
+    earlier reports those after ``position`` are dropped, as they are made again.
     """
 
     def __init__(self, run: Run, steps: int, batch: int, position: int) -> None:
@@ -71,10 +68,7 @@ class Reporter:
     ) -> None:
         """Write the means since the last report, and begin another interval.
 
-        Args:
-            position: Steps done.
-            watch: Measures the averaged network, where it is due.
-            is_last: Whether the training stops here.
+        ``watch`` measures the averaged network, where that is due.
 
         Raises:
             TrainingError: A term is not finite, or the network has become worse and worse.
@@ -103,10 +97,6 @@ class Reporter:
             pixels = load_photo(path).pixels
             self.writer.add_image("samples", pixels, position, dataformats="HWC")
         self.last_time = time.monotonic()
-
-    def close(self) -> None:
-        """End the progress bar."""
-        self.bar.close()
 
     def _begin_interval(self) -> None:
         self.sums: dict[str, Tensor] = {}

@@ -43,6 +43,8 @@ class Run:
     ranks: Ranks
     runtime: Runtime
     intervals: Intervals
+    init: Path | None = None
+    """A checkpoint of another run, or exported weights, to start from."""
 
     @property
     def device(self) -> torch.device:
@@ -74,29 +76,42 @@ class Run:
         kind: str,
         network: nn.Module,
         position: int,
-        teachers: Sequence[Mapping[str, str]],
-        **info: object,
+        info: Mapping[str, object],
+        samples: Sequence[Float[Tensor, "b 3 h w"]] = (),
     ) -> None:
-        """Write a network for use, with what is needed to build it."""
-        first = {"kind": kind, "version": __version__}
-        last = {"teachers": teachers, "step": position}
-        export_weights(self.folder / "weights.safetensors", network, {**first, **info, **last})
+        """Write a network for use, with what is needed to build it, and a contact sheet.
+
+        The sheet has a row for each tensor of pictures in [-1, 1].
+        """
+        info = {"kind": kind, "version": __version__, **info, "step": position}
+        export_weights(self.folder / "weights.safetensors", network, info)
+        if samples:
+            rows = [np.concatenate(list(to_images(row)), axis=1) for row in samples]
+            save_photo(self.samples_path(position), Photo(np.concatenate(rows)), WORKING)
 
     def samples_path(self, position: int) -> Path:
         """Return the file of a checkpoint's samples."""
         return self.folder / "samples" / f"step-{position:08d}.png"
 
-    def save_samples(self, position: int, rows: Sequence[Float[Tensor, "b 3 h w"]]) -> None:
-        """Write a contact sheet, one row for each tensor of pictures in [-1, 1]."""
-        images = [np.concatenate(list(to_images(row)), axis=1) for row in rows]
-        save_photo(self.samples_path(position), Photo(np.concatenate(images, axis=0)), WORKING)
-
 
 @contextmanager
 def start_run(
-    folder: Path, batch: int, accumulate: int, runtime: Runtime | None, intervals: Intervals | None
+    folder: Path,
+    batch: int,
+    accumulate: int,
+    init: Path | None,
+    runtime: Runtime | None,
+    intervals: Intervals | None,
 ) -> Iterator[Run]:
     """Meet the other processes, and check that they can share each step's samples.
+
+    Args:
+        folder: The run's; ``weights.safetensors`` in it is always the newest export.
+        batch: Samples of a step, over all processes.
+        accumulate: Parts in which each process takes its own.
+        init: A checkpoint of another run, or exported weights, to start from.
+        runtime: Where and how to compute.
+        intervals: How often to report, to watch and to write checkpoints.
 
     Raises:
         DeviceError: The device asked for is not there.
@@ -105,7 +120,7 @@ def start_run(
     runtime = runtime or Runtime()
     with join_ranks(runtime.device) as ranks:
         part_size(batch, accumulate, ranks)
-        yield Run(folder, ranks, runtime, intervals or Intervals())
+        yield Run(folder, ranks, runtime, intervals or Intervals(), init)
 
 
 def name_teachers(specs: Sequence[str]) -> list[dict[str, str]]:
