@@ -137,16 +137,15 @@ def write_framed(session: Session, shown: ShownPhoto, chosen: int | list[int]) -
     return str(write_picture(session, draw_faces(shown, numbers)))
 
 
-def show(session: Session, shown: ShownPhoto, chosen: int | list[int]) -> tuple[Update, Update]:
-    """Show a photo, and its faces' numbers to choose from if there are several."""
+def show(
+    session: Session, shown: ShownPhoto | None, chosen: int | list[int] | None
+) -> tuple[Update, Update]:
+    """Show a photo or none, and its faces' numbers to choose from if there are several."""
+    if shown is None or chosen is None:
+        return None, update(choices=[], value=chosen, visible=False)
     choices = [(f"Face {number}", number) for number in range(len(shown.faces))]
     numbers = update(choices=choices, value=chosen, visible=len(choices) > 1)
     return write_framed(session, shown, chosen), numbers
-
-
-def hide(several: bool) -> tuple[Update, Update]:
-    """Show no photo and no numbers, of which ``several`` or one can be chosen."""
-    return None, update(choices=[], value=[] if several else None, visible=False)
 
 
 def choose_at(

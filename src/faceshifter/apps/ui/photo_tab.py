@@ -14,7 +14,6 @@ from faceshifter.apps.ui.faces import (
     Update,
     Upload,
     choose_at,
-    hide,
     largest,
     open_photo,
     show,
@@ -53,21 +52,20 @@ class PhotoActions:
         """Take a source photo, or none: picture and numbers."""
         session.source = None
         if upload is None:
-            return hide(several=False)
+            return show(session, None, None)
         session.source = open_photo(*uploaded_file(upload), self.swapper)
         return show(session, session.source, largest(session.source))
 
-    def choose_source(self, session: Session, chosen: int | None) -> Update:
-        """Choose a face of the source by its number: picture."""
-        if session.source is None or chosen is None:
-            return None
-        return write_framed(session, session.source, chosen)
+    def choose(self, session: Session, which: str, chosen: int | list[int] | None) -> Update:
+        """Choose faces of the photo ``which``, source or target, by their numbers: picture."""
+        shown = getattr(session, which)
+        return None if shown is None or chosen is None else write_framed(session, shown, chosen)
 
-    def click_source(
-        self, session: Session, point: list[float], chosen: int | None
+    def click(
+        self, session: Session, which: str, point: list[float], chosen: int | list[int] | None
     ) -> tuple[Update, Update]:
-        """Choose the face of the source at a point: picture and number."""
-        return choose_at(session, session.source, point, chosen)
+        """Choose the face at a point; in the target, drop a chosen one: picture and numbers."""
+        return choose_at(session, getattr(session, which), point, chosen)
 
     def set_more(self, session: Session, uploads: list[dict[str, Any]] | None) -> None:
         """Take more photos of the source person; the first error is raised after the last photo."""
@@ -86,19 +84,9 @@ class PhotoActions:
         session.target, session.swapped = None, False
         empty = None, update(value=None, interactive=False), "", "", update(visible=False)
         if upload is None:
-            return *hide(several=True), *empty
+            return *show(session, None, []), *empty
         session.target = open_photo(*uploaded_file(upload), self.swapper)
         return *show(session, session.target, [largest(session.target)]), *empty
-
-    def choose_target(self, session: Session, chosen: list[int]) -> Update:
-        """Choose faces of the target by their numbers: picture."""
-        return None if session.target is None else write_framed(session, session.target, chosen)
-
-    def click_target(
-        self, session: Session, point: list[float], chosen: list[int]
-    ) -> tuple[Update, Update]:
-        """Choose the face of the target at a point, or drop it: picture and numbers."""
-        return choose_at(session, session.target, point, chosen)
 
     def swap(
         self,
