@@ -39,7 +39,11 @@ def find_tasks(source: Path | None, target: Path, out: Path) -> list[SwapTask]:
     Raises:
         DataError: There are none.
     """
-    root, pattern = _split(target)
+    parts = target.parts
+    first = next((idx for idx, part in enumerate(parts) if WILDCARDS & set(part)), 0)
+    root, pattern = Path(*parts[:first]), str(Path(*parts[first:]))
+    if target.is_dir():
+        root, pattern = target, "**/*"
     inside = out.resolve()
     found = [
         path
@@ -50,15 +54,6 @@ def find_tasks(source: Path | None, target: Path, out: Path) -> list[SwapTask]:
     if not found:
         raise DataError(f"{target} holds no photos; give a folder, or a quoted pattern, of some")
     return [SwapTask(source, path, out / _writable(path.relative_to(root))) for path in found]
-
-
-def _split(target: Path) -> tuple[Path, str]:
-    """Return the folder below which targets keep their places, and the pattern of those in it."""
-    if target.is_dir():
-        return target, "**/*"
-    parts = target.parts
-    first = next(idx for idx, part in enumerate(parts) if WILDCARDS & set(part))
-    return Path(*parts[:first]), str(Path(*parts[first:]))
 
 
 def _writable(path: Path) -> Path:

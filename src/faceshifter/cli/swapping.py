@@ -49,14 +49,6 @@ class Faces:
 
 
 @dataclass(frozen=True)
-class SecondStage:
-    """Options of the second stage."""
-
-    hear: bool = True
-    """Run the second stage."""
-
-
-@dataclass(frozen=True)
 class Outputs:
     """Options of the outputs."""
 
@@ -89,7 +81,7 @@ def swap(
     *,
     pairs: Optional = None,
     faces: OmitArgPrefixes[Faces] = Faces(),
-    second_stage: OmitArgPrefixes[SecondStage] = SecondStage(),
+    hear: bool = True,
     outputs: OmitArgPrefixes[Outputs] = Outputs(),
     video: OmitArgPrefixes[Video] = Video(),
     networks: OmitArgPrefixes[Networks] = NETWORKS,
@@ -103,7 +95,7 @@ def swap(
             many, where the same command resumes.
         pairs: CSV file with the columns source, target and out, in place of all three.
         faces: Which faces are swapped, and by how much.
-        second_stage: HEAR-Net, which restores what covers the face.
+        hear: Run HEAR-Net, the second stage, which restores what covers the face.
         outputs: What is written.
         video: How videos are encoded.
         networks: Trained networks, how faces are found, and the device.
@@ -125,8 +117,9 @@ def swap(
         raise DataError("--save-steps is for one photo; leave it out, or give one photo")
     check_tasks(tasks)
     from faceshifter.swap.people import SourceReader
+    from faceshifter.video.clip import VideoOptions
 
-    swapper = networks.load(hear=second_stage.hear)
+    swapper = networks.load(hear=hear)
     sources = SourceReader(
         swapper,
         face="largest" if faces.face is None else faces.face,
@@ -137,8 +130,6 @@ def swap(
     if pairs is None:
         for line in sources.skipped(tasks[0].source):
             print(f"not used: {line}", file=sys.stderr)
-    from faceshifter.video.clip import VideoOptions
-
     options = VideoOptions(codec=video.codec, quality=video.quality, watermark=outputs.watermark)
     if manifest is not None:
         from faceshifter.batch.manifest import RunManifest
@@ -151,7 +142,7 @@ def swap(
         print_report(run.run(tasks), len(tasks), manifest)
         return
     (task,) = tasks
-    selection = sources.select(task.source).selection
+    selection = sources.select(task.source)
     if is_video(task.out):
         _swap_clip(swapper, selection, task, options, video.report)
     else:
@@ -221,7 +212,7 @@ def _swap_photo(
     swapped = swap_file(
         swapper,
         selection,
-        open_target(swapper, task.target),
+        *open_target(swapper, task.target),
         task.out,
         mask=mask_path(task.out) if outputs.masks else None,
         steps=outputs.save_steps,

@@ -53,7 +53,6 @@ class Swapped:
 
     pixels: Pixels
     faces: list[SwappedFace]
-    """The swapped faces."""
 
 
 class FaceSwapper:
@@ -65,8 +64,7 @@ class FaceSwapper:
 
     def __init__(self, networks: SwapNetworks, detector: FaceDetector) -> None:
         """Put networks and a detector together; ``from_pretrained`` loads them."""
-        self.networks = networks
-        self.detector = detector
+        self.networks, self.detector = networks, detector
 
     @classmethod
     def from_pretrained(
@@ -244,16 +242,7 @@ def paste_faces(pixels: Pixels, faces: Sequence[SwappedFace]) -> Pixels:
 def save_steps(folder: Path, photo: Photo, faces: Sequence[SwappedFace]) -> None:
     """Write every intermediate picture of every face: FACE-X_t.png, FACE-Y_hat_st.png and so on."""
     for idx, face in enumerate(faces):
-        pictures = {
-            "X_t": face.target.crop,
-            "Y_hat_st": face.steps.Y_hat_st,
-            "Y_hat_tt": face.steps.Y_hat_tt,
-            "delta_Y_t": face.steps.delta_Y_t,
-            "result": face.steps.Y_st,
-        }
+        pictures = {"X_t": face.target.crop, **vars(face.steps)}
         for name, pixels in pictures.items():
-            save_photo(
-                folder / f"{idx}-{name}.png",
-                replace(photo, pixels=pixels, alpha=None, exif=None),
-                WORKING,
-            )
+            step = replace(photo, pixels=pixels, alpha=None, exif=None)
+            save_photo(folder / f"{idx}-{'result' if name == 'Y_st' else name}.png", step, WORKING)
