@@ -12,7 +12,6 @@ from faceshifter.errors import DataError, OutputError
 from faceshifter.files import read_table, write_atomically
 from faceshifter.media import PHOTO_FORMATS, VIDEO_CONTAINERS, is_photo, is_video
 
-RESULT_COLUMNS = ("source", "target", "result", "method")
 WILDCARDS = frozenset("*?[")
 
 
@@ -44,21 +43,17 @@ def find_tasks(source: Path | None, target: Path, out: Path) -> list[SwapTask]:
     root, pattern = Path(*parts[:first]), str(Path(*parts[first:]))
     if target.is_dir():
         root, pattern = target, "**/*"
-    inside = out.resolve()
-    found = [
-        path
-        for path in sorted(root.glob(pattern))
-        if (is_photo(path) or (is_video(path) and path.is_file()))
-        and not path.resolve().is_relative_to(inside)
-    ]
-    if not found:
+    inside, tasks = out.resolve(), []
+    for path in sorted(root.glob(pattern)):
+        video = is_video(path) and path.is_file()
+        if not (video or is_photo(path)) or path.resolve().is_relative_to(inside):
+            continue
+        png = not video and path.suffix.lower() not in PHOTO_FORMATS
+        name = f"{path.relative_to(root)}{'.png' if png else ''}"
+        tasks.append(SwapTask(source, path, out / name))
+    if not tasks:
         raise DataError(f"{target} holds no photos; give a folder, or a quoted pattern, of some")
-    return [SwapTask(source, path, out / _writable(path.relative_to(root))) for path in found]
-
-
-def _writable(path: Path) -> Path:
-    known = is_video(path) or path.suffix.lower() in PHOTO_FORMATS
-    return path if known else path.with_name(f"{path.name}.png")
+    return tasks
 
 
 def read_tasks(table: Path) -> list[SwapTask]:
@@ -107,7 +102,7 @@ def write_results(table: Path, results: Iterable[SwapTask], method: str) -> None
     """
     text = io.StringIO(newline="")
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(RESULT_COLUMNS)
+    writer.writerow(("source", "target", "result", "method"))
     for task in results:
         assert task.source is not None
         paths = (task.source, task.target, task.out)

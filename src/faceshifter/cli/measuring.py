@@ -7,18 +7,7 @@ from typing import Annotated
 
 from tyro.conf import OmitArgPrefixes, Positional
 
-from faceshifter.cli.options import (
-    NETWORKS,
-    Device,
-    Networks,
-    NotWithPairs,
-    Optional,
-    Photos,
-    Yunet,
-    check_folder,
-    check_output,
-    default,
-)
+from faceshifter.cli import options
 from faceshifter.cli.swapping import print_report
 from faceshifter.downloads import model_path
 from faceshifter.errors import DataError, OutputError
@@ -31,14 +20,14 @@ def evaluate(
     out: Path,
     recogniser: Path,
     pairs: int = 100,
-    landmarker: Optional = None,
-    features: Optional = None,
-    occluders: Annotated[tuple[Path, ...], default("drawn shapes")] = (),
+    landmarker: options.Optional = None,
+    features: options.Optional = None,
+    occluders: Annotated[tuple[Path, ...], options.default("drawn shapes")] = (),
     classical: bool = False,
     hear: bool = True,
     force: bool = False,
     strict: bool = False,
-    networks: OmitArgPrefixes[Networks] = NETWORKS,
+    networks: OmitArgPrefixes[options.Networks] = options.NETWORKS,
 ) -> None:
     """Measure our own swaps, or any tool's: identity, pose, expression and occlusions.
 
@@ -93,8 +82,8 @@ def check_identity(
     /,
     *,
     encoder: str = "distilled",
-    yunet: Yunet = None,
-    device: Device = "auto",
+    yunet: options.Yunet = None,
+    device: options.Device = "auto",
 ) -> None:
     """Measure how well an identity encoder tells people apart, on our own aligned crops.
 
@@ -118,14 +107,14 @@ def check_identity(
 
 
 def baseline(
-    source: Positional[NotWithPairs] = None,
-    target: Positional[NotWithPairs] = None,
+    source: Positional[options.NotWithPairs] = None,
+    target: Positional[options.NotWithPairs] = None,
     /,
     *,
     out: Path,
-    pairs: Optional = None,
+    pairs: options.Optional = None,
     landmarker: Path = Path("face_landmarker"),
-    yunet: Yunet = None,
+    yunet: options.Yunet = None,
     watermark: bool = True,
 ) -> None:
     """Swap faces the classical way, by warping and blending, to compare with.
@@ -144,7 +133,7 @@ def baseline(
     if (source is None) == (pairs is None) or (source is None) != (target is None):
         raise DataError("give either SOURCE and TARGET or --pairs PAIRS.csv")
     if pairs is None:
-        check_output(out)
+        options.check_output(out)
     for photo in (source, target):
         if photo is not None and out.resolve() == photo.resolve():
             raise OutputError(f"--out {out} would replace the photo {photo}; choose another name")
@@ -184,12 +173,12 @@ def baseline(
 
 
 def masks(
-    photos: Positional[Photos],
+    photos: Positional[options.Photos],
     /,
     *,
     out: Path,
-    json: Optional = None,
-    networks: OmitArgPrefixes[Networks] = NETWORKS,
+    json: options.Optional = None,
+    networks: OmitArgPrefixes[options.Networks] = options.NETWORKS,
 ) -> None:
     """Show where each level of the generator uses the identity (Figure 8).
 
@@ -200,8 +189,8 @@ def masks(
         json: File for the values of the masks and their means, also for each layer.
         networks: Trained networks, how faces are found, and the device.
     """
-    check_output(out)
-    check_folder(json, "--json")
+    options.check_output(out)
+    options.check_folder(json, "--json")
     if not photos or len(photos) % 2:
         raise DataError(f"masks takes pairs of a source and a target, got {len(photos)} photos")
     from json import dumps
@@ -224,15 +213,15 @@ def masks(
 
 
 def query(
-    photos: Positional[Photos],
+    photos: Positional[options.Photos],
     /,
     *,
     gallery: Path,
     index: Path,
     out: Path,
-    json: Optional = None,
+    json: options.Optional = None,
     nearest: int = 5,
-    networks: OmitArgPrefixes[Networks] = NETWORKS,
+    networks: OmitArgPrefixes[options.Networks] = options.NETWORKS,
 ) -> None:
     """Find the faces whose attributes are nearest to those of photos (Figure 9).
 
@@ -247,8 +236,8 @@ def query(
         nearest: Number of faces a query.
         networks: Trained networks, how faces are found, and the device.
     """
-    check_output(out)
-    check_folder(json, "--json")
+    options.check_output(out)
+    options.check_folder(json, "--json")
     if not photos:
         raise DataError("give one photo or more to query")
     if nearest < 1:

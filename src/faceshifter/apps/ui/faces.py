@@ -131,8 +131,12 @@ def write_picture(session: Session, pixels: Pixels) -> Path:
     return path
 
 
-def write_framed(session: Session, shown: ShownPhoto, chosen: int | list[int]) -> str:
-    """Write a photo with its faces framed, and return its path."""
+def write_framed(
+    session: Session, shown: ShownPhoto | None, chosen: int | list[int] | None
+) -> str | None:
+    """Write a photo, if there is one, with its faces framed, and return its path."""
+    if shown is None or chosen is None:
+        return None
     numbers = [chosen] if isinstance(chosen, int) else chosen
     return str(write_picture(session, draw_faces(shown, numbers)))
 
@@ -141,9 +145,7 @@ def show(
     session: Session, shown: ShownPhoto | None, chosen: int | list[int] | None
 ) -> tuple[Update, Update]:
     """Show a photo or none, and its faces' numbers to choose from if there are several."""
-    if shown is None or chosen is None:
-        return None, update(choices=[], value=chosen, visible=False)
-    choices = [(f"Face {number}", number) for number in range(len(shown.faces))]
+    choices = [(f"Face {number}", number) for number in range(len(shown.faces) if shown else 0)]
     numbers = update(choices=choices, value=chosen, visible=len(choices) > 1)
     return write_framed(session, shown, chosen), numbers
 

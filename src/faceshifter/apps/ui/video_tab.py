@@ -11,17 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from faceshifter.apps.ui.faces import (
-    Update,
-    Upload,
-    choose_at,
-    detect_faces,
-    show,
-    source_identity,
-    update,
-    uploaded_file,
-    write_framed,
-)
+from faceshifter.apps.ui import faces
+from faceshifter.apps.ui.faces import Update, Upload, update
 from faceshifter.apps.ui.sessions import Session, file_url
 from faceshifter.errors import CancelledError, FaceShifterError, NoFaceError, VideoError
 from faceshifter.images import Photo, Pixels
@@ -50,40 +41,40 @@ class VideoActions:
         session.video = session.frame = None
         whom = _without_people(whom)
         if upload is None:
-            return *show(session, None, []), whom, update(value=0, visible=False)
-        path, name = uploaded_file(upload)
+            return *faces.show(session, None, []), whom, update(value=0, visible=False)
+        path, name = faces.uploaded_file(upload)
         pixels, length = read_frame(path, name, 0)
         session.video, session.video_name = path, name
-        slider: dict[str, Any] = {"maximum": max(round(length - 0.1, 1), 0.1), "visible": True}
+        value = 0.0
         for moment in range(FIRST_MOMENTS):
             second = round(moment * length / FIRST_MOMENTS, 1)
             with suppress(NoFaceError, VideoError):
                 if moment:
                     pixels, _ = read_frame(path, name, second)
-                session.frame = detect_faces(Photo(pixels), name, self.swapper)
-                return *show(session, session.frame, []), whom, update(value=second, **slider)
-        return *show(session, None, []), whom, update(value=0, **slider)
+                session.frame = faces.detect_faces(Photo(pixels), name, self.swapper)
+                value = second
+                break
+        slider = update(value=value, maximum=max(round(length - 0.1, 1), 0.1), visible=True)
+        return *faces.show(session, session.frame, []), whom, slider
 
     def set_moment(self, session: Session, second: float, whom: str) -> tuple[Update, ...]:
         """Take another frame of the video: frame, people, and choice of whom to swap."""
-        whom = _without_people(whom)
-        if session.video is None:
-            return *show(session, None, []), whom
-        pixels, _ = read_frame(session.video, session.video_name, second)
-        name = f"the frame at {second:.1f} s"
-        session.frame = detect_faces(Photo(pixels), name, self.swapper)
-        return *show(session, session.frame, []), whom
+        if session.video is not None:
+            pixels, _ = read_frame(session.video, session.video_name, second)
+            name = f"the frame at {second:.1f} s"
+            session.frame = faces.detect_faces(Photo(pixels), name, self.swapper)
+        return *faces.show(session, session.frame, []), _without_people(whom)
 
     def choose_person(self, session: Session, chosen: list[int]) -> tuple[Update, Update]:
         """Choose people of the frame by their numbers: frame, and choice of whom to swap."""
-        picture = None if session.frame is None else write_framed(session, session.frame, chosen)
+        picture = faces.write_framed(session, session.frame, chosen)
         return picture, "people" if chosen else "largest"
 
     def click_person(
         self, session: Session, point: list[float], chosen: list[int]
     ) -> tuple[Update, Update, Update]:
         """Choose the person at a point, or drop them: frame, people, choice of whom to swap."""
-        picture, changed = choose_at(session, session.frame, point, chosen)
+        picture, changed = faces.choose_at(session, session.frame, point, chosen)
         if not isinstance(changed, list):
             return update(), update(), update()
         return picture, changed, "people" if changed else "largest"
@@ -139,15 +130,15 @@ class VideoActions:
         chosen: list[int],
         strength: float,
     ) -> Selection:
-        identity = source_identity(session, source_face, self.swapper)
+        identity = faces.source_identity(session, source_face, self.swapper)
         if session.video is None:
             raise VideoError("there is no video; drop one first")
         matches: tuple[Match, ...] = ()
         if whom == "people":
             if session.frame is None or not chosen:
                 raise NoFaceError("nobody is chosen; click on a face in the frame of the video")
-            faces = [session.frame.faces[number] for number in chosen]
-            people = self.swapper.align(session.frame.photo.pixels, faces)
+            found = [session.frame.faces[number] for number in chosen]
+            people = self.swapper.align(session.frame.photo.pixels, found)
             matches = tuple(Match(person.z_id, identity) for person in people)
         return Selection(
             identity,
