@@ -35,10 +35,7 @@ def network_method(swapper: FaceSwapper, sources: SourceReader, options: VideoOp
     A photo is one call of each network: in a batch with others some of its pixels would differ by
     a level, and a resumed run would not repeat. docs/decisions.md#many-at-once
 
-    Args:
-        swapper: Networks and detector.
-        sources: Who becomes whom.
-        options: How videos are encoded, and whether the pixels of any target are marked.
+    The options also say whether the pixels of photos are marked.
     """
     detecting = Lock()  # detectors serve one thread at a time
     settings: Record = {
@@ -74,13 +71,8 @@ def network_method(swapper: FaceSwapper, sources: SourceReader, options: VideoOp
         swapped = swap_file(
             swapper, selection, *opened, task.out, mask=mask, watermark=options.watermark
         )
-        faces = [face.target.face for face in swapped.faces]
-        yield {
-            "faces": [
-                {name: np.round(getattr(face, name), 2).tolist() for name in ("box", "landmarks")}
-                for face in faces
-            ]
-        }
+        keys, faces = ("box", "landmarks"), [vars(face.target.face) for face in swapped.faces]
+        yield {"faces": [{key: np.round(face[key], 2).tolist() for key in keys} for face in faces]}
 
     return swap
 
@@ -90,10 +82,7 @@ def photo_method(
 ) -> Method:
     """Swap photos by a function of the source photo and the target photo.
 
-    Args:
-        function: Returns the result.
-        settings: All that the result depends on but the photos.
-        origin: For the marks of the results.
+    The settings are all that a result depends on but the photos; the origin is for its marks.
     """
 
     def swap(task: SwapTask, _: Path | None, describe: Describe) -> Iterator[Record]:

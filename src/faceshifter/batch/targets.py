@@ -121,9 +121,7 @@ def check_tasks(tasks: Sequence[SwapTask]) -> None:
     for task in tasks:
         out = task.out.resolve()
         if out in inputs:
-            raise OutputError(
-                f"{task.out} would replace the photo of that name; choose another out"
-            )
+            raise OutputError(f"{task.out} would replace the photo of that name; choose another")
         if out in outputs:
             raise OutputError(f"{task.out} is the output of two targets; choose another for one")
         outputs.add(out)

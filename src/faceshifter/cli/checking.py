@@ -115,6 +115,5 @@ def models() -> None:
 
     for name, model in MODEL_FILES.items():
         path = cached_path(name)
-        state = "is in" if path.is_file() else "not yet in"
         print(f"{name}: {model.purpose}; {model.licence}; {model.size / 1e6:.1f} MB")
-        print(f"  {state} {path}\n  from {model.url}")
+        print(f"  {'is in' if path.is_file() else 'not yet in'} {path}\n  from {model.url}")

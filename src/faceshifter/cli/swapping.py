@@ -57,9 +57,7 @@ class Video:
 
     codec: Literal["auto", "h264", "hevc", "av1", "vp9"] = "auto"
     """auto is h264, hevc for more than 8 bits, and vp9 for .webm."""
-    quality: Annotated[int | None, options.default("18 for h264, 20 for hevc, 24 for others")] = (
-        None
-    )
+    quality: Annotated[int | None, options.default("18 for h264, 20 hevc, 24 others")] = None
     """Constant rate factor, from 0 to 51, or 63 for av1 and vp9: lower is better and larger."""
     report: options.Optional = None
     """File for a line of JSON for each frame of one video."""

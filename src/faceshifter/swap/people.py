@@ -28,12 +28,7 @@ class Person:
 
 
 def read_person(swapper: FaceSwapper, path: Path, face: FaceChoice = "only") -> Person:
-    """Read a person from a photo, a folder of photos, or an identity file.
-
-    Args:
-        swapper: Networks and detector.
-        path: Of a folder, the photos in it are read, not those in its sub-folders.
-        face: Which face of each photo is that person's.
+    """Read a person from a photo, a folder of photos without its sub-folders, or an identity file.
 
     Raises:
         ImageError: The photo cannot be read.
@@ -122,10 +117,7 @@ class SourceReader:
             self._people.append((person, None if source is None else self._read(source)))
 
     def select(self, source: Path | None) -> Selection:
-        """Return who becomes whom with a source.
-
-        Args:
-            source: Photo, folder or identity file; None where every match has its own source.
+        """Return who becomes whom with a source; None where every match has its own source.
 
         Raises:
             FaceShifterError: It cannot be read.

@@ -36,20 +36,10 @@ def swap_file(
     steps: Path | None = None,
     watermark: bool = True,
 ) -> Swapped:
-    """Swap the chosen faces of a photo and write it, with the target's own metadata.
+    """Swap chosen ones of a photo's detected faces and write it, with the target's own metadata.
 
-    Args:
-        swapper: Networks and detector.
-        selection: Which faces, and who they become.
-        photo: The target.
-        faces: The faces detected in it.
-        out: Where the result goes.
-        mask: Where the picture of the changed pixels goes, which are 255, the others 0.
-        steps: Folder for the intermediate pictures; it is created.
-        watermark: Mark the pixels too, after the mask is made.
-
-    Returns:
-        The result, before it is watermarked.
+    The mask is 255 where a pixel changed, else 0. The folder ``steps`` is created for the
+    intermediate pictures. What is returned, and the mask, are without the watermark.
 
     Raises:
         NoFaceError: The photo has no such face.

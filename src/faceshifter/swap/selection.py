@@ -50,12 +50,7 @@ class Selection:
 
 
 def pick_faces(faces: Sequence[Face], choice: FaceChoice) -> list[Face]:
-    """Return the chosen faces, several from left to right; none if none is meant.
-
-    Args:
-        faces: From a detector, largest first.
-        choice: Which of them.
-    """
+    """Return the chosen of faces, given largest first; several are returned from left to right."""
     if choice == "largest":
         return list(faces[:1])
     from_left = sorted(faces, key=lambda face: face.box[0])
@@ -96,15 +91,8 @@ def match_people(
     """Find the people to be replaced among the faces of a picture.
 
     The most similar face and person are paired first, then the most similar of the rest, down to
-    the least cosine that two photos of one person have.
-
-    Args:
-        z_id: Identities of the faces in the picture.
-        matches: The people.
-        encoder: Name of the encoder that made the identities.
-
-    Returns:
-        The index of each face to swap with its new identity, by index.
+    the least cosine that two photos of one person have with this encoder. Returns the index of each
+    face to swap with its new identity, by index.
     """
     if not z_id:
         return []

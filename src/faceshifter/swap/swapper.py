@@ -158,12 +158,9 @@ class FaceSwapper:
     def swap_faces(
         self, targets: Sequence[Target], sources: Sequence[Identity], strength: float = 1.0
     ) -> list[SwappedFace]:
-        """Swap aligned faces of any pictures, in batches.
+        """Swap aligned faces of any pictures, in batches, each with its own source identity.
 
-        Args:
-            targets: The faces, from ``align`` or ``choose``.
-            sources: The new identity of each.
-            strength: Share of the source identity, in [0, 1].
+        The share of the source identity is in [0, 1].
         """
         crops, z_id_t = [target.crop for target in targets], [target.z_id for target in targets]
         swapped = self.networks.swap(crops, z_id_t, sources, strength)
@@ -174,10 +171,7 @@ class FaceSwapper:
     ) -> tuple[list[Target], list[Identity]]:
         """Return the faces to swap and the new identity of each; both empty if none is meant.
 
-        Args:
-            pixels: The picture.
-            faces: The faces detected in it, largest first.
-            selection: Which faces, and who they become.
+        The faces are those detected in the picture, largest first.
 
         Raises:
             NoFaceError: The landmarks of a chosen face are not those of a face.

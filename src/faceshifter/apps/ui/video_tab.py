@@ -174,10 +174,7 @@ def _message(sentence: str) -> str:
 def tell(done: int, total: int, seconds: float) -> str:
     """Return a sentence on the work, frames a second and time left.
 
-    Args:
-        done: Frames that are done; each counts twice: its faces are found, and it is written.
-        total: All of them.
-        seconds: Time since the start.
+    Each frame counts twice: its faces are found, and it is written.
     """
     if not done or not seconds:
         return "Opening the video"
