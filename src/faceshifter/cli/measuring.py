@@ -139,10 +139,7 @@ def baseline(
             raise OutputError(f"--out {out} would replace the photo {photo}; choose another name")
     from dataclasses import replace
 
-    from faceshifter.batch.manifest import RunManifest
-    from faceshifter.batch.many import BatchRun
-    from faceshifter.batch.methods import photo_method
-    from faceshifter.batch.targets import read_pairs, write_results
+    from faceshifter.batch import manifest, many, methods, targets
     from faceshifter.evaluate.classical import METHOD, classical_swap
     from faceshifter.face.detect import load_detector
     from faceshifter.face.mesh import MeshFinder, load_landmarker
@@ -152,7 +149,7 @@ def baseline(
 
     origin = replace(WARPED, watermark=watermark)
     photos = [load_photo(path) for path in (source, target) if path is not None]
-    tasks = [] if pairs is None else read_pairs(pairs, out)
+    tasks = [] if pairs is None else targets.read_pairs(pairs, out)
     landmarks = model_path(landmarker)
     finder = MeshFinder(load_detector(yunet and model_path(yunet)), load_landmarker(landmarks))
 
@@ -166,9 +163,9 @@ def baseline(
     make_folder(out)
     settings = {"method": METHOD, "detector": "yunet" if yunet else "dlib"}
     settings["landmarker"] = sha256(landmarks)
-    run = BatchRun(photo_method(swap, settings, origin), RunManifest(out / "manifest.jsonl"))
-    report = run.run(tasks)
-    write_results(out / "results.csv", report.results, METHOD)
+    method = methods.photo_method(swap, settings, origin)
+    report = many.BatchRun(method, manifest.RunManifest(out / "manifest.jsonl")).run(tasks)
+    targets.write_results(out / "results.csv", report.results, METHOD)
     print_report(report, len(tasks), out / "results.csv")
 
 

@@ -95,13 +95,12 @@ class TrainIdentity(Training):
 
     def start(self) -> None:
         """Train."""
-        from faceshifter.train.identity import train
-        from faceshifter.train.plan import plan_identity
+        from faceshifter.train import identity, plan
 
         if self.dry_run:
-            print_plan(plan_identity(self.recipe, self.data, self.teachers))
+            print_plan(plan.plan_identity(self.recipe, self.data, self.teachers))
             return
-        train(self.recipe, self.data, self.run, self.teachers, **self.common)
+        identity.train(self.recipe, self.data, self.run, self.teachers, **self.common)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -115,13 +114,12 @@ class TrainAEI(Training):
 
     def start(self) -> None:
         """Train."""
-        from faceshifter.train.aei import train
-        from faceshifter.train.plan import plan_aei
+        from faceshifter.train import aei, plan
 
         if self.dry_run:
-            print_plan(plan_aei(self.recipe, self.data))
+            print_plan(plan.plan_aei(self.recipe, self.data))
             return
-        train(self.recipe, self.data, self.run, occluder_paths=self.occluders, **self.common)
+        aei.train(self.recipe, self.data, self.run, occluder_paths=self.occluders, **self.common)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -141,14 +139,15 @@ class TrainHEAR(Training):
 
     def start(self) -> None:
         """Train."""
-        from faceshifter.train.hear import train
-        from faceshifter.train.plan import plan_hear
+        from faceshifter.train import hear, plan
 
         if self.dry_run:
-            print_plan(plan_hear(self.recipe, self.data, self.aei, self.identity))
+            print_plan(plan.plan_hear(self.recipe, self.data, self.aei, self.identity))
             return
         extra = {"errors": self.errors, "identity": self.identity, **self.common}
-        train(self.recipe, self.data, self.run, self.aei, occluder_paths=self.occluders, **extra)
+        hear.train(
+            self.recipe, self.data, self.run, self.aei, occluder_paths=self.occluders, **extra
+        )
 
 
 Stage = (
