@@ -7,3 +7,5 @@ photo.py      one photo from file to file, with its mask
 demo.py       the two portraits of the package, and a picture of every step
 prefetch.py   items made ahead in a thread, so that stages overlap
 """
+
+from faceshifter.swap.swapper import FaceSwapper as FaceSwapper
