@@ -177,7 +177,7 @@ def test_without_a_command_the_overview_is_shown(run: Run) -> None:
 def test_swap_s_help_names_what_it_takes_groups_options_and_tells_real_defaults(run: Run) -> None:
     text = " ".join(run("swap", "--help")[1].replace("\u2502", " ").split())
     assert "[SOURCE] [TARGET]" in text
-    groups = ("faces", "second-stage", "outputs", "video", "networks")
+    groups = ("faces", "outputs", "video", "networks")
     places = [text.index(f" {group} options ") for group in groups]
     assert places == sorted(places)
     assert "starting at 0. (default: largest)" in text

@@ -269,23 +269,22 @@ def test_only_the_people_of_the_references_are_swapped(
     swapper: FaceSwapper, photos: Path, wanted: list[str], changed: dict[str, bool]
 ) -> None:
     casting = SourceReader(swapper, matches=[(photos / name, None) for name in wanted])
-    selection = casting.select(photos / "eileen.png").selection
+    selection = casting.select(photos / "eileen.png")
     assert swap_with(swapper, photos / "two.png", selection) == changed
 
 
 def test_each_match_may_have_its_own_source(swapper: FaceSwapper, photos: Path) -> None:
     grace, eileen = photos / "grace", photos / "eileen.png"
     casting = SourceReader(swapper, matches=[(eileen, grace), (grace, None)])
-    cast = casting.select(eileen)
     who = [read_person(swapper, path) for path in (grace, eileen)]
-    assert [match.source.tolist() for match in cast.selection.matches] == [
+    assert [match.source.tolist() for match in casting.select(eileen).matches] == [
         person.identity.tolist() for person in who
     ]
-    assert cast.source == [eileen]
-    assert cast.matches == [([eileen], who[0].files), (who[0].files, [])]
+    matches = [([eileen], who[0].files), (who[0].files, [])]
+    assert casting.files(eileen) == ([eileen], matches)
     # Without a common source the matches' own are enough.
-    cast = SourceReader(swapper, matches=[(eileen, grace)]).select(None)
-    np.testing.assert_array_equal(cast.selection.source, who[0].identity)
+    selection = SourceReader(swapper, matches=[(eileen, grace)]).select(None)
+    np.testing.assert_array_equal(selection.source, who[0].identity)
     assert len(SourceReader(swapper, matches=[(photos / "mixed", grace)]).skipped(None)) == 2
 
 
@@ -340,7 +339,7 @@ def test_a_bystander_who_is_no_face_hinders_no_match(swapper: FaceSwapper, photo
     (face,) = swapper.detector.detect(pixels)
     point = Face(face.box, np.zeros((5, 2)), 1.0)
     grace, eileen = photos / "grace", photos / "eileen.png"
-    selection = SourceReader(swapper, matches=[(grace, eileen)]).select(None).selection
+    selection = SourceReader(swapper, matches=[(grace, eileen)]).select(None)
     (target,), _ = swapper.choose(pixels, [point, face], selection)
     assert target.face is face
     with pytest.raises(NoFaceError, match="do not form a face"):

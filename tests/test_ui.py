@@ -27,14 +27,8 @@ from faceshifter.apps.ui.photo_tab import PhotoActions
 from faceshifter.apps.ui.privacy import COOKIE
 from faceshifter.apps.ui.server import private_folder
 from faceshifter.apps.ui.sessions import SHOWN_SIDE, Session, Sessions, ShownPhoto
-from faceshifter.apps.ui.video_tab import (
-    Finished,
-    VideoActions,
-    VideoProgress,
-    read_frame,
-    run_video,
-)
-from faceshifter.errors import ImageError, NoFaceError, VideoError
+from faceshifter.apps.ui.video_tab import VideoActions, read_frame, run_video, tell
+from faceshifter.errors import CancelledError, ImageError, NoFaceError, VideoError
 from faceshifter.face.detect import Face
 from faceshifter.images import Photo, load_photo
 from faceshifter.marks.xmp import read_mark
@@ -334,19 +328,19 @@ def test_a_cancelled_video_leaves_no_file(swapper, files, tmp_path):
     session = Session("someone", tmp_path, video=files / "clip.mp4", video_name="my clip.avi")
     session.source = open_photo(files / "source.jpg", "source.jpg", swapper)
     selection = Selection(source_identity(session, 0, swapper))
-    states = []
-    for state in run_video(swapper, selection, session):
-        states.append(state)
-        session.cancelled.set()
-    assert states[-1] is None
+    states = run_video(swapper, selection, session, session.new_file("clip.mp4"))
+    next(states)
+    session.cancelled.set()
+    with pytest.raises(CancelledError):
+        list(states)
     assert list(tmp_path.rglob("*.*")) == []
-    session.cancelled.clear()
-    *progress, finished = run_video(swapper, selection, session)
-    assert isinstance(finished, Finished)
-    assert finished.file.name == "my clip-swapped.mp4"
-    assert finished.summary.frames == FRAMES
-    assert len(finished.report.read_text().splitlines()) >= FRAMES
-    assert all(isinstance(state, VideoProgress) for state in progress)
+    actions = VideoActions(swapper)
+    actions.queue_video(session)
+    *_, (message, _, *files, _, _) = actions.swap_video(session, 0, "largest", [], 1.0)
+    assert f"{FRAMES} of {FRAMES} frames swapped" in message
+    clip, report = (Path(file["value"]) for file in files)
+    assert clip.name == "my clip-swapped.mp4"
+    assert len(report.read_text().splitlines()) >= FRAMES
 
 
 def test_a_running_video_alone_tells_that_it_was_cancelled(swapper, files, tmp_path):
@@ -363,10 +357,10 @@ def test_a_running_video_alone_tells_that_it_was_cancelled(swapper, files, tmp_p
 
 
 def test_frames_a_second_and_the_time_left_count_each_frame_once() -> None:
-    assert VideoProgress(0, 200, 0.5).sentence() == "Opening the video"
-    said = VideoProgress(50, 200, 5.0).sentence()  # 50 of 200 in 5 s: 100 frames, found and written
-    assert said == "Finding faces: 25%, 5.0 frames/s, 0:15 min left"
-    assert VideoProgress(150, 200, 60.0).sentence() == "Swapping: 75%, 1.2 frames/s, 0:20 min left"
+    assert tell(0, 200, 0.5) == "Opening the video"
+    # 50 of 200 in 5 s: 100 frames, found and written
+    assert tell(50, 200, 5.0) == "Finding faces: 25%, 5.0 frames/s, 0:15 min left"
+    assert tell(150, 200, 60.0) == "Swapping: 75%, 1.2 frames/s, 0:20 min left"
 
 
 @pytest.fixture

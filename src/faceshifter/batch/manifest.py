@@ -49,10 +49,9 @@ class RunManifest:
 
     def find(self, out: Path, inputs: Mapping[str, Any]) -> Record | None:
         """Return the line of an output, if it was made of the same inputs."""
-        record = self._records.get(self.relative(out))
-        if record is None or any(record.get(key) != value for key, value in inputs.items()):
-            return None
-        return record
+        record = self._records.get(self.relative(out), {})
+        same = all(record.get(key) == value for key, value in inputs.items())
+        return record if record and same else None
 
     @contextmanager
     def writing(self) -> Iterator[None]:

@@ -1,7 +1,6 @@
 """How one target is swapped: by the networks, or by a function of two photos."""
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import nullcontext
 from dataclasses import asdict
 from pathlib import Path
 from threading import Lock
@@ -11,7 +10,7 @@ import numpy as np
 from faceshifter import __version__
 from faceshifter.batch.manifest import Record
 from faceshifter.batch.targets import SwapTask
-from faceshifter.face.detect import DlibDetector, Face
+from faceshifter.face.detect import DlibDetector
 from faceshifter.images import Photo, load_photo, save_photo
 from faceshifter.marks.xmp import Origin
 from faceshifter.media import is_video
@@ -36,10 +35,7 @@ def network_method(swapper: FaceSwapper, sources: SourceReader, options: VideoOp
     A photo is one call of each network: in a batch with others some of its pixels would differ by
     a level, and a resumed run would not repeat. docs/decisions.md#many-at-once
 
-    Args:
-        swapper: Networks and detector.
-        sources: Who becomes whom.
-        options: How videos are encoded, and whether the pixels of any target are marked.
+    The options also say whether the pixels of photos are marked.
     """
     detecting = Lock()  # detectors serve one thread at a time
     settings: Record = {
@@ -51,31 +47,32 @@ def network_method(swapper: FaceSwapper, sources: SourceReader, options: VideoOp
 
     def swap(task: SwapTask, mask: Path | None, describe: Describe) -> Iterator[Record]:
         with detecting:
-            chosen = sources.select(task.source)
-        selection = chosen.selection
-        matches = [{"person": describe(a), "source": describe(b)} for a, b in chosen.matches]
+            selection = sources.select(task.source)
+            source, people = sources.files(task.source)
         inputs: Record = {
-            "source": describe(chosen.source),
-            "matches": matches,
-            "face": None if matches else selection.face,
+            "source": describe(source),
+            "matches": [{"person": describe(a), "source": describe(b)} for a, b in people],
+            "face": None if people else selection.face,
             "strength": selection.strength,
         }
-        video = is_video(task.target)
-        yield inputs | settings | (asdict(options) if video else {})
-        with nullcontext() if video else detecting:
-            opened = None if video else open_target(swapper, task.target)
-        yield {}
-        if opened is None:
+        if is_video(task.target):
+            yield inputs | settings | asdict(options)
+            yield {}
             with detecting:
                 done = swap_video(swapper, selection, task.target, task.out, options=options)
             summary = asdict(done)
             del summary["seconds"]  # the rest is the same in every run
             yield {"video": summary}
             return
+        yield inputs | settings
+        with detecting:
+            opened = open_target(swapper, task.target)
+        yield {}
         swapped = swap_file(
-            swapper, selection, opened, task.out, mask=mask, watermark=options.watermark
+            swapper, selection, *opened, task.out, mask=mask, watermark=options.watermark
         )
-        yield {"faces": [_face_record(face.target.face) for face in swapped.faces]}
+        keys, faces = ("box", "landmarks"), [vars(face.target.face) for face in swapped.faces]
+        yield {"faces": [{key: np.round(face[key], 2).tolist() for key in keys} for face in faces]}
 
     return swap
 
@@ -85,10 +82,7 @@ def photo_method(
 ) -> Method:
     """Swap photos by a function of the source photo and the target photo.
 
-    Args:
-        function: Returns the result.
-        settings: All that the result depends on but the photos.
-        origin: For the marks of the results.
+    The settings are all that a result depends on but the photos; the origin is for its marks.
     """
 
     def swap(task: SwapTask, _: Path | None, describe: Describe) -> Iterator[Record]:
@@ -101,11 +95,3 @@ def photo_method(
         yield {}
 
     return swap
-
-
-def _face_record(face: Face | None) -> Record:
-    assert face is not None, "a face that was not detected"
-    return {
-        "box": np.round(face.box, 2).tolist(),
-        "landmarks": np.round(face.landmarks, 2).tolist(),
-    }

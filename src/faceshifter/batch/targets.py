@@ -12,7 +12,6 @@ from faceshifter.errors import DataError, OutputError
 from faceshifter.files import read_table, write_atomically
 from faceshifter.media import PHOTO_FORMATS, VIDEO_CONTAINERS, is_photo, is_video
 
-RESULT_COLUMNS = ("source", "target", "result", "method")
 WILDCARDS = frozenset("*?[")
 
 
@@ -39,31 +38,22 @@ def find_tasks(source: Path | None, target: Path, out: Path) -> list[SwapTask]:
     Raises:
         DataError: There are none.
     """
-    root, pattern = _split(target)
-    inside = out.resolve()
-    found = [
-        path
-        for path in sorted(root.glob(pattern))
-        if (is_photo(path) or (is_video(path) and path.is_file()))
-        and not path.resolve().is_relative_to(inside)
-    ]
-    if not found:
-        raise DataError(f"{target} holds no photos; give a folder, or a quoted pattern, of some")
-    return [SwapTask(source, path, out / _writable(path.relative_to(root))) for path in found]
-
-
-def _split(target: Path) -> tuple[Path, str]:
-    """Return the folder below which targets keep their places, and the pattern of those in it."""
-    if target.is_dir():
-        return target, "**/*"
     parts = target.parts
-    first = next(idx for idx, part in enumerate(parts) if WILDCARDS & set(part))
-    return Path(*parts[:first]), str(Path(*parts[first:]))
-
-
-def _writable(path: Path) -> Path:
-    known = is_video(path) or path.suffix.lower() in PHOTO_FORMATS
-    return path if known else path.with_name(f"{path.name}.png")
+    first = next((idx for idx, part in enumerate(parts) if WILDCARDS & set(part)), 0)
+    root, pattern = Path(*parts[:first]), str(Path(*parts[first:]))
+    if target.is_dir():
+        root, pattern = target, "**/*"
+    inside, tasks = out.resolve(), []
+    for path in sorted(root.glob(pattern)):
+        video = is_video(path) and path.is_file()
+        if not (video or is_photo(path)) or path.resolve().is_relative_to(inside):
+            continue
+        png = not video and path.suffix.lower() not in PHOTO_FORMATS
+        name = f"{path.relative_to(root)}{'.png' if png else ''}"
+        tasks.append(SwapTask(source, path, out / name))
+    if not tasks:
+        raise DataError(f"{target} holds no photos; give a folder, or a quoted pattern, of some")
+    return tasks
 
 
 def read_tasks(table: Path) -> list[SwapTask]:
@@ -112,7 +102,7 @@ def write_results(table: Path, results: Iterable[SwapTask], method: str) -> None
     """
     text = io.StringIO(newline="")
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(RESULT_COLUMNS)
+    writer.writerow(("source", "target", "result", "method"))
     for task in results:
         assert task.source is not None
         paths = (task.source, task.target, task.out)
@@ -131,9 +121,7 @@ def check_tasks(tasks: Sequence[SwapTask]) -> None:
     for task in tasks:
         out = task.out.resolve()
         if out in inputs:
-            raise OutputError(
-                f"{task.out} would replace the photo of that name; choose another out"
-            )
+            raise OutputError(f"{task.out} would replace the photo of that name; choose another")
         if out in outputs:
             raise OutputError(f"{task.out} is the output of two targets; choose another for one")
         outputs.add(out)

@@ -30,12 +30,11 @@ def verify(files: Positional[tuple[Path, ...]], /, *, json: bool = False) -> Non
     from faceshifter.marks.watermark import THRESHOLD
 
     rows: list[dict[str, object]] = []
-    errors = []
     for path in files:
         try:
             found = inspect(path)
         except FaceShifterError as error:
-            errors.append(str(error))
+            print(f"faceshifter: {error}", file=sys.stderr)
             rows.append({"file": str(path), "error": str(error)})
             continue
         marked = found.watermark_score >= THRESHOLD
@@ -46,9 +45,7 @@ def verify(files: Positional[tuple[Path, ...]], /, *, json: bool = False) -> Non
                 print(f"  {_printable(line)}")
     if json:
         print(codec.dumps(rows, indent=2))
-    for message in errors:
-        print(f"faceshifter: {message}", file=sys.stderr)
-    if errors:
+    if any("error" in row for row in rows):
         sys.exit(2)
 
 
@@ -101,10 +98,11 @@ def doctor() -> None:
 
     problems = 0
     for check in examine():
-        print(f"{'ok     ' if check.remedy is None else 'PROBLEM'} {check.name}: {check.found}")
-        if check.remedy is not None:
-            problems += 1
-            print(f"        {check.remedy}")
+        if check.remedy is None:
+            print(f"ok      {check.name}: {check.found}")
+            continue
+        problems += 1
+        print(f"PROBLEM {check.name}: {check.found}\n        {check.remedy}")
     if problems:
         print(f"{problems} {'problem' if problems == 1 else 'problems'}")
         sys.exit(1)
@@ -117,7 +115,5 @@ def models() -> None:
 
     for name, model in MODEL_FILES.items():
         path = cached_path(name)
-        state = "is in" if path.is_file() else "not yet in"
         print(f"{name}: {model.purpose}; {model.licence}; {model.size / 1e6:.1f} MB")
-        print(f"  {state} {path}")
-        print(f"  from {model.url}")
+        print(f"  {'is in' if path.is_file() else 'not yet in'} {path}\n  from {model.url}")

@@ -63,8 +63,8 @@ def main() -> None:
 
 def overview() -> list[str]:
     """Return the lines of ``faceshifter --help``: every command in its group."""
-    lines = ["usage: faceshifter COMMAND [OPTIONS]", ""]
-    lines += ["Swap faces in two stages; train, measure and serve the networks that do it."]
+    about = "Swap faces in two stages; train, measure and serve the networks that do it."
+    lines = ["usage: faceshifter COMMAND [OPTIONS]", "", about]
     for title, commands in GROUPS.items():
         lines += ["", title]
         for command in commands:

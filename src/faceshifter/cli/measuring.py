@@ -7,18 +7,7 @@ from typing import Annotated
 
 from tyro.conf import OmitArgPrefixes, Positional
 
-from faceshifter.cli.options import (
-    NETWORKS,
-    Device,
-    Networks,
-    NotWithPairs,
-    Optional,
-    Photos,
-    Yunet,
-    check_folder,
-    check_output,
-    default,
-)
+from faceshifter.cli import options
 from faceshifter.cli.swapping import print_report
 from faceshifter.downloads import model_path
 from faceshifter.errors import DataError, OutputError
@@ -31,14 +20,14 @@ def evaluate(
     out: Path,
     recogniser: Path,
     pairs: int = 100,
-    landmarker: Optional = None,
-    features: Optional = None,
-    occluders: Annotated[tuple[Path, ...], default("drawn shapes")] = (),
+    landmarker: options.Optional = None,
+    features: options.Optional = None,
+    occluders: Annotated[tuple[Path, ...], options.default("drawn shapes")] = (),
     classical: bool = False,
     hear: bool = True,
     force: bool = False,
     strict: bool = False,
-    networks: OmitArgPrefixes[Networks] = NETWORKS,
+    networks: OmitArgPrefixes[options.Networks] = options.NETWORKS,
 ) -> None:
     """Measure our own swaps, or any tool's: identity, pose, expression and occlusions.
 
@@ -93,8 +82,8 @@ def check_identity(
     /,
     *,
     encoder: str = "distilled",
-    yunet: Yunet = None,
-    device: Device = "auto",
+    yunet: options.Yunet = None,
+    device: options.Device = "auto",
 ) -> None:
     """Measure how well an identity encoder tells people apart, on our own aligned crops.
 
@@ -118,14 +107,14 @@ def check_identity(
 
 
 def baseline(
-    source: Positional[NotWithPairs] = None,
-    target: Positional[NotWithPairs] = None,
+    source: Positional[options.NotWithPairs] = None,
+    target: Positional[options.NotWithPairs] = None,
     /,
     *,
     out: Path,
-    pairs: Optional = None,
+    pairs: options.Optional = None,
     landmarker: Path = Path("face_landmarker"),
-    yunet: Yunet = None,
+    yunet: options.Yunet = None,
     watermark: bool = True,
 ) -> None:
     """Swap faces the classical way, by warping and blending, to compare with.
@@ -144,16 +133,13 @@ def baseline(
     if (source is None) == (pairs is None) or (source is None) != (target is None):
         raise DataError("give either SOURCE and TARGET or --pairs PAIRS.csv")
     if pairs is None:
-        check_output(out)
+        options.check_output(out)
     for photo in (source, target):
         if photo is not None and out.resolve() == photo.resolve():
             raise OutputError(f"--out {out} would replace the photo {photo}; choose another name")
     from dataclasses import replace
 
-    from faceshifter.batch.manifest import RunManifest
-    from faceshifter.batch.many import BatchRun
-    from faceshifter.batch.methods import photo_method
-    from faceshifter.batch.targets import read_pairs, write_results
+    from faceshifter.batch import manifest, many, methods, targets
     from faceshifter.evaluate.classical import METHOD, classical_swap
     from faceshifter.face.detect import load_detector
     from faceshifter.face.mesh import MeshFinder, load_landmarker
@@ -163,7 +149,7 @@ def baseline(
 
     origin = replace(WARPED, watermark=watermark)
     photos = [load_photo(path) for path in (source, target) if path is not None]
-    tasks = [] if pairs is None else read_pairs(pairs, out)
+    tasks = [] if pairs is None else targets.read_pairs(pairs, out)
     landmarks = model_path(landmarker)
     finder = MeshFinder(load_detector(yunet and model_path(yunet)), load_landmarker(landmarks))
 
@@ -177,19 +163,19 @@ def baseline(
     make_folder(out)
     settings = {"method": METHOD, "detector": "yunet" if yunet else "dlib"}
     settings["landmarker"] = sha256(landmarks)
-    run = BatchRun(photo_method(swap, settings, origin), RunManifest(out / "manifest.jsonl"))
-    report = run.run(tasks)
-    write_results(out / "results.csv", report.results, METHOD)
+    method = methods.photo_method(swap, settings, origin)
+    report = many.BatchRun(method, manifest.RunManifest(out / "manifest.jsonl")).run(tasks)
+    targets.write_results(out / "results.csv", report.results, METHOD)
     print_report(report, len(tasks), out / "results.csv")
 
 
 def masks(
-    photos: Positional[Photos],
+    photos: Positional[options.Photos],
     /,
     *,
     out: Path,
-    json: Optional = None,
-    networks: OmitArgPrefixes[Networks] = NETWORKS,
+    json: options.Optional = None,
+    networks: OmitArgPrefixes[options.Networks] = options.NETWORKS,
 ) -> None:
     """Show where each level of the generator uses the identity (Figure 8).
 
@@ -200,8 +186,8 @@ def masks(
         json: File for the values of the masks and their means, also for each layer.
         networks: Trained networks, how faces are found, and the device.
     """
-    check_output(out)
-    check_folder(json, "--json")
+    options.check_output(out)
+    options.check_folder(json, "--json")
     if not photos or len(photos) % 2:
         raise DataError(f"masks takes pairs of a source and a target, got {len(photos)} photos")
     from json import dumps
@@ -224,15 +210,15 @@ def masks(
 
 
 def query(
-    photos: Positional[Photos],
+    photos: Positional[options.Photos],
     /,
     *,
     gallery: Path,
     index: Path,
     out: Path,
-    json: Optional = None,
+    json: options.Optional = None,
     nearest: int = 5,
-    networks: OmitArgPrefixes[Networks] = NETWORKS,
+    networks: OmitArgPrefixes[options.Networks] = options.NETWORKS,
 ) -> None:
     """Find the faces whose attributes are nearest to those of photos (Figure 9).
 
@@ -247,8 +233,8 @@ def query(
         nearest: Number of faces a query.
         networks: Trained networks, how faces are found, and the device.
     """
-    check_output(out)
-    check_folder(json, "--json")
+    options.check_output(out)
+    options.check_folder(json, "--json")
     if not photos:
         raise DataError("give one photo or more to query")
     if nearest < 1:

@@ -1,16 +1,15 @@
 """Commands that serve: ``serve`` over HTTP, ``study`` and ``ui`` as web pages."""
 
 import os
+import signal
+import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 from tyro.conf import OmitArgPrefixes, Positional
 
 from faceshifter.cli.options import NETWORKS, Networks, Optional, check_folder, default
 from faceshifter.errors import DataError, OutputError
-
-if TYPE_CHECKING:
-    from faceshifter.apps.study.votes import Votes
 
 
 def serve(
@@ -91,13 +90,25 @@ def study(
     if pairs < 1:
         raise DataError(f"--pairs must be at least 1, got {pairs}")
     from faceshifter.apps.study.study import read_study
-    from faceshifter.apps.study.votes import Votes
+    from faceshifter.apps.study.votes import Votes, share_table, shares
 
     read = read_study(results)
+    if table is not None and not votes.exists():
+        raise DataError(f"{votes} does not exist; run the study first, without --table")
     if table is not None:
-        if not votes.exists():
-            raise DataError(f"{votes} does not exist; run the study first, without --table")
-        _write_table(Votes(votes, read), table)
+        from dataclasses import asdict
+
+        from faceshifter.files import write_json
+
+        collected = Votes(votes, read)
+        result, (raters, finished) = shares(collected.counts(), read.methods), collected.raters()
+        methods = {
+            method: {question: share and asdict(share) for question, share in by_question.items()}
+            for method, by_question in result.items()
+        }
+        write_json(table, {"raters": raters, "finished": finished, "methods": methods})
+        print(f"{raters} raters, {finished} of them with all questions answered; percent of votes")
+        print(f"\n{share_table(result)}")
         return
     from faceshifter.apps.http import listen, serve
     from faceshifter.apps.study.server import create_app
@@ -107,25 +118,6 @@ def study(
         print(f"{len(read.units)} pairs, methods {', '.join(read.methods)}")
         print(f"http://{host}:{where.getsockname()[1]}, until Ctrl-C", flush=True)
         serve(app, where)
-
-
-def _write_table(votes: "Votes", path: Path) -> None:
-    """Print Table 2, and write it as JSON."""
-    from dataclasses import asdict
-
-    from faceshifter.apps.study.votes import share_table, shares
-    from faceshifter.files import write_json
-
-    counts, (raters, finished) = votes.counts(), votes.raters()
-    result = shares(counts, votes.study.methods)
-    methods = {
-        method: {question: share and asdict(share) for question, share in by_question.items()}
-        for method, by_question in result.items()
-    }
-    about = {"raters": raters, "finished": finished, "methods": methods}
-    write_json(path, about)
-    print(f"{raters} raters, {finished} of them with all questions answered; percent of votes\n")
-    print(share_table(result))
 
 
 def ui(
@@ -144,9 +136,6 @@ def ui(
         port: Port to serve from; 0 takes a free one.
         networks: Trained networks, how faces are found, and the device.
     """
-    import signal
-    import sys
-
     from faceshifter.apps.http import listen, serve
     from faceshifter.apps.ui.server import create_app, private_folder
 

@@ -9,18 +9,7 @@ from tqdm import tqdm
 from tyro.conf import OmitArgPrefixes, Positional, UseAppendAction
 
 from faceshifter.batch.targets import SwapTask, are_many, check_tasks, find_tasks, read_tasks
-from faceshifter.cli.options import (
-    NETWORKS,
-    Device,
-    Networks,
-    NotWithPairs,
-    Optional,
-    Photos,
-    check_exists,
-    check_folder,
-    check_output,
-    default,
-)
+from faceshifter.cli import options
 from faceshifter.errors import DataError, OutputError
 from faceshifter.files import make_folder
 from faceshifter.media import VIDEO_CONTAINERS, is_video
@@ -38,7 +27,7 @@ SourceFace = Literal["only", "largest"] | int
 class Faces:
     """Options of the faces."""
 
-    face: Annotated[Literal["largest", "all"] | int | None, default("largest")] = None
+    face: Annotated[Literal["largest", "all"] | int | None, options.default("largest")] = None
     """Faces of a target to swap: largest, all, or a number from the left, starting at 0."""
     match: UseAppendAction[tuple[str, ...]] = ()
     """REFERENCE or REFERENCE=SOURCE, in place of --face: swap only the person of the reference."""
@@ -49,22 +38,14 @@ class Faces:
 
 
 @dataclass(frozen=True)
-class SecondStage:
-    """Options of the second stage."""
-
-    hear: bool = True
-    """Run the second stage."""
-
-
-@dataclass(frozen=True)
 class Outputs:
     """Options of the outputs."""
 
-    out: NotWithPairs = None
+    out: options.NotWithPairs = None
     """Result: .jpg, .png, .webp or .tif, or a video; a folder for many, with manifest.jsonl."""
     masks: bool = False
     """Also write the changed pixels, white on black, beside each photo's result."""
-    save_steps: Optional = None
+    save_steps: options.Optional = None
     """Folder for every intermediate picture of one photo."""
     watermark: bool = True
     """Mark the pixels invisibly; metadata are marked always, and say if the pixels are not."""
@@ -76,23 +57,23 @@ class Video:
 
     codec: Literal["auto", "h264", "hevc", "av1", "vp9"] = "auto"
     """auto is h264, hevc for more than 8 bits, and vp9 for .webm."""
-    quality: Annotated[int | None, default("18 for h264, 20 for hevc, 24 for others")] = None
+    quality: Annotated[int | None, options.default("18 for h264, 20 hevc, 24 others")] = None
     """Constant rate factor, from 0 to 51, or 63 for av1 and vp9: lower is better and larger."""
-    report: Optional = None
+    report: options.Optional = None
     """File for a line of JSON for each frame of one video."""
 
 
 def swap(
-    source: Positional[NotWithPairs] = None,
-    target: Positional[NotWithPairs] = None,
+    source: Positional[options.NotWithPairs] = None,
+    target: Positional[options.NotWithPairs] = None,
     /,
     *,
-    pairs: Optional = None,
+    pairs: options.Optional = None,
     faces: OmitArgPrefixes[Faces] = Faces(),
-    second_stage: OmitArgPrefixes[SecondStage] = SecondStage(),
+    hear: bool = True,
     outputs: OmitArgPrefixes[Outputs] = Outputs(),
     video: OmitArgPrefixes[Video] = Video(),
-    networks: OmitArgPrefixes[Networks] = NETWORKS,
+    networks: OmitArgPrefixes[options.Networks] = options.NETWORKS,
 ) -> None:
     """Put the face of one person into photos and videos of others.
 
@@ -103,7 +84,7 @@ def swap(
             many, where the same command resumes.
         pairs: CSV file with the columns source, target and out, in place of all three.
         faces: Which faces are swapped, and by how much.
-        second_stage: HEAR-Net, which restores what covers the face.
+        hear: Run HEAR-Net, the second stage, which restores what covers the face.
         outputs: What is written.
         video: How videos are encoded.
         networks: Trained networks, how faces are found, and the device.
@@ -114,9 +95,9 @@ def swap(
         raise DataError("--match and --face both say which faces are swapped; give one of them")
     matches = [split_match(text) for text in faces.match]
     tasks, manifest = _find_tasks(source, target, outputs.out, pairs, [own for _, own in matches])
-    check_exists(*(path for pair in matches for path in pair))
+    options.check_exists(*(path for pair in matches for path in pair))
     if pairs is None:
-        check_exists(tasks[0].source)
+        options.check_exists(tasks[0].source)
     if manifest is None:
         _check_single(tasks[0], outputs, video)
     elif video.report is not None:
@@ -125,8 +106,9 @@ def swap(
         raise DataError("--save-steps is for one photo; leave it out, or give one photo")
     check_tasks(tasks)
     from faceshifter.swap.people import SourceReader
+    from faceshifter.video.clip import VideoOptions
 
-    swapper = networks.load(hear=second_stage.hear)
+    swapper = networks.load(hear=hear)
     sources = SourceReader(
         swapper,
         face="largest" if faces.face is None else faces.face,
@@ -137,23 +119,21 @@ def swap(
     if pairs is None:
         for line in sources.skipped(tasks[0].source):
             print(f"not used: {line}", file=sys.stderr)
-    from faceshifter.video.clip import VideoOptions
-
-    options = VideoOptions(codec=video.codec, quality=video.quality, watermark=outputs.watermark)
+    encoding = VideoOptions(codec=video.codec, quality=video.quality, watermark=outputs.watermark)
     if manifest is not None:
         from faceshifter.batch.manifest import RunManifest
         from faceshifter.batch.many import BatchRun
         from faceshifter.batch.methods import network_method
 
         make_folder(manifest.parent)
-        method = network_method(swapper, sources, options)
+        method = network_method(swapper, sources, encoding)
         run = BatchRun(method, RunManifest(manifest), masks=outputs.masks)
         print_report(run.run(tasks), len(tasks), manifest)
         return
     (task,) = tasks
-    selection = sources.select(task.source).selection
+    selection = sources.select(task.source)
     if is_video(task.out):
-        _swap_clip(swapper, selection, task, options, video.report)
+        _swap_clip(swapper, selection, task, encoding, video.report)
     else:
         _swap_photo(swapper, selection, task, outputs)
 
@@ -179,7 +159,7 @@ def _find_tasks(
     if pairs is not None:
         if source is not None or out is not None:
             raise DataError("--pairs names all sources, targets and outputs; leave others out")
-        check_exists(pairs)
+        options.check_exists(pairs)
         return read_tasks(pairs), pairs.with_suffix(".manifest.jsonl")
     if out is None:
         raise DataError("give --out, where the result goes")
@@ -198,17 +178,17 @@ def _find_tasks(
 
 def _check_single(task: SwapTask, outputs: Outputs, video: Video) -> None:
     """Refuse outputs of a single target that do not fit it, or cannot be written."""
-    check_exists(task.target)
+    options.check_exists(task.target)
     if not (is_video(task.target) or is_video(task.out)):
-        check_output(task.out)
+        options.check_output(task.out)
         return
     if not is_video(task.out):
         known = ", ".join(VIDEO_CONTAINERS)
         raise OutputError(
             f"{task.target} is a video, and --out {task.out} has none of {known}; choose one"
         )
-    check_folder(task.out, "--out")
-    check_folder(video.report, "--report")
+    options.check_folder(task.out, "--out")
+    options.check_folder(video.report, "--report")
     if outputs.masks or outputs.save_steps is not None:
         raise DataError("--masks and --save-steps are for photos; leave them out")
 
@@ -221,7 +201,7 @@ def _swap_photo(
     swapped = swap_file(
         swapper,
         selection,
-        open_target(swapper, task.target),
+        *open_target(swapper, task.target),
         task.out,
         mask=mask_path(task.out) if outputs.masks else None,
         steps=outputs.save_steps,
@@ -235,7 +215,7 @@ def _swap_clip(
     swapper: "FaceSwapper",
     selection: "Selection",
     task: SwapTask,
-    options: "VideoOptions",
+    encoding: "VideoOptions",
     report: Path | None,
 ) -> None:
     """Swap one video, with a bar of both passes."""
@@ -253,7 +233,7 @@ def _swap_clip(
             selection,
             task.target,
             task.out,
-            options=options,
+            options=encoding,
             report=report,
             progress=progress,
         )
@@ -281,12 +261,12 @@ def print_report(report: "Report", count: int, path: Path) -> None:
 
 
 def identity(
-    photos: Positional[Photos],
+    photos: Positional[options.Photos],
     /,
     *,
     out: Path,
     source_face: SourceFace = "only",
-    networks: OmitArgPrefixes[Networks] = NETWORKS,
+    networks: OmitArgPrefixes[options.Networks] = options.NETWORKS,
 ) -> None:
     """Write the mean identity of photos of one person to a small file that swap takes as SOURCE.
 
@@ -300,8 +280,8 @@ def identity(
         raise OutputError(f"--out {out} does not end in .safetensors; choose a name that does")
     if out.resolve() in {photo.resolve() for photo in photos}:
         raise OutputError(f"--out {out} is also read; choose another name")
-    check_folder(out, "--out")
-    check_exists(*photos)
+    options.check_folder(out, "--out")
+    options.check_exists(*photos)
     from faceshifter.swap.people import average_photos, photos_in
     from faceshifter.swap.selection import save_identity
 
@@ -314,14 +294,14 @@ def identity(
     print(f"identity of {len(person.files)} of {len(files)} photos: {out}")
 
 
-def demo(*, out: Path = Path("demo.png"), device: Device = "auto") -> None:
+def demo(*, out: Path = Path("demo.png"), device: options.Device = "auto") -> None:
     """Swap two public-domain portraits, and draw every step and mask (Figure 8).
 
     Args:
         out: Picture to write: source, target, the result of each stage, and the masks.
         device: Device to compute on; auto is the GPU, if there is one.
     """
-    check_output(out)
+    options.check_output(out)
     from faceshifter.swap.demo import write_demo
 
     write_demo(out, device)

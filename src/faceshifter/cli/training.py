@@ -10,13 +10,7 @@ from tyro.conf import Positional, UseAppendAction, arg, subcommand
 
 from faceshifter import recipes
 from faceshifter.cli.options import Device, Optional, Yunet, default
-from faceshifter.config import (
-    AEITrainConfig,
-    HEARTrainConfig,
-    IdentityTrainConfig,
-    Intervals,
-    Runtime,
-)
+from faceshifter.config import AEITrainConfig, Intervals, Runtime
 from faceshifter.downloads import model_path
 from faceshifter.errors import DataError
 from faceshifter.files import make_folder
@@ -101,14 +95,12 @@ class TrainIdentity(Training):
 
     def start(self) -> None:
         """Train."""
-        from faceshifter.train.identity import train
-        from faceshifter.train.plan import plan_identity
+        from faceshifter.train import identity, plan
 
-        assert isinstance(self.recipe, IdentityTrainConfig)
         if self.dry_run:
-            print_plan(plan_identity(self.recipe, self.data, self.teachers))
+            print_plan(plan.plan_identity(self.recipe, self.data, self.teachers))
             return
-        train(self.recipe, self.data, self.run, self.teachers, **self.common)
+        identity.train(self.recipe, self.data, self.run, self.teachers, **self.common)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -122,14 +114,12 @@ class TrainAEI(Training):
 
     def start(self) -> None:
         """Train."""
-        from faceshifter.train.aei import train
-        from faceshifter.train.plan import plan_aei
+        from faceshifter.train import aei, plan
 
-        assert isinstance(self.recipe, AEITrainConfig)
         if self.dry_run:
-            print_plan(plan_aei(self.recipe, self.data))
+            print_plan(plan.plan_aei(self.recipe, self.data))
             return
-        train(self.recipe, self.data, self.run, occluder_paths=self.occluders, **self.common)
+        aei.train(self.recipe, self.data, self.run, occluder_paths=self.occluders, **self.common)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -149,22 +139,14 @@ class TrainHEAR(Training):
 
     def start(self) -> None:
         """Train."""
-        from faceshifter.train.hear import train
-        from faceshifter.train.plan import plan_hear
+        from faceshifter.train import hear, plan
 
-        assert isinstance(self.recipe, HEARTrainConfig)
         if self.dry_run:
-            print_plan(plan_hear(self.recipe, self.data, self.aei, self.identity))
+            print_plan(plan.plan_hear(self.recipe, self.data, self.aei, self.identity))
             return
-        train(
-            self.recipe,
-            self.data,
-            self.run,
-            self.aei,
-            occluder_paths=self.occluders,
-            errors=self.errors,
-            identity=self.identity,
-            **self.common,
+        extra = {"errors": self.errors, "identity": self.identity, **self.common}
+        hear.train(
+            self.recipe, self.data, self.run, self.aei, occluder_paths=self.occluders, **extra
         )
 
 
@@ -176,11 +158,7 @@ Stage = (
 
 
 def train(*, stage: Annotated[Stage, arg(name="")]) -> None:
-    """Train the identity encoder, AEI-Net or HEAR-Net on a prepared set.
-
-    Args:
-        stage: What to train.
-    """
+    """Train the identity encoder, AEI-Net or HEAR-Net on a prepared set."""
     stage.start()
 
 
@@ -273,11 +251,7 @@ Bench = Annotated[BenchSwap, subcommand("swap")] | Annotated[BenchTrain, subcomm
 
 
 def bench(*, what: Annotated[Bench, arg(name="")]) -> None:
-    """Measure the speed of a swap or of a training.
-
-    Args:
-        what: What is measured.
-    """
+    """Measure the speed of a swap or of a training."""
     what.start()
 
 
@@ -328,7 +302,6 @@ def ablate(
         runtime: Where and how to compute.
         every: How often each run reports, is watched and is saved.
     """
-    assert isinstance(recipe, AEITrainConfig)
     embed = None if recogniser is None else _load(model_path(recogniser), recipe)
     make_folder(out)
     from faceshifter.analyses.ablation import ablate as run_ablate

@@ -9,13 +9,7 @@ from faceshifter.errors import ImageError, NoFaceError
 from faceshifter.images import load_photo
 from faceshifter.media import is_photo
 from faceshifter.networks import Identity
-from faceshifter.swap.selection import (
-    FaceChoice,
-    Match,
-    Selection,
-    load_identity,
-    mean_identity,
-)
+from faceshifter.swap.selection import FaceChoice, Match, Selection, load_identity, mean_identity
 from faceshifter.swap.swapper import FaceSwapper
 
 IDENTITY_SUFFIX = ".safetensors"
@@ -25,22 +19,16 @@ PEOPLE = 10_000
 
 @dataclass(frozen=True)
 class Person:
-    """An identity, and the files it was read from."""
+    """An identity, and the photos or the identity file that it was read from."""
 
     identity: Identity
     files: list[Path]
-    """The photos, or the identity file."""
     skipped: list[str]
     """A line for each photo that could not be used, with the reason."""
 
 
 def read_person(swapper: FaceSwapper, path: Path, face: FaceChoice = "only") -> Person:
-    """Read a person from a photo, a folder of photos, or an identity file.
-
-    Args:
-        swapper: Networks and detector.
-        path: Of a folder, the photos in it are read, not those in its sub-folders.
-        face: Which face of each photo is that person's.
+    """Read a person from a photo, a folder of photos without its sub-folders, or an identity file.
 
     Raises:
         ImageError: The photo cannot be read.
@@ -94,17 +82,6 @@ def photos_in(path: Path) -> list[Path]:
     return photos
 
 
-@dataclass(frozen=True)
-class Sources:
-    """Who becomes whom, and the files that say so."""
-
-    selection: Selection
-    source: list[Path]
-    """Files of the source; empty where every match has its own."""
-    matches: list[tuple[list[Path], list[Path]]]
-    """Files of each person to be replaced, and of their own source, if they have one."""
-
-
 class SourceReader:
     """Reads sources and people to be replaced, each once, and combines them to selections."""
 
@@ -130,8 +107,7 @@ class SourceReader:
             FaceShifterError: A file cannot be read, or shows nobody.
         """
         self._read = lru_cache(PEOPLE)(partial(read_person, swapper, face=source_face))
-        self._face: FaceChoice = face
-        self._strength = strength
+        self._selection = partial(Selection, face=face, strength=strength)
         self._people: list[tuple[Person, Person | None]] = []
         for reference, source in matches:
             try:
@@ -140,11 +116,8 @@ class SourceReader:
                 raise NoFaceError(f"--match {reference} shows no usable face: {error}") from None
             self._people.append((person, None if source is None else self._read(source)))
 
-    def select(self, source: Path | None) -> Sources:
-        """Return who becomes whom with a source.
-
-        Args:
-            source: Photo, folder or identity file; None where every match has its own source.
+    def select(self, source: Path | None) -> Selection:
+        """Return who becomes whom with a source; None where every match has its own source.
 
         Raises:
             FaceShifterError: It cannot be read.
@@ -156,14 +129,15 @@ class SourceReader:
             assert replacement is not None, "a match without a source"
             matches.append(Match(person.identity, replacement.identity))
         identity = matches[0].source if default is None else default.identity
-        return Sources(
-            Selection(identity, self._face, tuple(matches), self._strength),
-            [] if default is None else default.files,
-            [(person.files, [] if own is None else own.files) for person, own in self._people],
-        )
+        return self._selection(identity, matches=tuple(matches))
+
+    def files(self, source: Path | None) -> tuple[list[Path], list[tuple[list[Path], list[Path]]]]:
+        """Return the files of a source, and those of each match's person and own source."""
+        matches = [(person.files, own.files if own else []) for person, own in self._people]
+        return self._read(source).files if source else [], matches
 
     def skipped(self, source: Path | None) -> list[str]:
         """Return a line for each photo of a source or match that could not be used."""
-        people = [person for pair in self._people for person in pair]
-        people.append(None if source is None else self._read(source))
-        return [line for person in people if person is not None for line in person.skipped]
+        people = [person for pair in self._people for person in pair if person]
+        people += [self._read(source)] if source else []
+        return [line for person in people for line in person.skipped]

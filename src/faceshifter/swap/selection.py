@@ -26,7 +26,6 @@ class Match:
     """A person to be replaced wherever they are found."""
 
     person: Identity
-    """The person to be replaced."""
     source: Identity
     """The person who replaces them."""
 
@@ -51,12 +50,7 @@ class Selection:
 
 
 def pick_faces(faces: Sequence[Face], choice: FaceChoice) -> list[Face]:
-    """Return the chosen faces, several from left to right; none if none is meant.
-
-    Args:
-        faces: From a detector, largest first.
-        choice: Which of them.
-    """
+    """Return the chosen of faces, given largest first; several are returned from left to right."""
     if choice == "largest":
         return list(faces[:1])
     from_left = sorted(faces, key=lambda face: face.box[0])
@@ -71,24 +65,18 @@ def why_none(
     faces: Sequence[Face], choice: FaceChoice, where: str, matches: Sequence[Match] = ()
 ) -> NoFaceError:
     """Return the error that says why no face was chosen in ``where``, and what helps."""
+    count, last = len(faces), len(faces) - 1
     if not faces:
-        return NoFaceError(
-            f"no face was found in {where}; give one with a larger or less turned face"
-        )
-    if matches:
-        return NoFaceError(
-            f"nobody who is to be replaced was found in {where}; give another reference photo, or "
-            "several photos of the person"
-        )
-    if choice == "only":
-        return NoFaceError(
-            f"{where} has {len(faces)} faces, but one person is meant; choose the largest, or "
-            f"one by its number from the left, 0 to {len(faces) - 1}"
-        )
-    return NoFaceError(
-        f"face {choice} does not exist in {where}, which has {len(faces)}; they are "
-        f"numbered from the left, 0 to {len(faces) - 1}"
-    )
+        why = f"no face was found in {where}; give one with a larger or less turned face"
+    elif matches:
+        why = f"nobody who is to be replaced was found in {where}; give other photos of the person"
+    elif choice == "only":
+        why = f"{where} has {count} faces, but one person is meant; choose the largest, or one by "
+        why += f"its number from the left, 0 to {last}"
+    else:
+        why = f"face {choice} does not exist in {where}, which has {count}; they are numbered from "
+        why += f"the left, 0 to {last}"
+    return NoFaceError(why)
 
 
 def mean_identity(identities: Sequence[Identity]) -> Identity:
@@ -103,15 +91,8 @@ def match_people(
     """Find the people to be replaced among the faces of a picture.
 
     The most similar face and person are paired first, then the most similar of the rest, down to
-    the least cosine that two photos of one person have.
-
-    Args:
-        z_id: Identities of the faces in the picture.
-        matches: The people.
-        encoder: Name of the encoder that made the identities.
-
-    Returns:
-        The index of each face to swap with its new identity, by index.
+    the least cosine that two photos of one person have with this encoder. Returns the index of each
+    face to swap with its new identity, by index.
     """
     if not z_id:
         return []

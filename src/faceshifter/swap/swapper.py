@@ -53,7 +53,6 @@ class Swapped:
 
     pixels: Pixels
     faces: list[SwappedFace]
-    """The swapped faces."""
 
 
 class FaceSwapper:
@@ -65,8 +64,7 @@ class FaceSwapper:
 
     def __init__(self, networks: SwapNetworks, detector: FaceDetector) -> None:
         """Put networks and a detector together; ``from_pretrained`` loads them."""
-        self.networks = networks
-        self.detector = detector
+        self.networks, self.detector = networks, detector
 
     @classmethod
     def from_pretrained(
@@ -160,12 +158,9 @@ class FaceSwapper:
     def swap_faces(
         self, targets: Sequence[Target], sources: Sequence[Identity], strength: float = 1.0
     ) -> list[SwappedFace]:
-        """Swap aligned faces of any pictures, in batches.
+        """Swap aligned faces of any pictures, in batches, each with its own source identity.
 
-        Args:
-            targets: The faces, from ``align`` or ``choose``.
-            sources: The new identity of each.
-            strength: Share of the source identity, in [0, 1].
+        The share of the source identity is in [0, 1].
         """
         crops, z_id_t = [target.crop for target in targets], [target.z_id for target in targets]
         swapped = self.networks.swap(crops, z_id_t, sources, strength)
@@ -176,10 +171,7 @@ class FaceSwapper:
     ) -> tuple[list[Target], list[Identity]]:
         """Return the faces to swap and the new identity of each; both empty if none is meant.
 
-        Args:
-            pixels: The picture.
-            faces: The faces detected in it, largest first.
-            selection: Which faces, and who they become.
+        The faces are those detected in the picture, largest first.
 
         Raises:
             NoFaceError: The landmarks of a chosen face are not those of a face.
@@ -244,16 +236,7 @@ def paste_faces(pixels: Pixels, faces: Sequence[SwappedFace]) -> Pixels:
 def save_steps(folder: Path, photo: Photo, faces: Sequence[SwappedFace]) -> None:
     """Write every intermediate picture of every face: FACE-X_t.png, FACE-Y_hat_st.png and so on."""
     for idx, face in enumerate(faces):
-        pictures = {
-            "X_t": face.target.crop,
-            "Y_hat_st": face.steps.Y_hat_st,
-            "Y_hat_tt": face.steps.Y_hat_tt,
-            "delta_Y_t": face.steps.delta_Y_t,
-            "result": face.steps.Y_st,
-        }
+        pictures = {"X_t": face.target.crop, **vars(face.steps)}
         for name, pixels in pictures.items():
-            save_photo(
-                folder / f"{idx}-{name}.png",
-                replace(photo, pixels=pixels, alpha=None, exif=None),
-                WORKING,
-            )
+            step = replace(photo, pixels=pixels, alpha=None, exif=None)
+            save_photo(folder / f"{idx}-{'result' if name == 'Y_st' else name}.png", step, WORKING)

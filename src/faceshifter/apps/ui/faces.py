@@ -131,22 +131,23 @@ def write_picture(session: Session, pixels: Pixels) -> Path:
     return path
 
 
-def write_framed(session: Session, shown: ShownPhoto, chosen: int | list[int]) -> str:
-    """Write a photo with its faces framed, and return its path."""
+def write_framed(
+    session: Session, shown: ShownPhoto | None, chosen: int | list[int] | None
+) -> str | None:
+    """Write a photo, if there is one, with its faces framed, and return its path."""
+    if shown is None or chosen is None:
+        return None
     numbers = [chosen] if isinstance(chosen, int) else chosen
     return str(write_picture(session, draw_faces(shown, numbers)))
 
 
-def show(session: Session, shown: ShownPhoto, chosen: int | list[int]) -> tuple[Update, Update]:
-    """Show a photo, and its faces' numbers to choose from if there are several."""
-    choices = [(f"Face {number}", number) for number in range(len(shown.faces))]
+def show(
+    session: Session, shown: ShownPhoto | None, chosen: int | list[int] | None
+) -> tuple[Update, Update]:
+    """Show a photo or none, and its faces' numbers to choose from if there are several."""
+    choices = [(f"Face {number}", number) for number in range(len(shown.faces) if shown else 0)]
     numbers = update(choices=choices, value=chosen, visible=len(choices) > 1)
     return write_framed(session, shown, chosen), numbers
-
-
-def hide(several: bool) -> tuple[Update, Update]:
-    """Show no photo and no numbers, of which ``several`` or one can be chosen."""
-    return None, update(choices=[], value=[] if several else None, visible=False)
 
 
 def choose_at(

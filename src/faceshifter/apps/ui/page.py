@@ -2,15 +2,14 @@
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import gradio as gr
 
 from faceshifter.apps.ui.photo_tab import PhotoActions
-from faceshifter.apps.ui.sessions import Sessions
+from faceshifter.apps.ui.sessions import Session, Sessions
 from faceshifter.apps.ui.video_tab import VideoActions
-from faceshifter.errors import DependencyError, FaceShifterError
-
-if TYPE_CHECKING:
-    import gradio
+from faceshifter.errors import FaceShifterError
 
 INTRODUCTION = """# FaceShifter
 Puts the face of one person into a photo or a video of another.
@@ -38,7 +37,12 @@ CSS = """
 DELETE_CACHE = (3600, 24 * 3600)
 """Seconds between two searches for files without a page, and the age at which they are deleted."""
 
-PICTURE: dict[str, Any] = {"type": "filepath", "height": 320}
+PICTURE: dict[str, Any] = {"type": "filepath", "height": 320, "buttons": ["fullscreen"]}
+WHOM = [
+    ("The largest face", "largest"),
+    ("All faces", "all"),
+    ("People chosen in the frame", "people"),
+]
 PHOTO: dict[str, Any] = {
     "preprocess": False,  # else Gradio would encode files again
     "concurrency_id": "photo",
@@ -51,18 +55,8 @@ AT_ONCE = QUIET | {"concurrency_id": "at once", "concurrency_limit": None}
 VIDEO = QUIET | {"concurrency_id": "video"}
 
 
-def build_page(photos: PhotoActions, videos: VideoActions, sessions: Sessions) -> "gradio.Blocks":
-    """Return the page, which is not served yet.
-
-    Raises:
-        DependencyError: Gradio is not installed.
-    """
-    try:
-        import gradio as gr
-    except ImportError as error:
-        raise DependencyError(
-            f"the web page needs {error.name}; run pip install 'faceshifter[ui]'"
-        ) from None
+def build_page(photos: PhotoActions, videos: VideoActions, sessions: Sessions) -> gr.Blocks:
+    """Return the page, which is not served yet."""
     handlers = _Handlers(sessions)
     with gr.Blocks(title="FaceShifter", analytics_enabled=False, delete_cache=DELETE_CACHE) as page:
         gr.Markdown(INTRODUCTION)
@@ -85,46 +79,43 @@ class _Handlers:
     """
 
     def __init__(self, sessions: Sessions) -> None:
-        import gradio as gr
+        self._sessions = sessions
 
-        @contextmanager
-        def errors_shown() -> Iterator[None]:
-            try:
-                yield
-            except FaceShifterError as error:
-                raise gr.Error(str(error), print_exception=False) from None
+    @contextmanager
+    def _session(self, request: gr.Request) -> Iterator[Session]:
+        """Give the page that sent a request, and show it the errors."""
+        try:
+            yield self._sessions.get(str(request.session_hash))
+        except FaceShifterError as error:
+            raise gr.Error(str(error), print_exception=False) from None
 
-        def act(method: Callable[..., Any]) -> Callable[..., Any]:
-            def handle(request: gr.Request, *values: Any) -> Any:
-                with errors_shown():
-                    return method(sessions.get(str(request.session_hash)), *values)
+    def act(self, method: Callable[..., Any], *first: str) -> Callable[..., Any]:
+        def handle(request: gr.Request, *values: Any) -> Any:
+            with self._session(request) as session:
+                return method(session, *first, *values)
 
-            return handle
+        return handle
 
-        def click(method: Callable[..., Any]) -> Callable[..., Any]:
-            def handle(request: gr.Request, event: gr.SelectData, *values: Any) -> Any:
-                with errors_shown():
-                    return method(sessions.get(str(request.session_hash)), event.index, *values)
+    def click(self, method: Callable[..., Any], *first: str) -> Callable[..., Any]:
+        def handle(request: gr.Request, event: gr.SelectData, *values: Any) -> Any:
+            with self._session(request) as session:
+                return method(session, *first, event.index, *values)
 
-            return handle
+        return handle
 
-        def stream(method: Callable[..., Iterator[Any]]) -> Callable[..., Iterator[Any]]:
-            def handle(request: gr.Request, *values: Any) -> Iterator[Any]:
-                with errors_shown():
-                    yield from method(sessions.get(str(request.session_hash)), *values)
+    def stream(self, method: Callable[..., Iterator[Any]]) -> Callable[..., Iterator[Any]]:
+        def handle(request: gr.Request, *values: Any) -> Iterator[Any]:
+            with self._session(request) as session:
+                yield from method(session, *values)
 
-            return handle
+        return handle
 
-        def close(request: gr.Request) -> None:
-            sessions.close(str(request.session_hash))
-
-        self.act, self.click, self.stream, self.close = act, click, stream, close
+    def close(self, request: gr.Request) -> None:
+        self._sessions.close(str(request.session_hash))
 
 
-def _source(photos: PhotoActions, on: _Handlers) -> tuple["gradio.Radio", "gradio.Slider"]:
+def _source(photos: PhotoActions, on: _Handlers) -> tuple[gr.Radio, gr.Slider]:
     """Add the source's photos, and return the number of its face and the strength."""
-    import gradio as gr
-
     source = _picture("Source: whose face is used", "source")
     face = gr.Radio(label="Which face", visible=False, elem_id="source-face")
     with gr.Accordion("More photos of the same person", open=False):
@@ -134,36 +125,25 @@ def _source(photos: PhotoActions, on: _Handlers) -> tuple["gradio.Radio", "gradi
 
     given = [source.upload, source.clear]
     gr.on(given, on.act(photos.set_source), source, [source, face], **PHOTO)
-    face.input(on.act(photos.choose_source), face, source, **QUIET)
-    source.select(on.click(photos.click_source), face, [source, face], **QUIET)
+    face.input(on.act(photos.choose, "source"), face, source, **QUIET)
+    source.select(on.click(photos.click, "source"), face, [source, face], **QUIET)
     more.change(on.act(photos.set_more), more, None, **PHOTO)
     return face, strength
 
 
 def _photo_tab(
-    photos: PhotoActions, on: _Handlers, source_face: "gradio.Radio", strength: "gradio.Slider"
+    photos: PhotoActions, on: _Handlers, source_face: gr.Radio, strength: gr.Slider
 ) -> None:
     """Add the photo tab, and connect its events."""
-    import gradio as gr
-
     with gr.Row():
         with gr.Column(min_width=300):
             target = _picture("Target: whose face is replaced", "target")
             faces = gr.CheckboxGroup(label="Which faces", visible=False, elem_id="target-faces")
-            stages = gr.Radio(
-                [("One", 1), ("Two", 2)],
-                value=2,
-                label="Stages",
-                info="The second brings back what covers the face.",
-                elem_id="stages",
-            )
+            info, numbers = "The second brings back what covers the face.", [("One", 1), ("Two", 2)]
+            stages = gr.Radio(numbers, value=2, label="Stages", info=info, elem_id="stages")
         with gr.Column(min_width=300):
             result = gr.ImageSlider(
-                label="Before and after",
-                buttons=["fullscreen"],
-                interactive=False,
-                elem_id="result",
-                **PICTURE,
+                label="Before and after", interactive=False, elem_id="result", **PICTURE
             )
             swap = gr.Button("Swap", variant="primary", elem_id="swap")
             download = gr.DownloadButton("Download", interactive=False, elem_id="download")
@@ -176,8 +156,8 @@ def _photo_tab(
     outputs = [result, download, steps, masks, details]
     given = [target.upload, target.clear]
     gr.on(given, on.act(photos.set_target), target, [target, faces, *outputs], **PHOTO)
-    faces.input(on.act(photos.choose_target), faces, target, **QUIET)
-    target.select(on.click(photos.click_target), faces, [target, faces], **QUIET)
+    faces.input(on.act(photos.choose, "target"), faces, target, **QUIET)
+    target.select(on.click(photos.click, "target"), faces, [target, faces], **QUIET)
     inputs = [source_face, faces, strength, stages]
     swap.click(on.act(photos.swap), inputs, outputs, **PHOTO)
     changed = [strength.release, stages.input]
@@ -185,33 +165,15 @@ def _photo_tab(
 
 
 def _video_tab(
-    videos: VideoActions, on: _Handlers, source_face: "gradio.Radio", strength: "gradio.Slider"
+    videos: VideoActions, on: _Handlers, source_face: gr.Radio, strength: gr.Slider
 ) -> None:
     """Add the video tab, and connect its events."""
-    import gradio as gr
-
     with gr.Row():
         with gr.Column(min_width=300):
             video = gr.File(label="Target video", file_types=["video"], height=160, elem_id="video")
-            whom = gr.Radio(
-                [
-                    ("The largest face", "largest"),
-                    ("All faces", "all"),
-                    ("People chosen in the frame", "people"),
-                ],
-                value="largest",
-                label="Whose face is replaced",
-                elem_id="whom",
-            )
+            whom = gr.Radio(WHOM, value="largest", label="Whose face is replaced", elem_id="whom")
         with gr.Column(min_width=300):
-            frame = gr.Image(
-                label="Frame: click on faces",
-                interactive=False,
-                buttons=[],
-                elem_id="frame",
-                elem_classes="fs-picture",
-                **PICTURE,
-            )
+            frame = _picture("Frame: click on faces", "frame", buttons=[], interactive=False)
             people = gr.CheckboxGroup(label="Which people", visible=False)
             moment = gr.Slider(0, 1, 0, step=0.1, label="Second", visible=False)
     with gr.Row():
@@ -237,15 +199,7 @@ def _video_tab(
     stop.click(on.act(videos.cancel_video), None, [status, start, stop], **AT_ONCE)
 
 
-def _picture(label: str, name: str) -> "gradio.Image":
-    import gradio as gr
-
-    return gr.Image(
-        label=label,
-        sources=["upload", "clipboard"],
-        buttons=["fullscreen"],
-        interactive=True,
-        elem_id=name,
-        elem_classes="fs-picture",
-        **PICTURE,
-    )
+def _picture(label: str, name: str, **properties: Any) -> gr.Image:
+    """Add a picture, which takes uploads if ``properties`` say nothing else."""
+    given = {"sources": ["upload", "clipboard"], "interactive": True, **PICTURE, **properties}
+    return gr.Image(label=label, elem_id=name, elem_classes="fs-picture", **given)

@@ -10,21 +10,8 @@ import cv2
 import numpy as np
 from jaxtyping import Float, UInt8
 
-from faceshifter.apps.ui.faces import (
-    Update,
-    Upload,
-    choose_at,
-    hide,
-    largest,
-    open_photo,
-    show,
-    shrink,
-    source_identity,
-    update,
-    uploaded_file,
-    write_framed,
-    write_picture,
-)
+from faceshifter.apps.ui import faces
+from faceshifter.apps.ui.faces import Update, Upload, update
 from faceshifter.apps.ui.sessions import Session, file_url
 from faceshifter.errors import FaceShifterError, ImageError, NoFaceError
 from faceshifter.images import Photo, save_photo
@@ -53,21 +40,19 @@ class PhotoActions:
         """Take a source photo, or none: picture and numbers."""
         session.source = None
         if upload is None:
-            return hide(several=False)
-        session.source = open_photo(*uploaded_file(upload), self.swapper)
-        return show(session, session.source, largest(session.source))
+            return faces.show(session, None, None)
+        session.source = faces.open_photo(*faces.uploaded_file(upload), self.swapper)
+        return faces.show(session, session.source, faces.largest(session.source))
 
-    def choose_source(self, session: Session, chosen: int | None) -> Update:
-        """Choose a face of the source by its number: picture."""
-        if session.source is None or chosen is None:
-            return None
-        return write_framed(session, session.source, chosen)
+    def choose(self, session: Session, which: str, chosen: int | list[int] | None) -> Update:
+        """Choose faces of the photo ``which``, source or target, by their numbers: picture."""
+        return faces.write_framed(session, getattr(session, which), chosen)
 
-    def click_source(
-        self, session: Session, point: list[float], chosen: int | None
+    def click(
+        self, session: Session, which: str, point: list[float], chosen: int | list[int] | None
     ) -> tuple[Update, Update]:
-        """Choose the face of the source at a point: picture and number."""
-        return choose_at(session, session.source, point, chosen)
+        """Choose the face at a point; in the target, drop a chosen one: picture and numbers."""
+        return faces.choose_at(session, getattr(session, which), point, chosen)
 
     def set_more(self, session: Session, uploads: list[dict[str, Any]] | None) -> None:
         """Take more photos of the source person; the first error is raised after the last photo."""
@@ -75,7 +60,7 @@ class PhotoActions:
         failed: FaceShifterError | None = None
         for upload in uploads or []:
             try:
-                session.more.append(open_photo(*uploaded_file(upload), self.swapper))
+                session.more.append(faces.open_photo(*faces.uploaded_file(upload), self.swapper))
             except (ImageError, NoFaceError) as error:
                 failed = failed or error
         if failed is not None:
@@ -86,19 +71,9 @@ class PhotoActions:
         session.target, session.swapped = None, False
         empty = None, update(value=None, interactive=False), "", "", update(visible=False)
         if upload is None:
-            return *hide(several=True), *empty
-        session.target = open_photo(*uploaded_file(upload), self.swapper)
-        return *show(session, session.target, [largest(session.target)]), *empty
-
-    def choose_target(self, session: Session, chosen: list[int]) -> Update:
-        """Choose faces of the target by their numbers: picture."""
-        return None if session.target is None else write_framed(session, session.target, chosen)
-
-    def click_target(
-        self, session: Session, point: list[float], chosen: list[int]
-    ) -> tuple[Update, Update]:
-        """Choose the face of the target at a point, or drop it: picture and numbers."""
-        return choose_at(session, session.target, point, chosen)
+            return *faces.show(session, None, []), *empty
+        session.target = faces.open_photo(*faces.uploaded_file(upload), self.swapper)
+        return *faces.show(session, session.target, [faces.largest(session.target)]), *empty
 
     def swap(
         self,
@@ -115,7 +90,7 @@ class PhotoActions:
             NoFaceError: No face is chosen, or the landmarks of one do not form a face.
             OutputError: A file cannot be written.
         """
-        identity = source_identity(session, source_face, self.swapper)
+        identity = faces.source_identity(session, source_face, self.swapper)
         target = session.target
         if target is None:
             raise ImageError("there is no target photo; drop one first")
@@ -124,19 +99,19 @@ class PhotoActions:
         swapper = self.swapper if stages == 2 else self.swapper.without_hear()
         pixels = target.photo.pixels
         targets = swapper.align(pixels, [target.faces[number] for number in chosen])
-        faces, masks = _swap_with_masks(swapper, targets, identity, min(max(strength, 0.0), 1.0))
-        swapped = replace(target.photo, pixels=paste_faces(pixels, faces))
+        swaps, masks = _swap_with_masks(swapper, targets, identity, min(max(strength, 0.0), 1.0))
+        swapped = replace(target.photo, pixels=paste_faces(pixels, swaps))
         stem, suffix = Path(target.name).stem or "photo", Path(target.name).suffix.lower()
         file = session.new_file(f"{stem}-swapped{suffix if suffix in PHOTO_FORMATS else '.png'}")
         save_photo(file, swapped)
         after = session.new_file("after.webp")
-        save_photo(after, Photo(shrink(swapped.pixels)))
+        save_photo(after, Photo(faces.shrink(swapped.pixels)))
         session.swapped = True
         titles = [f"<h4>Face {number}</h4>" if len(chosen) > 1 else "" for number in chosen]
         return (
-            (str(write_picture(session, pixels)), str(after)),
+            (str(faces.write_picture(session, pixels)), str(after)),
             update(value=str(file), interactive=True),
-            "".join(map(partial(_show_steps, session, stages), titles, faces)),
+            "".join(map(partial(_show_steps, session, stages), titles, swaps)),
             "".join(map(partial(_show_masks, session), titles, masks)),
             update(visible=True),
         )
@@ -152,17 +127,17 @@ def _swap_with_masks(
     swapper: FaceSwapper, targets: Sequence[Target], identity: Identity, strength: float
 ) -> tuple[list[SwappedFace], list[list[Mask]]]:
     """Swap aligned faces, and return M^1 to M^n of each one, the means over a level's layers."""
-    faces: list[SwappedFace] = []
+    swaps: list[SwappedFace] = []
     masks: list[list[Mask]] = []
     size = swapper.networks.most_at_once
     for start in range(0, len(targets), size):  # masks are recorded for one batch
         batch = targets[start : start + size]
         with swapper.networks.recorded_masks() as levels:
-            faces += swapper.swap_faces(batch, [identity] * len(batch), strength)
+            swaps += swapper.swap_faces(batch, [identity] * len(batch), strength)
         # Every second mask is of Y_hat_tt.
         means = [np.mean(list(layers.values()), axis=0)[::2] for layers in levels if layers]
         masks += [[M[row] for M in means] for row in range(len(batch))]
-    return faces, masks
+    return swaps, masks
 
 
 def _show_steps(session: Session, stages: int, title: str, face: SwappedFace) -> str:

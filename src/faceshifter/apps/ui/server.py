@@ -10,7 +10,7 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from faceshifter.apps.guard import Guard, Rules
-from faceshifter.apps.ui.page import CSS, build_page
+from faceshifter.apps.http import require
 from faceshifter.apps.ui.photo_tab import PhotoActions
 from faceshifter.apps.ui.privacy import HEADERS, UPLOAD, private
 from faceshifter.apps.ui.sessions import Sessions
@@ -51,9 +51,13 @@ def create_app(swapper: FaceSwapper, folder: Path) -> Guard:
     os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
     swapper = FaceSwapper(swapper.networks, LockedDetector(swapper.detector))
     sessions = Sessions(folder)
-    page = build_page(PhotoActions(swapper), VideoActions(swapper), sessions)
-    import gradio as gr
+    require("the web page", "ui", "gradio")
+    import gradio as gr  # it reads its environment when it is imported
     from fastapi import FastAPI
+
+    from faceshifter.apps.ui.page import CSS, build_page
+
+    page = build_page(PhotoActions(swapper), VideoActions(swapper), sessions)
 
     # The default theme's fonts would come from Google.
     theme = gr.themes.Default(primary_hue="blue", font=FONT, font_mono=CODE_FONT).set(

@@ -101,12 +101,7 @@ class Sessions:
         return browser in self._browsers
 
     def claim(self, session_hash: str, browser: str) -> bool:
-        """Open a page for a browser, or return whether an open page belongs to it.
-
-        Args:
-            session_hash: Gradio's name of the page.
-            browser: The browser's secret.
-        """
+        """Open a page, by Gradio's name, or return whether an open one belongs to the browser."""
         with self._lock:
             if session_hash not in self._open:
                 folder = self.root / secrets.token_hex(16)

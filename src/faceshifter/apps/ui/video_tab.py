@@ -6,22 +6,13 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from concurrent.futures import wait as wait_for
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from faceshifter.apps.ui.faces import (
-    Update,
-    Upload,
-    choose_at,
-    detect_faces,
-    hide,
-    show,
-    source_identity,
-    update,
-    uploaded_file,
-    write_framed,
-)
+from faceshifter.apps.ui import faces
+from faceshifter.apps.ui.faces import Update, Upload, update
 from faceshifter.apps.ui.sessions import Session, file_url
 from faceshifter.errors import CancelledError, FaceShifterError, NoFaceError, VideoError
 from faceshifter.images import Photo, Pixels
@@ -50,42 +41,40 @@ class VideoActions:
         session.video = session.frame = None
         whom = _without_people(whom)
         if upload is None:
-            return *hide(several=True), whom, update(value=0, visible=False)
-        path, name = uploaded_file(upload)
+            return *faces.show(session, None, []), whom, update(value=0, visible=False)
+        path, name = faces.uploaded_file(upload)
         pixels, length = read_frame(path, name, 0)
         session.video, session.video_name = path, name
-        slider: dict[str, Any] = {"maximum": max(round(length - 0.1, 1), 0.1), "visible": True}
+        value = 0.0
         for moment in range(FIRST_MOMENTS):
             second = round(moment * length / FIRST_MOMENTS, 1)
-            try:
+            with suppress(NoFaceError, VideoError):
                 if moment:
                     pixels, _ = read_frame(path, name, second)
-                session.frame = detect_faces(Photo(pixels), name, self.swapper)
-            except (NoFaceError, VideoError):
-                continue
-            return *show(session, session.frame, []), whom, update(value=second, **slider)
-        return *hide(several=True), whom, update(value=0, **slider)
+                session.frame = faces.detect_faces(Photo(pixels), name, self.swapper)
+                value = second
+                break
+        slider = update(value=value, maximum=max(round(length - 0.1, 1), 0.1), visible=True)
+        return *faces.show(session, session.frame, []), whom, slider
 
     def set_moment(self, session: Session, second: float, whom: str) -> tuple[Update, ...]:
         """Take another frame of the video: frame, people, and choice of whom to swap."""
-        whom = _without_people(whom)
-        if session.video is None:
-            return *hide(several=True), whom
-        pixels, _ = read_frame(session.video, session.video_name, second)
-        name = f"the frame at {second:.1f} s"
-        session.frame = detect_faces(Photo(pixels), name, self.swapper)
-        return *show(session, session.frame, []), whom
+        if session.video is not None:
+            pixels, _ = read_frame(session.video, session.video_name, second)
+            name = f"the frame at {second:.1f} s"
+            session.frame = faces.detect_faces(Photo(pixels), name, self.swapper)
+        return *faces.show(session, session.frame, []), _without_people(whom)
 
     def choose_person(self, session: Session, chosen: list[int]) -> tuple[Update, Update]:
         """Choose people of the frame by their numbers: frame, and choice of whom to swap."""
-        picture = None if session.frame is None else write_framed(session, session.frame, chosen)
+        picture = faces.write_framed(session, session.frame, chosen)
         return picture, "people" if chosen else "largest"
 
     def click_person(
         self, session: Session, point: list[float], chosen: list[int]
     ) -> tuple[Update, Update, Update]:
         """Choose the person at a point, or drop them: frame, people, choice of whom to swap."""
-        picture, changed = choose_at(session, session.frame, point, chosen)
+        picture, changed = faces.choose_at(session, session.frame, point, chosen)
         if not isinstance(changed, list):
             return update(), update(), update()
         return picture, changed, "people" if changed else "largest"
@@ -109,24 +98,24 @@ class VideoActions:
             return
         session.queued, session.running = False, True
         try:
-            selection = self._selection(session, *choices)
-            for state in run_video(self.swapper, selection, session):
-                if isinstance(state, VideoProgress):
-                    bar = f'<progress max="{max(state.total, 1)}" value="{state.done}"></progress>'
+            selection, out = self._selection(session, *choices), _result_file(session)
+            for state in run_video(self.swapper, selection, session, out):
+                if not isinstance(state, VideoSummary):
+                    done, total, _ = state
+                    bar = f'<progress max="{max(total, 1)}" value="{done}"></progress>'
                     stopping = session.cancelled.is_set()
-                    sentence = "Stopping" if stopping else state.sentence()
-                    yield bar + _message(sentence), *unchanged
-                elif isinstance(state, Finished):
-                    yield (
-                        _message(state.sentence()),
-                        # Gradio's own player might encode the video again.
-                        f'<video controls playsinline src="{file_url(state.file)}"></video>',
-                        update(value=str(state.file), interactive=True),
-                        update(value=str(state.report), interactive=True),
-                        *_buttons(busy=False),
-                    )
-                else:
-                    yield _message("Cancelled"), *unchanged[:3], *_buttons(busy=False)
+                    yield bar + _message("Stopping" if stopping else tell(*state)), *unchanged
+                    continue
+                files = out, out.with_suffix(".jsonl")
+                yield (
+                    _message(sum_up(state)),
+                    # Gradio's own player might encode the video again.
+                    f'<video controls playsinline src="{file_url(out)}"></video>',
+                    *(update(value=str(file), interactive=True) for file in files),
+                    *_buttons(busy=False),
+                )
+        except CancelledError:
+            yield _message("Cancelled"), *unchanged[:3], *_buttons(busy=False)
         except FaceShifterError as error:
             yield _message(str(error)), *unchanged[:3], *_buttons(busy=False)
             raise
@@ -141,15 +130,15 @@ class VideoActions:
         chosen: list[int],
         strength: float,
     ) -> Selection:
-        identity = source_identity(session, source_face, self.swapper)
+        identity = faces.source_identity(session, source_face, self.swapper)
         if session.video is None:
             raise VideoError("there is no video; drop one first")
         matches: tuple[Match, ...] = ()
         if whom == "people":
             if session.frame is None or not chosen:
                 raise NoFaceError("nobody is chosen; click on a face in the frame of the video")
-            faces = [session.frame.faces[number] for number in chosen]
-            people = self.swapper.align(session.frame.photo.pixels, faces)
+            found = [session.frame.faces[number] for number in chosen]
+            people = self.swapper.align(session.frame.photo.pixels, found)
             matches = tuple(Match(person.z_id, identity) for person in people)
         return Selection(
             identity,
@@ -182,47 +171,29 @@ def _message(sentence: str) -> str:
     return f'<p role="status">{html.escape(sentence)}</p>'
 
 
-@dataclass(frozen=True)
-class VideoProgress:
-    """Progress of a video."""
+def tell(done: int, total: int, seconds: float) -> str:
+    """Return a sentence on the work, frames a second and time left.
 
-    done: int
-    """Frames that are done; each counts twice: its faces are found, and it is written."""
-    total: int
-    seconds: float
-    """Time since the start."""
-
-    def sentence(self) -> str:
-        """Return a sentence on the work, frames a second and time left."""
-        if not self.done or not self.seconds:
-            return "Opening the video"
-        share, rate = self.done / self.total, self.done / self.seconds
-        left = round((self.total - self.done) / rate)
-        doing = "Finding faces" if 2 * self.done <= self.total else "Swapping"
-        return (
-            f"{doing}: {share:.0%}, {rate / 2:.1f} frames/s, {left // 60}:{left % 60:02d} min left"
-        )
+    Each frame counts twice: its faces are found, and it is written.
+    """
+    if not done or not seconds:
+        return "Opening the video"
+    share, rate = done / total, done / seconds
+    left = round((total - done) / rate)
+    doing = "Finding faces" if 2 * done <= total else "Swapping"
+    return f"{doing}: {share:.0%}, {rate / 2:.1f} frames/s, {left // 60}:{left % 60:02d} min left"
 
 
-@dataclass(frozen=True)
-class Finished:
-    """Files of a swapped video, in the session's folder."""
-
-    file: Path
-    report: Path
-    summary: VideoSummary
-
-    def sentence(self) -> str:
-        """Return a sentence on the frames."""
-        done = self.summary
-        words = [f"{done.swapped} of {done.frames} frames swapped in {done.seconds:.0f} s"]
-        if done.faceless:
-            words.append(f"{done.faceless} without a face")
-        if done.lost:
-            words.append(f"{done.lost} damaged or missing")
-        if done.dropped:
-            words.append(f"left out: {', '.join(done.dropped)}")
-        return "; ".join(words)
+def sum_up(done: VideoSummary) -> str:
+    """Return a sentence on the frames of a swapped video."""
+    words = [f"{done.swapped} of {done.frames} frames swapped in {done.seconds:.0f} s"]
+    if done.faceless:
+        words.append(f"{done.faceless} without a face")
+    if done.lost:
+        words.append(f"{done.lost} damaged or missing")
+    if done.dropped:
+        words.append(f"left out: {', '.join(done.dropped)}")
+    return "; ".join(words)
 
 
 def read_frame(video: Path, name: str, second: float) -> tuple[Pixels, float]:
@@ -243,43 +214,46 @@ def read_frame(video: Path, name: str, second: float) -> tuple[Pixels, float]:
     return upright_rgb(frame, clip, converter), clip.seconds
 
 
-def run_video(
-    swapper: FaceSwapper, selection: Selection, session: Session
-) -> Iterator[VideoProgress | Finished | None]:
-    """Swap the session's video in a thread, and give its progress until it is finished.
-
-    In the end None is given if it was cancelled, by the session's event or by closing the page.
-
-    Raises:
-        FaceShifterError: It cannot be read, swapped or written.
-    """
-    video = session.video
-    assert video is not None
+def _result_file(session: Session) -> Path:
+    """Return a new path for the swapped video, in the session's folder."""
     path = Path(session.video_name)
     suffix = path.suffix.lower() if path.suffix.lower() in VIDEO_CONTAINERS else ".mp4"
-    out = session.new_file(f"{path.stem or 'video'}-swapped{suffix}")
-    report = out.with_name(f"{out.stem}.jsonl")
-    done, total, begin = 0, 0, time.monotonic()
+    return session.new_file(f"{path.stem or 'video'}-swapped{suffix}")
 
-    def note(*progress: int) -> None:
-        nonlocal done, total
-        done, total = progress
 
-    def work() -> VideoSummary | None:
+def run_video(
+    swapper: FaceSwapper, selection: Selection, session: Session, out: Path
+) -> Iterator[tuple[int, int, float] | VideoSummary]:
+    """Swap the session's video in a thread; yield what ``tell`` takes, then the summary.
+
+    The report goes beside the result. Closing the generator cancels the video.
+
+    Raises:
+        CancelledError: The session's event is set; no file is left.
+        FaceShifterError: It cannot be read, swapped or written.
+    """
+    video, begin, counts = session.video, time.monotonic(), (0, 0)
+    assert video is not None
+
+    def note(done: int, total: int) -> None:
+        nonlocal counts
+        counts = done, total
+
+    def work() -> VideoSummary:
         try:
             return swap_video(
                 swapper,
                 selection,
                 video,
                 out,
-                report=report,
+                report=out.with_suffix(".jsonl"),
                 progress=note,
                 cancelled=session.cancelled.is_set,
             )
         except CancelledError:
             discard_work(out)
             shutil.rmtree(out.parent, ignore_errors=True)
-            return None
+            raise
         finally:
             if session.closed:
                 session.delete()
@@ -288,10 +262,9 @@ def run_video(
         future = pool.submit(work)
         try:
             while not future.done():
-                yield VideoProgress(done, total, time.monotonic() - begin)
+                yield *counts, time.monotonic() - begin
                 wait_for([future], POLL)
         finally:
             if not future.done():
                 session.cancelled.set()
-        summary = future.result()
-    yield None if summary is None else Finished(out, report, summary)
+    yield future.result()
