@@ -190,7 +190,7 @@ def test_a_document_stays_short(name: str) -> None:
 
 def test_the_readme_begins_with_a_picture() -> None:
     (name, *_) = IMAGE.findall((ROOT / "README.md").read_text())
-    assert name == "docs/demo.jpg"
+    assert name == "docs/demo.webp"
     with Image.open(ROOT / name) as picture:
         assert picture.width > picture.height
 
