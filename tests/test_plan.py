@@ -6,17 +6,20 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from faceshifter.cli import main as cli
 from faceshifter.config import Runtime
+from faceshifter.encoders.encoder import load_identity_encoder
 from faceshifter.models.aei import AEINet
 from faceshifter.models.discriminator import MultiScaleDiscriminator
 from faceshifter.models.hear import HEARNet
 from faceshifter.recipes import AEI_RECIPES, HEAR_RECIPES, IDENTITY_RECIPES
 from faceshifter.train import aei
-from faceshifter.train.plan import plan_aei, plan_hear
+from faceshifter.train.plan import kept_bytes, plan_aei, plan_hear, plan_identity
 
 SMOKE = AEI_RECIPES["smoke"][1]
+ACTIVATIONS = "activations of a part of a batch"
 
 
 def test_files_have_the_size_said(faces_data: Path, tmp_path: Path) -> None:
@@ -49,6 +52,32 @@ def test_memory_counts_copies_of_the_weights_and_the_faces(
     assert plan.memory["frozen networks"] > 4 * 10**6  # the first stage and its encoder
     assert plan.memory["12 decoded faces"] == 12 * 3 * 32 * 32
     assert plan.notes == []
+
+
+def test_activations_are_what_a_real_batch_keeps(faces_data: Path, smoke_weights: Path) -> None:
+    recipe = replace(HEAR_RECIPES["smoke"][1], batch=6)
+    plan = plan_hear(recipe, faces_data, smoke_weights / "aei.safetensors")
+    hear, encoder = HEARNet(recipe.model), load_identity_encoder("distilled", SMOKE.model.geometry)
+    X = torch.zeros(6, 3, 32, 32, requires_grad=True)
+    kept = kept_bytes(lambda: encoder(hear(X, X)), hear, encoder)
+    assert plan.memory[ACTIVATIONS] == pytest.approx(kept, rel=0.05)
+
+
+def test_activations_grow_with_a_part_of_a_batch_alone(tmp_path: Path) -> None:
+    small, large, parts = (
+        plan_aei(replace(SMOKE, batch=batch, accumulate=accumulate), tmp_path).memory
+        for batch, accumulate in ((2, 1), (16, 1), (16, 8))
+    )
+    assert {name for name in small if small[name] != large[name]} == {ACTIVATIONS}
+    assert large[ACTIVATIONS] == 8 * small[ACTIVATIONS] > 0
+    assert parts == small
+
+
+def test_activations_of_the_identity_encoder_leave_out_its_teachers(tmp_path: Path) -> None:
+    recipe = IDENTITY_RECIPES["smoke"][1]
+    alone, taught = (plan_identity(recipe, tmp_path, t).memory for t in ((), ("distilled",)))
+    assert alone[ACTIVATIONS] == taught[ACTIVATIONS] > recipe.batch * 4 * 150**2
+    assert taught["frozen networks"] > alone["frozen networks"] == 0
 
 
 @pytest.mark.parametrize("stage", ["aei", "hear", "identity"])

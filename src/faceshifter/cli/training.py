@@ -261,7 +261,10 @@ def print_plan(plan: "TrainingCost") -> None:
     millions = {name: f"{number / 1e6:12,.2f} M" for name, number in plan.parameters.items()}
     _print_section("parameters that are trained", millions)
     for title, sizes in (
-        ("memory in float32, without activations and libraries", plan.memory),
+        (
+            "memory in float32, without libraries (bfloat16 keeps about 0.7 of the activations)",
+            plan.memory,
+        ),
         ("disk, about", plan.disk),
     ):
         in_all = sizes | {"in all": sum(sizes.values())}
