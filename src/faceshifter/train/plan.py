@@ -49,7 +49,7 @@ class TrainingCost:
     """Numbers that are trained, by network."""
     memory: dict[str, int]
     """In float32; activations are what autograd keeps of a part of a batch on one device. What a
-    layer needs while it runs comes on top: a seventh of the sum, measured for ``tiny`` on a CPU."""
+    layer needs while it runs comes on top: a fifth of the sum, measured for ``tiny`` on a CPU."""
     disk: dict[str, int]
     """Most at any one time, without the headers of files."""
     notes: list[str]
@@ -108,9 +108,8 @@ def plan_identity(
     with torch.device("meta"):
         student = DistilledResNet()
         X = torch.empty(LEAST_BATCH, 3, INPUT_SIZE, INPUT_SIZE)
-    teachers, notes = _load_encoders(
-        teacher_specs, CropGeometry()
-    )  # they run before the first step
+    # The teachers run before the first step and keep nothing in it.
+    teachers, notes = _load_encoders(teacher_specs, CropGeometry())
     kept = config.batch * (kept_bytes(partial(student, X), student) // LEAST_BATCH)
     return _count(config, data, config.image_size, 0, {"student": student}, teachers, kept, notes)
 
@@ -161,7 +160,7 @@ def _load_encoders(
 
 
 def _judge_bytes(encoders: Sequence[nn.Module], size: int) -> int:
-    """Return the most that autograd keeps of a face, of ``size`` pixels, that an encoder judges."""
+    """Return the most bytes that autograd keeps of a face, as encoders judge one at a time."""
     X = torch.zeros(1, 3, size, size, requires_grad=True)
     return max((kept_bytes(partial(net, X), net) for net in encoders), default=0)
 
