@@ -14,9 +14,11 @@ PIP := -m pip install --disable-pip-version-check -c constraints.txt
 INSTALL := $(BIN)/python $(PIP)
 WHEEL_VENV := build/wheel-venv
 WHEEL_BIN := $(WHEEL_VENV)/$(notdir $(BIN))
+# Two modules are what their extras make of them; all others import without any.
 IMPORT_ALL := import importlib, pkgutil, faceshifter; \
+	extras = ["faceshifter.apps.serve.metrics", "faceshifter.apps.ui.page"]; \
 	[importlib.import_module(m.name) \
-	for m in pkgutil.walk_packages(faceshifter.__path__, "faceshifter.")]
+	for m in pkgutil.walk_packages(faceshifter.__path__, "faceshifter.") if m.name not in extras]
 
 # Makes the virtual environment $(1) with the newest interpreter of the supported ones that works.
 SUPPORTED := import sys, venv, ensurepip; sys.exit(not (3, 11) <= sys.version_info[:2] < (3, 15))
