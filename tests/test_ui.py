@@ -29,7 +29,7 @@ from faceshifter.apps.ui.server import private_folder
 from faceshifter.apps.ui.sessions import SHOWN_SIDE, Session, Sessions, ShownPhoto
 from faceshifter.apps.ui.video_tab import VideoActions, read_frame, run_video, tell
 from faceshifter.errors import CancelledError, ImageError, NoFaceError, VideoError
-from faceshifter.face.detect import Face
+from faceshifter.face.detect import Face, LockedDetector
 from faceshifter.images import Photo, load_photo
 from faceshifter.marks.xmp import read_mark
 from faceshifter.swap.selection import Selection
@@ -46,7 +46,9 @@ def opened(side: int, *boxes: tuple[float, float, float, float]) -> ShownPhoto:
 
 @pytest.fixture(scope="module")
 def swapper() -> FaceSwapper:
-    return FaceSwapper.from_pretrained(device="cpu")
+    """A swapper for several threads, as the server has it."""
+    swapper = FaceSwapper.from_pretrained(device="cpu")
+    return FaceSwapper(swapper.networks, LockedDetector(swapper.detector))
 
 
 @pytest.fixture(scope="module")
