@@ -147,7 +147,12 @@ class SwapNetworks:
     def fingerprints(self) -> dict[str, str | None]:
         """Hex digits that change with any weight, by network: aei, hear and encoder."""
         hear = None if self._hear is None else fingerprint(self._hear)
-        return {"aei": fingerprint(self._aei), "hear": hear, "encoder": self._embedder.fingerprint}
+        return {"aei": fingerprint(self._aei), "hear": hear, "encoder": self.encoder_fingerprint}
+
+    @property
+    def encoder_fingerprint(self) -> str:
+        """Hex digits of the identity encoder alone, which say whose an identity is."""
+        return self._embedder.fingerprint
 
     @property
     def device(self) -> str:

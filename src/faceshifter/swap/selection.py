@@ -113,7 +113,7 @@ def save_identity(path: Path, identity: Identity, networks: SwapNetworks) -> Non
     Raises:
         OutputError: The file cannot be written.
     """
-    encoder = {"name": networks.encoder_name, "fingerprint": networks.fingerprints["encoder"]}
+    encoder = {"name": networks.encoder_name, "fingerprint": networks.encoder_fingerprint}
     info = {"kind": "identity", "version": __version__, "identity": encoder}
     save_tensors(path, {"z_id": identity[None]}, info)
 
@@ -129,7 +129,7 @@ def load_identity(path: Path, networks: SwapNetworks) -> Identity:
         raise CheckpointError(
             f"{path} is not an identity; give a file that faceshifter identity wrote"
         )
-    if info["identity"]["fingerprint"] != networks.fingerprints["encoder"]:
+    if info["identity"]["fingerprint"] != networks.encoder_fingerprint:
         raise CheckpointError(
             f"{path} was made by the identity encoder {info['identity']['name']}, and the networks "
             f"in use have another one, {networks.encoder_name}; make it again from the photos"
