@@ -161,6 +161,10 @@ class AEIWeights:
     att: float = 10.0
     id: float = 5.0
     rec: float = 10.0
+    abs: float = 0.0
+    """Ours: of the mean absolute error, in the pairs that L_rec is of."""
+    target: float = 0.0
+    """Ours: of the target's identity in the swaps of pairs with X_t != X_s."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -185,6 +189,14 @@ class AEITrainConfig:
     same_pairs: Literal["photo", "person"] = "photo"
     """What the other pairs are: one photo twice; or, ours, two photos of a person, and where there
     is only one, the source is varied differently."""
+    triplets: float = 0.0
+    """Ours: share of pairs in which X_t is a photo of the source's person that the averaged network
+    has given a stranger's identity: the photo itself is what the swap must be."""
+    att_pairs: Literal["all", "different"] = "all"
+    """Pairs that L_att is of; ours: only those with X_t != X_s, where no pixels are known."""
+    centred: bool = False
+    """Ours: the identity loss subtracts each encoder's mean, so that two strangers have a cosine
+    of zero."""
     sharpest: float = 1.0
     """Ours: share of the faces, the sharpest ones, that may be targets, which the discriminator
     sees as real; any face may be a source."""
@@ -209,6 +221,11 @@ class AEITrainConfig:
         starts = [weights.start for weights in self.weights]
         if not starts or starts[0] != 0 or starts != sorted(set(starts)):
             raise ValueError(f"weights must start at step 0 and ascend, got starts {starts}")
+        if not 0 <= self.triplets <= 1 - self.different:
+            raise ValueError(
+                f"triplets must be from 0 to 1 - different = {1 - self.different:g}, "
+                f"got {self.triplets}"
+            )
 
     def weights_at(self, step: int) -> AEIWeights:
         """The weights that hold at a step."""

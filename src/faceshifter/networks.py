@@ -17,12 +17,11 @@ import numpy as np
 import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor
-from torch.nn import functional as F
 
 from faceshifter.config import AEIConfig, CropGeometry, HEARConfig
 from faceshifter.encoders.encoder import IdentityEncoder, load_identity_encoder
 from faceshifter.errors import CheckpointError, DeviceError
-from faceshifter.models.aei import AEINet, recorded_masks
+from faceshifter.models.aei import AEINet, extrapolate, recorded_masks
 from faceshifter.models.hear import HEARNet, heuristic_error
 from faceshifter.tensors import Array, fingerprint, load_strictly, load_tensors
 
@@ -195,7 +194,7 @@ class SwapNetworks:
             X_t = self._tensor(crops[part])
             target = torch.from_numpy(np.stack(z_id_t[part]))
             source = torch.from_numpy(np.stack(z_id_s[part])).to(target)
-            source = F.normalize(torch.lerp(target, source, strength))
+            source = extrapolate(target, source, strength)
             z_id = torch.stack([source, target], dim=1).to(self._device)
             Y_hat_st, Y_hat_tt = self._aei(X_t, z_id).unbind(dim=1)
             delta_Y_t = heuristic_error(X_t, Y_hat_tt)

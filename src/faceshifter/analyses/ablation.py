@@ -138,7 +138,7 @@ def _measure(
         figures[method] = {
             "parameters": networks.num_parameters,
             **_training_figures(folder / method / "stats.jsonl"),
-            **measure_swaps(aei, encoders, watched),
+            **measure_swaps(aei, encoders[0], encoders, watched),
         }
         if embed is not None:
             z = embed(columns[method.capitalize()])

@@ -68,22 +68,30 @@ class RawPairs:
     draws: Draws
     sources: UInt8[Tensor, "b 3 s s"]
     targets: UInt8[Tensor, "b 3 s s"]
+    bare: UInt8[Tensor, "b 3 s s"] | None = None
+    """The targets without their occluders, which triplets need."""
 
     def pin_memory(self) -> "RawPairs":
         """Copy the pictures to where a GPU can fetch them while it computes."""
-        return RawPairs(self.draws, self.sources.pin_memory(), self.targets.pin_memory())
+        bare = None if self.bare is None else self.bare.pin_memory()
+        return RawPairs(self.draws, self.sources.pin_memory(), self.targets.pin_memory(), bare)
 
     def to_pairs(self, device: torch.device, augmented: bool) -> Pairs:
         """Move the pictures to the device, and vary them as drawn where that is wanted."""
         draws = self.draws
-        sources = self.sources.to(device, non_blocking=True)
-        targets = self.targets.to(device, non_blocking=True)
-        if augmented:
-            X_s = augment(sources, draws.vary_s.to(device))
-            X_t = augment(targets, draws.vary_t.to(device))
-        else:
-            X_s, X_t = to_range(sources), to_range(targets)
-        return Pairs(X_s, X_t, draws.same.to(device), draws.num_same)
+
+        def varied(pictures: Tensor, vary: Tensor) -> Tensor:
+            moved = pictures.to(device, non_blocking=True)
+            return augment(moved, vary.to(device)) if augmented else to_range(moved)
+
+        return Pairs(
+            varied(self.sources, draws.vary_s),
+            varied(self.targets, draws.vary_t),
+            draws.same.to(device),
+            draws.disguise.to(device),
+            draws.num_same,
+            None if self.bare is None else varied(self.bare, draws.vary_t),
+        )
 
 
 @dataclass(frozen=True)
@@ -125,6 +133,7 @@ class Fetch(Dataset[list[Draws | RawPairs]]):
             batch=count,
             different=self.config.different,
             same_pairs=self.config.same_pairs,
+            triplets=self.config.triplets if isinstance(self.config, AEITrainConfig) else 0.0,
             targets=self.targets,
         )
 
@@ -138,7 +147,7 @@ class Fetch(Dataset[list[Draws | RawPairs]]):
         targets = _occlude_some(pairs.targets, self.occluders, config.seed, position, share)
         if isinstance(config, HEARTrainConfig) and config.same_pairs == "photo":
             sources = torch.where(draws.same[:, None, None, None], targets, sources)
-        return RawPairs(draws, sources, targets)
+        return RawPairs(draws, sources, targets, pairs.targets if draws.disguise.any() else None)
 
 
 def read_pairs(draws: Draws, faces: Faces | StoredFaces) -> RawPairs:

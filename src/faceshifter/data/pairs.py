@@ -15,6 +15,8 @@ from faceshifter.errors import DataError
 
 HELD_OUT = (0.01, 64)
 """Share of the faces, and at most how many, that training never sees and the watchdog does."""
+DISGUISE = (1.0, 1.6)
+"""Least and largest strength of the stranger's identity in triplets."""
 
 
 @dataclass(frozen=True)
@@ -73,6 +75,8 @@ class Draws:
     source: Int[Tensor, " b"]
     same: Bool[Tensor, " b"]
     """Whether X_t = X_s, or another photo of the same person."""
+    disguise: Float32[Tensor, " b"]
+    """Strength of the stranger's identity that the target is given in triplets, else 0."""
     vary_t: Float32[Tensor, "b v"]
     """What ``augment`` takes, uniform in [0, 1)."""
     vary_s: Float32[Tensor, "b v"]
@@ -82,9 +86,9 @@ class Draws:
     def part(self, idx: int, parts: int) -> "Draws":
         """Return one of several equal parts of a step."""
         rows = slice(idx * len(self.same) // parts, (idx + 1) * len(self.same) // parts)
-        columns = (self.target, self.source, self.same, self.vary_t, self.vary_s)
-        target, source, same, vary_t, vary_s = (column[rows] for column in columns)
-        return Draws(target, source, same, vary_t, vary_s, self.num_same / parts)
+        columns = (self.target, self.source, self.same, self.disguise, self.vary_t, self.vary_s)
+        target, source, same, disguise, vary_t, vary_s = (column[rows] for column in columns)
+        return Draws(target, source, same, disguise, vary_t, vary_s, self.num_same / parts)
 
 
 @dataclass(frozen=True)
@@ -94,10 +98,13 @@ class Pairs:
     X_s: Float[Tensor, "b 3 s s"]
     """Sources, RGB in [-1, 1]."""
     X_t: Float[Tensor, "b 3 s s"]
-    """Targets, RGB in [-1, 1]."""
+    """Targets, RGB in [-1, 1]; in triplets the photos that the swaps must be."""
     same: Bool[Tensor, " b"]
+    disguise: Float[Tensor, " b"]
     num_same: float
     """As in ``Draws``."""
+    X_bare: Float[Tensor, "b 3 s s"] | None = None
+    """The targets without their occluders, where some have any."""
 
 
 def draw_pairs(
@@ -108,13 +115,15 @@ def draw_pairs(
     batch: int,
     different: float,
     same_pairs: Literal["photo", "person"] = "photo",
+    triplets: float = 0.0,
     targets: Int[np.ndarray, " k"] | None = None,
 ) -> Draws:
     """Draw the pairs ``position .. position + batch`` of a run.
 
     A share ``different`` is of two people: 0.8 in the paper's stage one, 0.5 in two. The others are
     one photo twice, or, by ``person``, two photos of a person, or one varied in two ways where
-    there is no other. ``targets`` are positions in the population of the faces that may be targets;
+    there is no other. Triplets are same pairs, by ``person``, whose target is disguised before use.
+    ``targets`` are positions in the population of the faces that may be targets;
     None: all.
     """
     faces, people = population.faces, population.people
@@ -124,15 +133,18 @@ def draw_pairs(
         rng = np.random.default_rng((seed, index))
         vary_t, vary_s = rng.random((2, NUM_VARIATIONS), dtype=np.float32)
         s = t = int(targets[rng.integers(len(targets))])
-        is_same = bool(rng.random() >= different)
+        kind = rng.random()
+        is_same, is_triplet = bool(kind >= different), bool(kind >= 1 - triplets)
         if not is_same:
             while people[s] == people[t]:
                 s = int(rng.integers(len(faces)))
-        elif same_pairs == "person":
+        elif same_pairs == "person" or is_triplet:
             s = population.another_photo(t, rng)
-        is_photo = is_same and same_pairs == "photo"
-        drawn.append((faces[t], faces[s], is_same, vary_t, vary_t if is_photo else vary_s))
-    target, source, same, vary_t, vary_s = (
+        is_photo = is_same and not is_triplet and same_pairs == "photo"
+        strength = np.float32(rng.uniform(*DISGUISE) if is_triplet else 0)
+        vary_s = vary_t if is_photo else vary_s
+        drawn.append((faces[t], faces[s], is_same, strength, vary_t, vary_s))
+    target, source, same, disguise, vary_t, vary_s = (
         torch.from_numpy(np.array(column)) for column in zip(*drawn, strict=True)
     )
-    return Draws(target, source, same, vary_t, vary_s, max(same.sum().item(), 1.0))
+    return Draws(target, source, same, disguise, vary_t, vary_s, max(same.sum().item(), 1.0))

@@ -4,6 +4,7 @@ Every encoder takes our own aligned crop and does the rest: it cuts out its netw
 normalises the descriptor.
 """
 
+import copy
 import math
 import warnings
 from collections.abc import Mapping
@@ -129,9 +130,19 @@ class IdentityEncoder(nn.Module):
             return F.grid_sample(X + 1, grid, padding_mode="zeros", align_corners=False) - 1
         return F.grid_sample(X, grid, padding_mode="border", align_corners=False)
 
+    def describe(self, X: Float[Tensor, "b 3 s s"]) -> Float[Tensor, "b d"]:
+        """Return the backbone's descriptors of aligned faces of any size, RGB in [-1, 1]."""
+        return self.backbone(self.to_input(X)).float()
+
     def forward(self, X: Float[Tensor, "b 3 s s"]) -> Float[Tensor, "b d"]:
         """Return z_id, of unit length, of aligned faces of any size, RGB in [-1, 1]."""
-        return F.normalize(self.backbone(self.to_input(X)).float() - self.mean)
+        return F.normalize(self.describe(X) - self.mean)
+
+    def with_mean(self, mean: Float[Tensor, " d"]) -> "IdentityEncoder":
+        """Return an encoder of the same weights that subtracts another mean."""
+        other = copy.copy(self)
+        other._buffers = self._buffers | {"mean": mean.to(self.mean)}
+        return other
 
 
 def load_identity_encoder(spec: str, geometry: CropGeometry) -> IdentityEncoder:

@@ -42,6 +42,15 @@ class AADGenerator(nn.Module):
         return torch.tanh(h).unflatten(0, (b, m))
 
 
+def extrapolate(
+    z_id_t: Float[Tensor, "b c_id"],
+    z_id_s: Float[Tensor, "b c_id"],
+    strength: float | Float[Tensor, "b 1"],
+) -> Float[Tensor, "b c_id"]:
+    """Return normalize(z_id_t + strength (z_id_s - z_id_t)): beyond 1, away from the target's."""
+    return F.normalize(torch.lerp(z_id_t, z_id_s, strength))
+
+
 class AEINet(nn.Module):
     """The trainable part of the first stage; z_id comes from an ``IdentityEncoder``.
 

@@ -13,22 +13,43 @@ from torch.nn import functional as F
 
 Scalar = Float[Tensor, ""]
 
+HARMLESS = 0.05
+"""Cosine to the target's identity that no swap is asked to go below."""
+
 
 def identity_loss(z_id_Y: Float[Tensor, "b c_id"], z_id_s: Float[Tensor, "b c_id"]) -> Scalar:
     """Return one minus the cosine to the source's identity, mean over pairs. Eq. (6), (12)."""
     return (1 - F.cosine_similarity(z_id_Y, z_id_s, dim=1)).mean()
 
 
-def attributes_loss(
-    z_att_Y: Sequence[Float[Tensor, "b _ _ _"]], z_att_t: Sequence[Float[Tensor, "b _ _ _"]]
+def target_loss(
+    z_id_Y: Float[Tensor, "b c_id"],
+    z_id_t: Float[Tensor, "b c_id"],
+    z_id_s: Float[Tensor, "b c_id"],
 ) -> Scalar:
-    """Return half the squared distance, mean in each level, summed over levels. Eq. (7)."""
-    return (
-        0.5
-        * torch.stack(
-            [F.mse_loss(a.float(), b.float()) for a, b in zip(z_att_Y, z_att_t, strict=True)]
-        ).sum()
-    )
+    """Return how much more like its target a swap is than its source is, mean over pairs. Ours.
+
+    It is relu(cos(z_id_Y, z_id_t) - max(cos(z_id_s, z_id_t), HARMLESS)); of no pairs it is zero.
+    """
+    allowed = F.cosine_similarity(z_id_s, z_id_t, dim=1).clamp_min(HARMLESS)
+    excess = F.relu(F.cosine_similarity(z_id_Y, z_id_t, dim=1) - allowed)
+    return excess.sum() / max(len(excess), 1)
+
+
+def attributes_loss(
+    z_att_Y: Sequence[Float[Tensor, "b _ _ _"]],
+    z_att_t: Sequence[Float[Tensor, "b _ _ _"]],
+    pairs: Bool[Tensor, " b"] | None = None,
+) -> Scalar:
+    """Return half the squared distance, mean in each level, summed over levels. Eq. (7).
+
+    The mean is over all pairs, or over those where ``pairs`` is true; of none it is zero.
+    """
+    levels = zip(z_att_Y, z_att_t, strict=True)
+    if pairs is None:
+        return 0.5 * torch.stack([F.mse_loss(a.float(), b.float()) for a, b in levels]).sum()
+    per_pair = [(a.float() - b.float()).square().mean(dim=(1, 2, 3)) for a, b in levels]
+    return 0.5 * (torch.stack(per_pair).sum(0) * pairs).sum() / pairs.sum().clamp(min=1)
 
 
 def reconstruction_loss(
@@ -44,8 +65,23 @@ def reconstruction_loss(
     of the parts' losses is the loss of the whole.
     """
     per_pair = 0.5 * (Y - X_t).square().mean(dim=(1, 2, 3))  # (b,)
-    total = (per_pair * same).sum()
-    return total / (same.sum().clamp(min=1) if num_same is None else num_same)
+    return _mean_of_same(per_pair, same, num_same)
+
+
+def absolute_loss(
+    Y: Float[Tensor, "b c h w"],
+    X_t: Float[Tensor, "b c h w"],
+    same: Bool[Tensor, " b"],
+    num_same: float | None = None,
+) -> Scalar:
+    """Return the mean absolute error of the pairs that L_rec is of, or zero. Ours."""
+    return _mean_of_same((Y - X_t).abs().mean(dim=(1, 2, 3)), same, num_same)
+
+
+def _mean_of_same(
+    per_pair: Float[Tensor, " b"], same: Bool[Tensor, " b"], num_same: float | None
+) -> Scalar:
+    return (per_pair * same).sum() / (same.sum().clamp(min=1) if num_same is None else num_same)
 
 
 def hinge_loss_d(

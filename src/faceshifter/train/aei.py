@@ -1,5 +1,6 @@
 """Training of AEI-Net, Eq. (6)-(9)."""
 
+import sys
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -10,7 +11,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from faceshifter.config import AEITrainConfig, AEIWeights, Intervals, Runtime
+from faceshifter.config import AEITrainConfig, AEIWeights, CropGeometry, Intervals, Runtime
 from faceshifter.data.augment import RandomView
 from faceshifter.data.batches import Fetch, batches, find_sharpest, load_set
 from faceshifter.data.occlusion import Occluders
@@ -18,10 +19,12 @@ from faceshifter.data.pairs import Pairs, Population
 from faceshifter.data.shards import Faces, StoredFaces
 from faceshifter.encoders.encoder import IdentityEncoder
 from faceshifter.errors import TrainingError
+from faceshifter.face.align import fit_similarity
+from faceshifter.face.landmarks import PATCH_LANDMARKS, refine_landmarks
 from faceshifter.models import losses
-from faceshifter.models.aei import AEINet, recorded_masks
+from faceshifter.models.aei import AEINet, extrapolate, recorded_masks
 from faceshifter.models.discriminator import MultiScaleDiscriminator
-from faceshifter.networks import to_range
+from faceshifter.networks import to_images, to_range
 from faceshifter.tensors import fingerprint
 from faceshifter.train.checkpoint import Stateful, start_from
 from faceshifter.train.distributed import distribute, synchronise_batch_norm
@@ -37,8 +40,9 @@ from faceshifter.train.loop import (
 )
 from faceshifter.train.run import Run, name_teachers, start_run
 
-NUM_SAMPLES, NUM_WATCHED = 16, 32
-"""Pairs drawn at each checkpoint, and pairs that the watchdog measures."""
+NUM_SAMPLES, NUM_WATCHED, NUM_PULLED, NUM_CENTRED = 16, 32, 4, 512
+"""Pairs drawn at each checkpoint, measured for the watchdog, and whose gradients are; faces that an
+encoder's mean is taken of."""
 
 
 class GeneratorLoss(nn.Module):
@@ -51,27 +55,36 @@ class GeneratorLoss(nn.Module):
     def forward(
         self,
         discriminator: MultiScaleDiscriminator,
+        teacher: AEINet,
         encoder: IdentityEncoder,
         judge: IdentityEncoder,
         pairs: Pairs,
+        config: AEITrainConfig,
         weights: AEIWeights,
         view: RandomView | None = None,
     ) -> tuple[losses.Scalar, dict[str, Tensor], Float[Tensor, "b 3 s s"]]:
-        """Return Eq. (9), its terms and the swaps Y_hat_st, detached.
+        """Return Eq. (9) with our further terms, all terms, and the swaps Y_hat_st, detached.
 
-        ``encoder`` makes z_id; ``judge`` is that of the identity loss, in the paper the same, which
-        sees the swaps in a ``view``, without one unchanged. The discriminator is frozen.
+        ``teacher`` disguises the targets of triplets. ``encoder`` makes z_id; ``judge`` is that of
+        the identity loss, in the paper the same, which sees the swaps in a ``view``, without one
+        unchanged. Teacher and discriminator are frozen.
         """
+        different = ~pairs.same
         with torch.no_grad():
             z_id_s = encoder(pairs.X_s)
             z_judge_s = z_id_s if judge is encoder else judge(pairs.X_s)
-        z_att = self.aei.attributes_encoder(pairs.X_t)
+            z_judge_t = embed_some(judge, pairs.X_t[different]) if weights.target else None
+            X_t = disguise_targets(teacher, encoder, pairs, z_id_s)
+        z_att = self.aei.attributes_encoder(X_t)
         Y = self.aei.generator(z_att, z_id_s[:, None])[:, 0]
         viewed = Y.float() if view is None else view.apply(Y.float())
-        loss_id = losses.identity_loss(judge(viewed), z_judge_s)
+        z_judge_Y = judge(viewed)
+        loss_id = losses.identity_loss(z_judge_Y, z_judge_s)
         # z_att(X_t) is held: else both sides would move. docs/decisions.md#attributes-loss
         z_att_t = [z_att_k.detach() for z_att_k in z_att]
-        loss_att = losses.attributes_loss(self.aei.attributes_encoder(Y), z_att_t)
+        z_att_Y = self.aei.attributes_encoder(Y)
+        which = different if config.att_pairs == "different" else None
+        loss_att = losses.attributes_loss(z_att_Y, z_att_t, which)
         loss_rec = losses.reconstruction_loss(Y.float(), pairs.X_t, pairs.same, pairs.num_same)
         loss_adv = losses.hinge_loss_g(discriminator(Y))
         loss = losses.aei_loss(
@@ -85,7 +98,41 @@ class GeneratorLoss(nn.Module):
             lambda_rec=weights.rec,
         )
         terms = {"loss/adv": loss_adv, "loss/att": loss_att, "loss/rec": loss_rec}
-        return loss, terms | {"loss/id": loss_id}, Y.detach()
+        terms["loss/id"] = loss_id
+        if weights.abs:
+            same = (pairs.same, pairs.num_same)
+            terms["loss/abs"] = losses.absolute_loss(Y.float(), pairs.X_t, *same)
+            loss = loss + weights.abs * terms["loss/abs"]
+        if z_judge_t is not None:
+            of_two = (z_judge_Y[different], z_judge_t, z_judge_s[different])
+            terms["loss/target"] = losses.target_loss(*of_two)
+            loss = loss + weights.target * terms["loss/target"]
+        return loss, terms, Y.detach()
+
+
+def embed_some(encoder: IdentityEncoder, X: Float[Tensor, "k 3 s s"]) -> Float[Tensor, "k c_id"]:
+    """Return z_id of any number of faces, none included."""
+    return encoder(X) if len(X) else torch.zeros(0, encoder.c_id, device=X.device)
+
+
+@torch.no_grad()
+def disguise_targets(
+    teacher: AEINet, encoder: IdentityEncoder, pairs: Pairs, z_id_s: Float[Tensor, "b c_id"]
+) -> Float[Tensor, "b 3 s s"]:
+    """Return X_t as the network sees it: those of triplets with a stranger's identity.
+
+    The stranger is the source of the pair before. Occluders are not swapped: they are seen as they
+    are in the photo.
+    """
+    rows = pairs.disguise.nonzero()[:, 0]
+    if len(rows) == 0:
+        return pairs.X_t
+    photos = pairs.X_t[rows]
+    bare = photos if pairs.X_bare is None else pairs.X_bare[rows]
+    z_id = extrapolate(encoder(bare), z_id_s.roll(1, 0)[rows], pairs.disguise[rows, None])
+    swaps = teacher(bare, z_id[:, None])[:, 0].float()
+    occluded = (photos != bare).any(dim=1, keepdim=True)
+    return pairs.X_t.index_copy(0, rows, torch.where(occluded, photos, swaps))
 
 
 class DiscriminatorLoss(nn.Module):
@@ -112,13 +159,17 @@ class DiscriminatorLoss(nn.Module):
 class AEITraining:
     """The networks of stage one, their optimisers and their step.
 
-    The first encoder makes z_id; the others take turns with it as judges.
+    The encoder makes z_id; the judges take turns in the identity loss.
     """
 
     def __init__(
-        self, config: AEITrainConfig, encoders: Sequence[IdentityEncoder], run: Run
+        self,
+        config: AEITrainConfig,
+        encoder: IdentityEncoder,
+        judges: Sequence[IdentityEncoder],
+        run: Run,
     ) -> None:
-        self.config, self.encoders, self.run = config, encoders, run
+        self.config, self.encoder, self.judges, self.run = config, encoder, judges, run
         torch.manual_seed(config.seed)
         self.aei = to_device(AEINet(config.model), run.device, run.runtime)
         discriminator = MultiScaleDiscriminator(config.discriminator)
@@ -137,13 +188,14 @@ class AEITraining:
 
     def step(self, position: int, parts: Sequence[Pairs]) -> dict[str, Tensor]:
         """Train generator and discriminator once; return the means of all terms."""
-        encoder, judge = self.encoders[0], self.encoders[position % len(self.encoders)]
-        weights = self.config.weights_at(position)
-        rng = np.random.default_rng((self.config.seed, position, 2))
+        config, weights = self.config, self.config.weights_at(position)
+        frozen = (self.discriminator, self.ema, self.encoder)
+        judge = self.judges[position % len(self.judges)]
+        rng = np.random.default_rng((config.seed, position, 2))
         inputs = []
         for pairs in parts:
-            view = RandomView.draw(rng, len(pairs.X_t)) if self.config.glance else None
-            inputs.append((self.discriminator, encoder, judge, pairs, weights, view))
+            view = RandomView.draw(rng, len(pairs.X_t)) if config.glance else None
+            inputs.append((*frozen, judge, pairs, config, weights, view))
         self.discriminator.requires_grad_(False)
         terms, swaps = add_gradients(self.generator_loss, inputs, self.run)
         self.discriminator.requires_grad_(True)
@@ -188,11 +240,12 @@ def train(
                 f"{config.identity} makes z_id of {c_id} numbers, but the recipe's c_id is "
                 f"{config.model.c_id}; give --model.c-id {c_id}"
             )
-        training = AEITraining(config, encoders, run)
         run.claim(what_makes(config, data, occluder_paths))
         # Pictures are occluded on the CPU.
         stored_on = torch.device("cpu") if config.occluded else run.device
         faces = load_set(data, config.model.image_size, stored_on, run.runtime, run.ranks.world)
+        judges = [centre(encoder, faces) for encoder in encoders] if config.centred else encoders
+        training = AEITraining(config, encoders[0], judges, run)
         population, held_out = Population.split([c.identity for c in faces.crops], config.seed)
         fetch = Fetch(
             config,
@@ -212,11 +265,21 @@ def train(
         run_steps(
             training,
             lambda start: batches(fetch, faces, start, run.device, run.runtime),
-            watch=lambda: measure_swaps(training.ema, encoders, watched),
+            watch=lambda: measure(training, watched),
             snapshot=lambda position: run.export(
                 "aei", training.ema, position, info, draw_samples(training, watched)
             ),
         )
+
+
+@torch.no_grad()
+def centre(encoder: IdentityEncoder, faces: Faces | StoredFaces) -> IdentityEncoder:
+    """Return an encoder that also subtracts the mean of what it makes of a set's faces."""
+    chosen = np.random.default_rng(0).choice(len(faces.crops), min(NUM_CENTRED, len(faces.crops)))
+    parts = torch.from_numpy(np.sort(chosen)).split(64)
+    device = encoder.grid.device
+    raw = [encoder.describe(to_range(faces.pictures(part).to(device))) for part in parts]
+    return encoder.with_mean(torch.cat(raw).mean(0))
 
 
 def what_makes(
@@ -246,37 +309,98 @@ def draw_samples(
 ) -> list[Float[Tensor, "k 3 s s"]]:
     """Return the first sources and targets, and their Y_hat_st and Y_hat_tt."""
     X_s, X_t = (X[:NUM_SAMPLES] for X in watched)
-    z_id_s, z_id_t = (training.encoders[0](X) for X in (X_s, X_t))
+    z_id_s, z_id_t = (training.encoder(X) for X in (X_s, X_t))
     Y_hat = training.ema(X_t, torch.stack([z_id_s, z_id_t], dim=1))
     return [X_s, X_t, Y_hat[:, 0], Y_hat[:, 1]]
+
+
+def measure(
+    training: AEITraining, watched: tuple[Float[Tensor, "b 3 s s"], Float[Tensor, "b 3 s s"]]
+) -> dict[str, float]:
+    """Measure the averaged network's swaps of watched pairs, and each loss's pull on z_id."""
+    figures = measure_swaps(training.ema, training.encoder, training.judges, watched)
+    return figures | measure_pull(training, watched)
 
 
 @torch.no_grad()
 def measure_swaps(
     aei: AEINet,
-    encoders: Sequence[IdentityEncoder],
+    encoder: IdentityEncoder,
+    judges: Sequence[IdentityEncoder],
     watched: tuple[Float[Tensor, "b 3 s s"], Float[Tensor, "b 3 s s"]],
 ) -> dict[str, float]:
     """Measure cosines, errors and the mean of M at each level, for the watchdog.
 
     ``watch/rec`` is the mean of abs(Y_hat_tt - X_t), ``watch/change`` that of
-    abs(Y_hat_st - X_t), in [0, 2]. The first encoder makes z_id.
+    abs(Y_hat_st - X_t), in [0, 2]; ``watch/landmarks`` is how far Y_hat_st's landmarks are from
+    X_t's, in percent of the distance of the eyes.
     """
     X_s, X_t = watched
-    z_id = [(encoder(X_s), encoder(X_t)) for encoder in encoders]
     with recorded_masks(aei) as levels:
-        Y_hat = aei(X_t, torch.stack(z_id[0], dim=1))
+        Y_hat = aei(X_t, torch.stack([encoder(X_s), encoder(X_t)], dim=1))
     Y_hat_st, Y_hat_tt = Y_hat.unbind(dim=1)
     figures = {
         "watch/rec": F.l1_loss(Y_hat_tt, X_t).item(),
         "watch/change": F.l1_loss(Y_hat_st, X_t).item(),
+        "watch/landmarks": measure_shift(Y_hat_st, X_t, aei.config.geometry),
     }
     for k, masks in enumerate(levels, 1):
         if masks:
             means = torch.stack([M.mean() for M in masks.values()])
             figures[f"watch/mask/{k}"] = means.mean().item()
-    for encoder, (z_id_s, z_id_t) in zip(encoders, z_id, strict=True):
-        z_id_Y = encoder(Y_hat_st)
-        figures[f"watch/cos_source/{encoder.name}"] = (z_id_Y * z_id_s).sum(1).mean().item()
-        figures[f"watch/cos_target/{encoder.name}"] = (z_id_Y * z_id_t).sum(1).mean().item()
+    for judge in judges:
+        z_id_Y, z_id_s, z_id_t = judge(Y_hat_st), judge(X_s), judge(X_t)
+        figures[f"watch/cos_source/{judge.name}"] = (z_id_Y * z_id_s).sum(1).mean().item()
+        figures[f"watch/cos_target/{judge.name}"] = (z_id_Y * z_id_t).sum(1).mean().item()
+    return figures
+
+
+def measure_shift(
+    Y: Float[Tensor, "b 3 s s"], X_t: Float[Tensor, "b 3 s s"], geometry: CropGeometry
+) -> float:
+    """Return the median distance of dlib's landmarks, in percent of the distance of the eyes.
+
+    It is found without a detector, as the faces are aligned, and stands for pose and expression.
+    """
+    size = Y.shape[-1]
+    matrix = fit_similarity(np.array(geometry.points) * size - 0.5, PATCH_LANDMARKS)
+    pixels = [to_images(X) for X in (Y, X_t)]
+    shifts = [
+        np.linalg.norm(refine_landmarks(y, matrix) - refine_landmarks(x, matrix), axis=1).mean()
+        for y, x in zip(*pixels, strict=True)
+    ]
+    return 100 * float(np.median(shifts)) / (geometry.eye_distance * size)
+
+
+def measure_pull(
+    training: AEITraining, watched: tuple[Float[Tensor, "b 3 s s"], Float[Tensor, "b 3 s s"]]
+) -> dict[str, float]:
+    """Return the length of each weighted loss's gradient at the layers that take z_id.
+
+    The averaged network gives watched targets their sources' identity and, as the recipe has it,
+    their own: those as triplets where it has any. The losses whose pulls are longest decide.
+    """
+    X_s, X_t = (X[:NUM_PULLED] for X in watched)
+    num = len(X_t)
+    same = torch.arange(2 * num, device=X_t.device) >= num
+    disguise = same * (1.5 if training.config.triplets else 0.0)
+    pairs = Pairs(torch.cat([X_s, X_t]), torch.cat([X_t, X_t]), same, disguise, num)
+    weights = training.config.weights_at(sys.maxsize)
+    layers = [
+        parameter
+        for name, parameter in training.ema.named_parameters()
+        if "to_gamma_beta_id" in name
+    ]
+    frozen = (training.discriminator, training.ema, training.encoder, training.judges[-1])
+    loss_of = GeneratorLoss(training.ema)
+    for parameter in layers:
+        parameter.requires_grad_(True)
+    terms = loss_of(*frozen, pairs, training.config, weights)[1]
+    figures = {}
+    for name, term in terms.items():
+        weight = getattr(weights, name.removeprefix("loss/"))
+        pull = torch.autograd.grad(term, layers, retain_graph=True)
+        figures[name.replace("loss", "watch/pull")] = weight * nn.utils.get_total_norm(pull).item()
+    for parameter in layers:
+        parameter.requires_grad_(False)
     return figures

@@ -54,7 +54,9 @@ def bench_training(preset: str, batch: int | None, steps: int, runtime: Runtime)
     if device.type == "cuda":
         name = torch.cuda.get_device_name(device)
         torch.cuda.reset_peak_memory_stats(device)
-    training = AEITraining(config, [encoder], Run(Path(), Ranks(device), runtime, Intervals()))
+    training = AEITraining(
+        config, encoder, [encoder], Run(Path(), Ranks(device), runtime, Intervals())
+    )
     source = _random_batches(config, device, runtime)
     for position in range(WARM_UP):
         training.step(position, next(source))

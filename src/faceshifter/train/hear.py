@@ -208,7 +208,9 @@ def watched_pairs(
 def draw_samples(training: HEARTraining, watched: Pairs) -> list[Float[Tensor, "k 3 s s"]]:
     """Return X_s, X_t, Y_hat_st, delta_Y_t (halved) and Y_st of the first watched pairs."""
     n = NUM_SAMPLES
-    pairs = Pairs(watched.X_s[:n], watched.X_t[:n], watched.same[:n], watched.num_same)
+    pairs = Pairs(
+        watched.X_s[:n], watched.X_t[:n], watched.same[:n], watched.disguise[:n], watched.num_same
+    )
     Y_hat_st, delta_Y_t, _ = first_stage(training.aei, training.encoders[0], pairs)
     Y_st = training.ema(Y_hat_st, delta_Y_t)
     return [pairs.X_s, pairs.X_t, Y_hat_st, delta_Y_t / 2, Y_st]
