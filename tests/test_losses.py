@@ -60,6 +60,31 @@ def test_attributes_loss_is_half_the_mean_square_of_each_level_summed_over_level
     assert losses.attributes_loss(z_att_Y, z_att_t).item() == pytest.approx(expected, rel=1e-6)
 
 
+def test_attributes_loss_of_some_pairs_is_that_of_those_alone() -> None:
+    z_att_Y, z_att_t = levels(), levels()
+    first = torch.tensor([True, False])
+    alone = losses.attributes_loss([z[:1] for z in z_att_Y], [z[:1] for z in z_att_t])
+    torch.testing.assert_close(losses.attributes_loss(z_att_Y, z_att_t, first), alone.float())
+    assert losses.attributes_loss(z_att_Y, z_att_t, ~first & first).item() == 0
+
+
+def test_target_loss_is_what_a_swap_has_of_its_target_beyond_what_its_source_has() -> None:
+    z_id_t = torch.eye(3, dtype=torch.float64)
+    z_id_s = torch.tensor([[0.0, 1, 0], [0, 0.6, 0.8], [1, 0, 0]], dtype=torch.float64)
+    z_id_Y = torch.tensor([[0.8, 0.6, 0], [0.6, 0.8, 0], [1, 0, 0]], dtype=torch.float64)
+    expected = (0.8 - losses.HARMLESS) + (0.8 - 0.6) + 0
+    loss = losses.target_loss(z_id_Y, z_id_t, z_id_s)
+    assert loss.item() == pytest.approx(expected / 3)
+    assert losses.target_loss(z_id_Y[:0], z_id_t[:0], z_id_s[:0]).item() == 0
+
+
+def test_absolute_loss_is_the_mean_over_the_same_pairs() -> None:
+    Y, X_t = pictures()
+    expected = mean_of(lambda a, b: abs(a - b), Y[2], X_t[2])
+    assert losses.absolute_loss(Y, X_t, ONE_IN_FOUR).item() == pytest.approx(expected)
+    assert losses.absolute_loss(Y, X_t, NONE).item() == 0
+
+
 def test_attributes_loss_of_levels_that_all_differ_by_one_is_half_a_level() -> None:
     z_att = levels()
     moved = [z + 1 for z in z_att]

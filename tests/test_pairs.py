@@ -38,7 +38,7 @@ def load(images: Tensor, draws: Draws, *, augmented: bool = False) -> Pairs:
 
 
 def assert_equal(own: Draws, expected: Draws) -> None:
-    for name in ("target", "source", "same", "vary_t", "vary_s"):
+    for name in ("target", "source", "same", "disguise", "vary_t", "vary_s"):
         assert torch.equal(getattr(own, name), getattr(expected, name)), name
 
 
@@ -103,6 +103,41 @@ def test_a_person_of_one_photo_is_varied_otherwise_as_source(images) -> None:
     assert torch.equal(load(images, pairs).X_s, load(images, pairs).X_t)
     varied = load(images, pairs, augmented=True)
     assert ((varied.X_s - varied.X_t).abs().amax(dim=(1, 2, 3)) > 0.01).all()
+
+
+def test_triplets_are_the_wanted_share_and_have_another_photo_of_the_person_as_source() -> None:
+    population = Population(np.arange(6), np.array([0, 0, 1, 1, 2, 2]))
+    wanted = {"seed": 0, "position": 0, "batch": 2000, "different": 0.4}
+    drawn = draw_pairs(population, **wanted, triplets=0.5)
+    triplet = drawn.disguise > 0
+    assert triplet.double().mean().item() == pytest.approx(0.5, abs=0.04)
+    assert ((drawn.disguise[triplet] >= 1) & (drawn.disguise[triplet] < 2)).all()
+    assert drawn.same[triplet].all()
+    assert (drawn.target // 2 == drawn.source // 2)[triplet].all()
+    assert (drawn.target != drawn.source)[triplet].all()
+    plain = draw_pairs(population, **wanted)
+    assert not plain.disguise.any()
+    assert torch.equal(plain.target, drawn.target)
+    for name in ("source", "same", "vary_s"):
+        assert torch.equal(getattr(plain, name)[~triplet], getattr(drawn, name)[~triplet])
+
+
+def test_an_occluded_triplet_is_read_with_and_without_its_occluder(images) -> None:
+    images = torch.randint(0, 256, (5, 3, 32, 32), dtype=torch.uint8)
+    config = replace(AEI_RECIPES["tiny-longer"][1], batch=40, occluded=1.0, triplets=0.65)
+    crop = Crop(shard="", file="", photo="", identity="", eye_distance=0.0, sharpness=0.0)
+    faces = Faces(images, [crop] * 5, CropGeometry())
+    population = Population(np.arange(5), np.arange(5))
+    (raw,) = Fetch(config, population, np.arange(5), faces, Occluders())[0]
+    assert isinstance(raw, RawPairs)
+    assert raw.bare is not None
+    assert torch.equal(raw.bare, images[raw.draws.target])
+    assert (raw.bare != raw.targets).any()
+    pairs = raw.to_pairs(torch.device("cpu"), augmented=True)
+    assert pairs.X_bare is not None
+    free = (raw.bare == raw.targets).all(dim=(1, 2, 3))
+    assert 0 < free.sum() < 40
+    assert torch.equal(pairs.X_bare[free], pairs.X_t[free])
 
 
 def test_the_sharpest_faces_are_a_share_of_all() -> None:

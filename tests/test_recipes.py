@@ -115,6 +115,12 @@ def test_weights_that_leave_steps_without_them_are_refused_by_name(starts) -> No
         AEITrainConfig(weights=weights)
 
 
+@pytest.mark.parametrize("triplets", [-0.1, 0.3, float("nan")])
+def test_a_share_of_triplets_that_leaves_no_room_is_refused(triplets) -> None:
+    with pytest.raises(ValueError, match=r"triplets must be from 0 to 1 - different = 0.2, got"):
+        AEITrainConfig(triplets=triplets)
+
+
 def test_weights_hold_from_their_first_step_to_the_next_ones() -> None:
     early, late = AEIWeights(adv=0.0), AEIWeights(start=10, adv=1.0)
     config = AEITrainConfig(weights=(early, late))

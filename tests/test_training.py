@@ -21,15 +21,15 @@ from faceshifter.config import AdamConfig, AEIWeights, CropGeometry, Intervals, 
 from faceshifter.data.augment import RandomView
 from faceshifter.data.batches import RawPairs
 from faceshifter.data.hardest import load_errors, rank_errors
-from faceshifter.data.pairs import Population, draw_pairs
+from faceshifter.data.pairs import Pairs, Population, draw_pairs
 from faceshifter.data.shards import load_faces
 from faceshifter.encoders.encoder import load_identity_encoder
 from faceshifter.errors import DataError, DeviceError, FaceShifterError, OutputError, TrainingError
 from faceshifter.files import read_lines
-from faceshifter.models.aei import AEINet
+from faceshifter.models.aei import AEINet, extrapolate
 from faceshifter.models.discriminator import MultiScaleDiscriminator
-from faceshifter.networks import choose_device, load_aei, load_encoder_of
-from faceshifter.recipes import AEI_RECIPES, HEAR_RECIPES, IDENTITY_RECIPES
+from faceshifter.networks import choose_device, load_aei, load_encoder_of, to_range
+from faceshifter.recipes import AEI_PRESETS, AEI_RECIPES, HEAR_RECIPES, IDENTITY_RECIPES
 from faceshifter.tensors import fingerprint
 from faceshifter.tensors import load_tensors as load_arrays
 from faceshifter.train import aei, hear, identity
@@ -283,7 +283,8 @@ def test_the_generators_loss_moves_all_of_aei_net_and_nothing_else(trainings, fa
     raw = RawPairs(draws, images[draws.source], images[draws.target])
     pairs = raw.to_pairs(torch.device("cpu"), augmented=False)
     loss_of = aei.GeneratorLoss(network)
-    loss, terms, Y = loss_of(discriminator, encoder, judge, pairs, AEIWeights())
+    fixed = (discriminator, network, encoder, judge)
+    loss, terms, Y = loss_of(*fixed, pairs, config, AEIWeights())
     loss.backward()
     assert Y.shape == (4, 3, 32, 32)
     total = terms["loss/adv"] + 10 * terms["loss/att"] + 5 * terms["loss/id"]
@@ -293,7 +294,7 @@ def test_the_generators_loss_moves_all_of_aei_net_and_nothing_else(trainings, fa
         assert all(parameter.grad is None for parameter in frozen.parameters())
     assert [fingerprint(module) for module in (encoder, judge)] == before
 
-    inputs = (discriminator, encoder, judge, pairs, AEIWeights())
+    inputs = (*fixed, pairs, config, AEIWeights())
     straight = RandomView(1.0, torch.eye(2, 3).expand(4, 2, 3))
     drawn = RandomView.draw(np.random.default_rng(0), 4)
     same, other = (loss_of(*inputs, view)[1] for view in (straight, drawn))
@@ -301,6 +302,55 @@ def test_the_generators_loss_moves_all_of_aei_net_and_nothing_else(trainings, fa
     assert abs(other["loss/id"] - terms["loss/id"]) > 1e-4
     del terms["loss/id"], other["loss/id"]
     torch.testing.assert_close(other, terms)
+
+    weights = AEIWeights(abs=3, target=7)
+    more, all_terms, _ = loss_of(*fixed, pairs, config, weights)
+    ours = 3 * all_terms["loss/abs"] + 7 * all_terms["loss/target"]
+    torch.testing.assert_close(more, loss.detach() + ours)
+    different = replace(config, att_pairs="different")
+    alone = loss_of(*fixed, pairs, different, AEIWeights())[1]
+    assert abs(alone["loss/att"] - all_terms["loss/att"]) > 1e-6
+
+
+def test_targets_of_triplets_are_disguised_except_for_occluders() -> None:
+    network = AEINet(AEI_PRESETS["smoke"]).eval()
+    encoder = load_identity_encoder("distilled", CropGeometry())
+    X_s, X_bare = torch.rand(2, 3, 3, 32, 32) * 2 - 1
+    X_t = X_bare.clone()
+    X_t[0, :, 8:16, 8:16] = 1.0
+    same, disguise = torch.tensor([True, True, False]), torch.tensor([1.5, 0.0, 0.0])
+    pairs = Pairs(X_s, X_t, same, disguise, 2.0, X_bare)
+    z_id_s = encoder(X_s)
+    seen = aei.disguise_targets(network, encoder, pairs, z_id_s)
+    assert torch.equal(seen[1:], X_t[1:])
+    assert torch.equal(seen[0, :, 8:16, 8:16], X_t[0, :, 8:16, 8:16])
+    z_id = extrapolate(encoder(X_bare[:1]), z_id_s[2:], 1.5)
+    swap = network(X_bare[:1], z_id[:, None])[0, 0]
+    torch.testing.assert_close(seen[0, :, 16:], swap[:, 16:])
+    plain = replace(pairs, disguise=torch.zeros(3))
+    assert aei.disguise_targets(network, encoder, plain, z_id_s) is X_t
+
+
+def test_a_centred_encoder_finds_nothing_in_the_mean_of_a_sets_faces(faces_data) -> None:
+    encoder = load_identity_encoder("distilled", CropGeometry())
+    faces = load_faces(faces_data, 128, progress=False)
+    centred = aei.centre(encoder, faces)
+    X = to_range(faces.images)
+    assert (centred.describe(X) - centred.mean).mean(0).abs().max() < 1e-5
+    assert encoder.mean.abs().max() == 0
+    strangers = [float((z := e(X))[0] @ z[1]) for e in (encoder, centred)]
+    assert strangers[1] < strangers[0]
+
+
+def test_triplets_train_resume_and_are_watched(trainings, tmp_path) -> None:
+    settings = {"different": 0.3, "triplets": 0.5, "centred": True, "occluded": 0.5, "batch": 8}
+    weights = (AEIWeights(abs=1, target=1),)
+    trainings["aei"](tmp_path / "whole", steps=4, weights=weights, **settings)
+    last = reports(tmp_path / "whole")[-1]
+    for name in ("id", "att", "rec", "abs", "target"):
+        assert last[f"watch/pull/{name}"] > 0
+    assert last["watch/landmarks"] > 0
+    assert any(key.startswith("watch/cos_strangers/") for key in last)
 
 
 def test_the_judge_may_glance_another_way_each_step(trainings, whole, tmp_path) -> None:

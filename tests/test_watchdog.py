@@ -17,6 +17,7 @@ HEALTHY: dict[str, Any] = {
     "watch/change": 0.3,
     "watch/cos_source/dlib": 0.6,
     "watch/cos_target/dlib": 0.2,
+    "watch/cos_strangers/dlib": 0.0,
     "watch/mask/1": 0.4,
     "watch/mask/2": 0.6,
     "watch/mask/3": 0.5,
@@ -26,6 +27,9 @@ FAILURES: dict[str, dict[str, Any]] = {
     "copies the target: cosine to target 0.90, to source 0.10": {
         "watch/cos_source/dlib": 0.1,
         "watch/cos_target/dlib": 0.9,
+    },
+    "keeps the target: the cosine of swaps to the target is 0.35 above": {
+        "watch/cos_target/dlib": 0.35
     },
     "fools an encoder: cosine to source 0.60 by one, 0.10 by another": {
         "watch/cos_source/other": 0.1

@@ -40,9 +40,11 @@ from faceshifter.train.loop import (
 )
 from faceshifter.train.run import Run, name_teachers, start_run
 
-NUM_SAMPLES, NUM_WATCHED, NUM_PULLED, NUM_CENTRED = 16, 32, 4, 512
-"""Pairs drawn at each checkpoint, measured for the watchdog, and whose gradients are; faces that an
-encoder's mean is taken of."""
+NUM_SAMPLES, NUM_WATCHED, NUM_SHIFTED, NUM_PULLED = 16, 32, 8, 4
+"""Pairs drawn at each checkpoint, measured for the watchdog, whose landmarks are, whose gradients
+are."""
+NUM_CENTRED = 512
+"""Faces that an encoder's mean is taken of."""
 
 
 class GeneratorLoss(nn.Module):
@@ -275,7 +277,7 @@ def train(
 @torch.no_grad()
 def centre(encoder: IdentityEncoder, faces: Faces | StoredFaces) -> IdentityEncoder:
     """Return an encoder that also subtracts the mean of what it makes of a set's faces."""
-    chosen = np.random.default_rng(0).choice(len(faces.crops), min(NUM_CENTRED, len(faces.crops)))
+    chosen = np.random.default_rng(0).permutation(len(faces.crops))[:NUM_CENTRED]
     parts = torch.from_numpy(np.sort(chosen)).split(64)
     device = encoder.grid.device
     raw = [encoder.describe(to_range(faces.pictures(part).to(device))) for part in parts]
@@ -331,6 +333,8 @@ def measure_swaps(
 ) -> dict[str, float]:
     """Measure cosines, errors and the mean of M at each level, for the watchdog.
 
+    ``watch/cos_source``, ``watch/cos_target`` and ``watch/cos_strangers`` are mean cosines of
+    Y_hat_st to X_s, of Y_hat_st to X_t, and of X_s to X_t, by each judge.
     ``watch/rec`` is the mean of abs(Y_hat_tt - X_t), ``watch/change`` that of
     abs(Y_hat_st - X_t), in [0, 2]; ``watch/landmarks`` is how far Y_hat_st's landmarks are from
     X_t's, in percent of the distance of the eyes.
@@ -350,8 +354,13 @@ def measure_swaps(
             figures[f"watch/mask/{k}"] = means.mean().item()
     for judge in judges:
         z_id_Y, z_id_s, z_id_t = judge(Y_hat_st), judge(X_s), judge(X_t)
-        figures[f"watch/cos_source/{judge.name}"] = (z_id_Y * z_id_s).sum(1).mean().item()
-        figures[f"watch/cos_target/{judge.name}"] = (z_id_Y * z_id_t).sum(1).mean().item()
+        cosines = {
+            "source": z_id_Y * z_id_s,
+            "target": z_id_Y * z_id_t,
+            "strangers": z_id_s * z_id_t,
+        }
+        for name, products in cosines.items():
+            figures[f"watch/cos_{name}/{judge.name}"] = products.sum(1).mean().item()
     return figures
 
 
@@ -364,7 +373,7 @@ def measure_shift(
     """
     size = Y.shape[-1]
     matrix = fit_similarity(np.array(geometry.points) * size - 0.5, PATCH_LANDMARKS)
-    pixels = [to_images(X) for X in (Y, X_t)]
+    pixels = [to_images(X[:NUM_SHIFTED]) for X in (Y, X_t)]
     shifts = [
         np.linalg.norm(refine_landmarks(y, matrix) - refine_landmarks(x, matrix), axis=1).mean()
         for y, x in zip(*pixels, strict=True)

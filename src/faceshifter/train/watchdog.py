@@ -74,6 +74,19 @@ def _copies_target(report: Report) -> str | None:
     )
 
 
+def _keeps_target(report: Report) -> str | None:
+    target, strangers = _cosines(report, "target"), _cosines(report, "strangers")
+    if not strangers or _copies_target(report) is not None:
+        return None
+    kept = min(t - s for t, s in zip(target, strangers, strict=True))
+    if kept <= 0.25:
+        return None
+    return (
+        f"keeps the target: the cosine of swaps to the target is {kept:.2f} above that of two "
+        "strangers; raise the share of triplets or the target weight"
+    )
+
+
 def _fools_encoder(report: Report) -> str | None:
     source = _cosines(report, "source")
     if len(source) < 2 or max(source) - min(source) <= 0.45:
@@ -164,6 +177,7 @@ def _starves(report: Report) -> str | None:
 
 CHECKS: tuple[tuple[str, Callable[[Report], str | None]], ...] = (
     ("watch/rec", _copies_target),
+    ("watch/rec", _keeps_target),
     ("watch/rec", _fools_encoder),
     ("watch/rec", _loses_target),
     ("loss/d", _saturated_discriminator),
