@@ -194,6 +194,9 @@ class AEITrainConfig:
     has given a stranger's identity: the photo itself is what the swap must be."""
     att_pairs: Literal["all", "different"] = "all"
     """Pairs that L_att is of; ours: only those with X_t != X_s, where no pixels are known."""
+    focus: float = 0.0
+    """Ours: how much more the pixels of eyes and mouth count where the result is known: gaze and
+    expression are small."""
     centred: bool = False
     """Ours: the identity loss subtracts each encoder's mean, so that two strangers have a cosine
     of zero."""

@@ -114,10 +114,11 @@ AEI_RECIPES["tiny-longer"] = (
         same_pairs="person",
         triplets=0.5,
         att_pairs="different",
+        focus=3.0,
         centred=True,
         weights=(
-            AEIWeights(adv=0.0, att=20, id=6, rec=80, abs=4, target=5),
-            AEIWeights(start=150, adv=0.5, att=20, id=6, rec=80, abs=4, target=5),
+            AEIWeights(adv=0.0, att=20, id=3, rec=120, abs=8, target=4),
+            AEIWeights(start=150, adv=1.0, att=20, id=3, rec=120, abs=8, target=4),
         ),
         sharpest=0.7,
         occluded=0.25,

@@ -57,15 +57,15 @@ def reconstruction_loss(
     X_t: Float[Tensor, "b c h w"],
     same: Bool[Tensor, " b"],
     num_same: float | None = None,
+    pixel_weights: Float[Tensor, "h w"] | None = None,
 ) -> Scalar:
     """Return half the squared error of the pairs with X_t = X_s, or zero. Eq. (8) and Eq. (14).
 
     The mean is over those pairs alone: one such pair in four is not divided by four. Where a batch
     is one of several equal parts, ``num_same`` is their mean number of such pairs, so that the mean
-    of the parts' losses is the loss of the whole.
+    of the parts' losses is the loss of the whole. ``pixel_weights`` are ours; without, all are one.
     """
-    per_pair = 0.5 * (Y - X_t).square().mean(dim=(1, 2, 3))  # (b,)
-    return _mean_of_same(per_pair, same, num_same)
+    return _mean_of_same(0.5 * (Y - X_t).square(), same, num_same, pixel_weights)
 
 
 def absolute_loss(
@@ -73,14 +73,20 @@ def absolute_loss(
     X_t: Float[Tensor, "b c h w"],
     same: Bool[Tensor, " b"],
     num_same: float | None = None,
+    pixel_weights: Float[Tensor, "h w"] | None = None,
 ) -> Scalar:
     """Return the mean absolute error of the pairs that L_rec is of, or zero. Ours."""
-    return _mean_of_same((Y - X_t).abs().mean(dim=(1, 2, 3)), same, num_same)
+    return _mean_of_same((Y - X_t).abs(), same, num_same, pixel_weights)
 
 
 def _mean_of_same(
-    per_pair: Float[Tensor, " b"], same: Bool[Tensor, " b"], num_same: float | None
+    error: Float[Tensor, "b c h w"],
+    same: Bool[Tensor, " b"],
+    num_same: float | None,
+    pixel_weights: Float[Tensor, "h w"] | None,
 ) -> Scalar:
+    weighted = error if pixel_weights is None else error * pixel_weights
+    per_pair = weighted.mean(dim=(1, 2, 3))  # (b,)
     return (per_pair * same).sum() / (same.sum().clamp(min=1) if num_same is None else num_same)
 
 

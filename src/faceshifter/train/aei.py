@@ -45,14 +45,21 @@ NUM_SAMPLES, NUM_WATCHED, NUM_SHIFTED, NUM_PULLED = 16, 32, 8, 4
 are."""
 NUM_CENTRED = 512
 """Faces that an encoder's mean is taken of."""
+EYE, MOUTH = (0.09, 0.055), (0.14, 0.07)
+"""Standard deviations of the pixels that count more with ``focus``, as shares of the crop's side:
+to the side, and up and down."""
 
 
 class GeneratorLoss(nn.Module):
     """Eq. (9), a module over AEI-Net, since PyTorch distributes modules."""
 
-    def __init__(self, aei: AEINet) -> None:
+    pixel_weights: Float[Tensor, "s s"]
+
+    def __init__(self, aei: AEINet, focus: float = 0.0) -> None:
         super().__init__()
         self.aei = aei
+        weights = 1 + focus * eyes_and_mouth(aei.config.geometry, aei.config.image_size)
+        self.register_buffer("pixel_weights", weights, persistent=False)
 
     def forward(
         self,
@@ -87,7 +94,8 @@ class GeneratorLoss(nn.Module):
         z_att_Y = self.aei.attributes_encoder(Y)
         which = different if config.att_pairs == "different" else None
         loss_att = losses.attributes_loss(z_att_Y, z_att_t, which)
-        loss_rec = losses.reconstruction_loss(Y.float(), pairs.X_t, pairs.same, pairs.num_same)
+        known = (Y.float(), pairs.X_t, pairs.same, pairs.num_same, self.pixel_weights)
+        loss_rec = losses.reconstruction_loss(*known)
         loss_adv = losses.hinge_loss_g(discriminator(Y))
         loss = losses.aei_loss(
             loss_adv,
@@ -102,14 +110,28 @@ class GeneratorLoss(nn.Module):
         terms = {"loss/adv": loss_adv, "loss/att": loss_att, "loss/rec": loss_rec}
         terms["loss/id"] = loss_id
         if weights.abs:
-            same = (pairs.same, pairs.num_same)
-            terms["loss/abs"] = losses.absolute_loss(Y.float(), pairs.X_t, *same)
+            terms["loss/abs"] = losses.absolute_loss(*known)
             loss = loss + weights.abs * terms["loss/abs"]
         if z_judge_t is not None:
             of_two = (z_judge_Y[different], z_judge_t, z_judge_s[different])
             terms["loss/target"] = losses.target_loss(*of_two)
             loss = loss + weights.target * terms["loss/target"]
         return loss, terms, Y.detach()
+
+
+def eyes_and_mouth(geometry: CropGeometry, size: int) -> Float[Tensor, "s s"]:
+    """Return how near each pixel of an aligned crop is to an eye or the mouth, from 0 to 1."""
+    mouth = np.mean([geometry.left_mouth, geometry.right_mouth], axis=0)
+    rows, columns = np.indices((size, size)) + 0.5
+    near = np.zeros((size, size), np.float32)
+    for (x, y), (width, height) in (
+        (geometry.left_eye, EYE),
+        (geometry.right_eye, EYE),
+        (mouth, MOUTH),
+    ):
+        squares = ((columns / size - x) / width) ** 2 + ((rows / size - y) / height) ** 2
+        near = np.maximum(near, np.exp(-0.5 * squares))
+    return torch.from_numpy(near).float()
 
 
 def embed_some(encoder: IdentityEncoder, X: Float[Tensor, "k 3 s s"]) -> Float[Tensor, "k c_id"]:
@@ -185,7 +207,9 @@ class AEITraining:
         self.state: dict[str, Stateful] = {**networks, "adam_g": self.adam_g, "adam_d": self.adam_d}
         parts = (self.aei.attributes_encoder, self.aei.generator, self.discriminator)
         compile_where_wanted(run.device, run.runtime, *parts)
-        self.generator_loss = distribute(GeneratorLoss(self.aei), run.ranks)
+        self.generator_loss = distribute(
+            GeneratorLoss(self.aei, config.focus).to(run.device), run.ranks
+        )
         self.discriminator_loss = distribute(DiscriminatorLoss(self.discriminator), run.ranks)
 
     def step(self, position: int, parts: Sequence[Pairs]) -> dict[str, Tensor]:
@@ -401,7 +425,7 @@ def measure_pull(
         if "to_gamma_beta_id" in name
     ]
     frozen = (training.discriminator, training.ema, training.encoder, training.judges[-1])
-    loss_of = GeneratorLoss(training.ema)
+    loss_of = GeneratorLoss(training.ema, training.config.focus).to(X_t.device)
     for parameter in layers:
         parameter.requires_grad_(True)
     terms = loss_of(*frozen, pairs, training.config, weights)[1]
