@@ -381,8 +381,62 @@ def test_a_folders_other_people_are_searched_too(results: Path, tmp_path: Path) 
     one = embed_photos([], everyone[:1], judges, tmp_path / "one")
     all_ = embed_photos([], everyone, judges, tmp_path / "all")
     assert len(one.identity) == 1 < len(set(all_.identity.tolist()))
-    assert len(read_gallery(photos, 2)) == 2
-    assert read_gallery(photos, 2) == read_gallery(photos, 2)
+    assert len(read_gallery(photos, most=2)) == 2
+    assert read_gallery(photos, most=2) == read_gallery(photos, most=2)
+
+
+def test_a_person_of_two_folders_is_one_and_the_source_s_own_photo_can_be_left_out(
+    tmp_path: Path,
+) -> None:
+    rng = np.random.default_rng(0)
+    anna, other_anna, bert, carla, stranger = (patches(rng) for _ in range(5))
+    photos, further = tmp_path / "photos", tmp_path / "further"
+    for folder in (photos, further):
+        folder.mkdir()
+    index = {photos: [("1", "anna"), ("2", "bert")], further: [("1", "anna"), ("2", "carla")]}
+    for folder, named in index.items():
+        lines = [json.dumps({"file": f"{name}.png", "identity": person}) for name, person in named]
+        (folder / "index.jsonl").write_text("\n".join([*lines, ""]))
+    for file, face in {
+        photos / "1.png": anna, photos / "2.png": bert, photos / "3.png": stranger,
+        further / "1.png": other_anna, further / "2.png": carla, further / "3.png": carla,
+    }.items():  # fmt: skip
+        Image.fromarray(face).save(file)
+    gallery = read_gallery(photos, [further, photos])
+    assert len(gallery) == 6  # the photos themselves once
+    nameless = {photo.identity for photo in gallery if photo.name.endswith("3.png")}
+    assert nameless == {"3.png", f"{further}/3.png"}  # two people, though of one file name
+    known = embed_photos([], gallery, Judges(Everywhere(), Blocks()), tmp_path / "faces")
+    source = {photo.name: photo for photo in gallery}["1.png"]
+    z, other_z = (Blocks().embed([face])[0] for face in (anna, other_anna))
+    assert known.has_others(source)
+    assert not known.has_others({photo.name: photo for photo in gallery}["2.png"])
+    assert known.rank(z, source) == 0
+    assert known.rank(z, source, strict=True) > 0  # the other photo is of another face
+    assert known.rank(other_z, source) == known.rank(other_z, source, strict=True) == 0
+
+
+def test_strengths_are_a_curve_that_reports_of_the_same_pairs_share(
+    command, portraits, smoke_weights: Path, tmp_path: Path
+) -> None:
+    photos = tmp_path / "photos"
+    for name, picture in zip(("grace", "eileen"), portraits, strict=True):
+        (photos / name).mkdir(parents=True)
+        large = picture.resize((2 * picture.width, 2 * picture.height), Image.Resampling.LANCZOS)
+        large.save(photos / name / "a.png")  # fine detail begins at 90 pixels between the eyes
+    options = ("--pairs", 2, "--no-hear", "--gallery", photos)
+    first = tmp_path / "first"
+    at = ("--strengths", 0, 1, 1.8)
+    assert command(photos, "--out", first, *options, *at)[0] == 0
+    methods = json.loads((first / "report.json").read_text())["methods"]
+    names = [name for name in methods if name.startswith("one stage")]
+    assert names == ["one stage, s = 0", "one stage, s = 1", "one stage, s = 1.8"]
+    to_target = [methods[name]["to_target"][0] for name in names]
+    assert to_target == sorted(to_target, reverse=True)
+    assert methods["copy-target"]["copies"][0] == 100
+    assert methods["copy-target"]["detail"][0] == pytest.approx(1)
+    assert methods[names[0]]["detail"][0] < 0.2
+    assert command(photos, "--out", first, *options)[0] == 2  # other strengths
 
 
 def test_without_mediapipe_one_sentence_says_what_to_install(
@@ -409,7 +463,7 @@ def test_our_stages_are_what_swap_makes_and_their_networks_are_recorded(
     config = json.loads((out / "config.json").read_text())
     assert list(config["weights"]) == ["aei", "hear", "identity"]
     assert list(json.loads((out / "report.json").read_text())["methods"]) == [
-        *("copy-target", "paste-source", "one stage", "two stages")
+        *("copy-target", "paste-source", "one stage, s = 1", "two stages, s = 1")
     ]
     swapper = FaceSwapper.from_pretrained()
     cases = read_cases(photos, 2)
@@ -420,7 +474,7 @@ def test_our_stages_are_what_swap_makes_and_their_networks_are_recorded(
     ]
     for pair, made in zip(pairs, OurMethod(swapper, Occluders())(pairs), strict=True):
         swapped = swapper.swap(pair.target, swapper.identity([pair.source]))
-        difference = swapped.pixels.astype(int) - made.photos["two stages"]
+        difference = swapped.pixels.astype(int) - made.photos["two stages, s = 1"]
         assert np.abs(difference).max() <= 1  # in batches sums have another order
 
 
@@ -434,7 +488,7 @@ def test_the_first_stage_is_measured_without_a_second(command, portraits, tmp_pa
     options = ("--out", out, "--pairs", 1, "--weights", weights)
     assert command(photos, *options, "--no-hear")[0] == 0
     report = json.loads((out / "report.json").read_text())
-    assert list(report["methods"]) == ["copy-target", "paste-source", "one stage"]
+    assert list(report["methods"]) == ["copy-target", "paste-source", "one stage, s = 1"]
     assert report["occlusion"] == {}
     assert command(photos, *options)[0] == 2  # hear.safetensors is missing
 
@@ -480,7 +534,8 @@ def test_a_mirrored_head_has_another_pose(shared: Path, grace_hopper_path: Path)
 
 def test_a_page_escapes_names() -> None:
     report = {
-        "pairs": 1, "not_measured": 0, "methods": {"<b> [x]": {}}, "breakdowns": [],
+        "pairs": 1, "not_measured": 0, "strict_pairs": 0, "detail_pairs": 0, "second_stage": {},
+        "methods": {"<b> [x]": {}}, "breakdowns": [],
         "occlusion": {"id": (0.5, 0, 1)}, "left_out": ["<i>"], "notes": ["a & b"],
     }  # fmt: skip
     html = page(report, [], [])
@@ -496,7 +551,8 @@ def test_a_click_on_a_heading_sorts_by_number_with_gaps_at_the_end(
 ) -> None:
     numbers = {"ten": 10.0, "none": float("nan"), "nine": (9.0, 8.0, 11.0), "minus": -1.0, "k": 1e3}
     report = {
-        "pairs": 5, "not_measured": 0, "occlusion": {}, "breakdowns": [], "left_out": [],
+        "pairs": 5, "not_measured": 0, "strict_pairs": 0, "detail_pairs": 0, "second_stage": {},
+        "occlusion": {}, "breakdowns": [], "left_out": [],
         "methods": {name: {"pose": value} for name, value in numbers.items()}, "notes": [],
     }  # fmt: skip
     html = page(report, [], [])

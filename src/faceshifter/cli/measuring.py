@@ -5,7 +5,7 @@ import sys
 from pathlib import Path
 from typing import Annotated
 
-from tyro.conf import OmitArgPrefixes, Positional
+from tyro.conf import OmitArgPrefixes, Positional, UseAppendAction
 
 from faceshifter.cli import options
 from faceshifter.cli.swapping import print_report
@@ -20,6 +20,8 @@ def evaluate(
     out: Path,
     recogniser: Path,
     pairs: int = 100,
+    gallery: UseAppendAction[tuple[Path, ...]] = (),
+    strengths: tuple[float, ...] = (1.0,),
     landmarker: options.Optional = None,
     features: options.Optional = None,
     occluders: Annotated[tuple[Path, ...], options.default("drawn shapes")] = (),
@@ -37,6 +39,8 @@ def evaluate(
         out: Folder for the reports; the same command resumes.
         recogniser: ONNX network of 112 x 112 ArcFace crops that was not used in training.
         pairs: Number of pairs of labelled photos.
+        gallery: Folder or tar of more photos among which sources are looked for; can be repeated.
+        strengths: Identity strengths of our own swaps; several make a curve.
         landmarker: MediaPipe's face_landmarker.task, for pose, expression and gaze.
         features: ONNX network of faces, for FID and KID.
         occluders: Folders or tars of RGBA cut-outs for the occlusion test.
@@ -70,6 +74,8 @@ def evaluate(
         classical=model_path(landmarker or "face_landmarker") if classical else None,
         occluders=occluders,
         num_pairs=pairs,
+        galleries=gallery,
+        strengths=strengths,
     )
     report = write_reports(out, left_out)
     print("\n".join(markdown(report)))

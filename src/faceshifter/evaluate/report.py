@@ -10,19 +10,25 @@ from typing import Any
 import jinja2
 import numpy as np
 
+from faceshifter.evaluate.curves import curves, draw
+from faceshifter.evaluate.methods import AT, STAGES, at_strength
 from faceshifter.evaluate.metrics import Interval, bootstrap, frechet_interval, kernel_distance
 from faceshifter.evaluate.run import read_records
-from faceshifter.evaluate.scores import sorted_pictures
+from faceshifter.evaluate.scores import LARGE, sorted_pictures
 from faceshifter.files import markdown_table, write_atomically
 
 COLUMNS = {
     "top1": "ID retrieval, %", "pose": "pose, deg", "expression": "expression", "top5": "top 5, %",
-    "to_source": "cosine to source", "to_target": "cosine to target", "gaze": "gaze, deg",
+    "strict": "strict, %", "to_source": "cosine to source", "to_target": "cosine to target",
+    "copies": "copies, %", "gaze": "gaze, deg", "detail": "detail share", "fine": "fine share",
     "psnr": "PSNR outside, dB", "ssim": "SSIM outside", "ciede2000": "CIEDE2000 outside",
     "flicker": "flicker", "fid": "FID", "kid": "KID",
 }  # fmt: skip
 """Headings, the paper's Table 1 first."""
 COUNTS = {"pairs": "pairs", "failed": "failed", "undetected": "no face", "no_pose": "no pose"}
+PERCENT = ("top1", "top5", "strict", "copies")
+MEDIAN = ("detail", "fine")
+"""Of which the middle is given, as single photos have far more or less than the others."""
 KID_ROWS = 5000
 FOLDS = 10  # parts of the jackknife
 
@@ -41,8 +47,11 @@ def write_reports(out: Path, left_out: list[str]) -> dict[str, Any]:
     report = {
         "pairs": len(records),
         "not_measured": sum("error" in r for r in records),
+        "strict_pairs": sum(r.get("others", False) for r in records),
+        "detail_pairs": sum(any("detail" in m for m in r["methods"].values()) for r in records),
         "methods": table,
-        "occlusion": _means(occluded, ("one stage", "two stages", "id")),
+        "second_stage": _second_stage(records, names),
+        "occlusion": _means(occluded, (*STAGES, "id")),
         "breakdowns": _breakdowns(records, names),
         "left_out": left_out,
         "notes": _notes(records),
@@ -50,6 +59,8 @@ def write_reports(out: Path, left_out: list[str]) -> dict[str, Any]:
     write_atomically(out / "report.json", json.dumps(report, indent=1, allow_nan=False).encode())
     write_atomically(out / "report.md", "\n".join([*markdown(report), ""]).encode())
     order = ["source", "target", *columns["methods"][1:]]  # as evaluate.scores draws them
+    if points := curves(table):
+        write_atomically(out / "curves.svg", draw(points).encode())
     html = page(report, sorted_pictures(out / "pictures"), order)
     write_atomically(out / "report.html", html.encode())
     return report
@@ -65,10 +76,28 @@ def _means(scores: Sequence[Record], keys: Iterable[str]) -> dict[str, Interval]
     """Return the mean and interval of each key that any record has."""
     values = {key: np.array([s[key] for s in scores if key in s], np.float64) for key in keys}
     return {
-        key: bootstrap(numbers * (100 if key.startswith("top") else 1))
+        key: bootstrap(numbers * (100 if key in PERCENT else 1), median=key in MEDIAN)
         for key, numbers in values.items()
         if len(numbers)
     }
+
+
+def _second_stage(records: Sequence[Record], names: Sequence[str]) -> dict[str, Any]:
+    """Return by strength how the second stage changes both cosines, over the same pairs."""
+    changes = {}
+    for name in names:
+        stage, _, strength = name.partition(AT)
+        both = at_strength(STAGES[0], strength), name
+        pairs = [[r["methods"][n] for n in both] for r in records if r["methods"].keys() >= {*both}]
+        if stage == STAGES[1] and strength:
+            keys = ("to_source", "to_target")
+            scores = [
+                {key: second[key] - first[key] for key in keys}
+                for first, second in pairs
+                if "to_source" in first and "to_source" in second
+            ]
+            changes[strength] = _means(scores, keys)
+    return changes
 
 
 def _add_distances(path: Path, table: dict[str, Any], methods: list[str], dim: int) -> None:
@@ -130,15 +159,31 @@ def markdown(report: dict[str, Any]) -> list[str]:
     """Return the lines of report.md."""
     header, rows = cells(report)
     lines = [
-        f"{report['pairs']} pairs, {report['not_measured']} not measured; mean [95 % interval]",
+        about(report),
         "",
         markdown_table(header, [[cell_text(cell) for cell in row] for row in rows]),
     ]
+    if report["second_stage"]:
+        lines += ["", "What the second stage changes:"]
+        for strength, row in report["second_stage"].items():
+            changes = "; ".join(f"{COLUMNS[key]} {cell_text(value)}" for key, value in row.items())
+            lines.append(f"- s = {strength}: {changes}")
     if report["occlusion"]:
         lines += ["", "Occlusion, error inside in levels; id: change of the cosine to the source:"]
         lines += [f"- {key}: {cell_text(value)}" for key, value in report["occlusion"].items()]
     lines += ["", *(f"- left out: {text}" for text in report["left_out"])]
     return lines + [f"- {text}" for text in report["notes"]]
+
+
+def about(report: dict[str, Any]) -> str:
+    """Say over which pairs the figures are."""
+    measured = report["pairs"] - report["not_measured"]
+    return (
+        f"{report['pairs']} pairs, {report['not_measured']} not measured; mean [95 % interval]. "
+        f"Strict: the {report['strict_pairs']} pairs whose source has another photo, without the "
+        f"other {measured - report['strict_pairs']}. Detail and fine share: median of the "
+        f"{report['detail_pairs']} pairs whose target's eyes are more than {LARGE} pixels apart."
+    )
 
 
 def cells(report: dict[str, Any]) -> tuple[list[str], list[list[Any]]]:
@@ -165,6 +210,7 @@ def page(report: dict[str, Any], pictures: Sequence[Path], order: Sequence[str])
     """
     template = Path(__file__).with_name("report.html").read_text("utf-8")
     header, rows = cells(report)
+    points = curves(report["methods"])
     breakdowns = [
         [b["what"], f"{b['from']} to {b['to']}", b["pairs"], *b["mean"].values()]
         for b in report["breakdowns"]
@@ -176,6 +222,8 @@ def page(report: dict[str, Any], pictures: Sequence[Path], order: Sequence[str])
     half = max(len(shown) // 2, 1)
     return jinja2.Template(template, autoescape=True, trim_blocks=True).render(
         report=report, header=header, rows=rows, breakdowns=breakdowns, order=order,
+        about=about(report), columns=COLUMNS,
+        curves=draw(points, inline=True) if points else "",
         ends=[("Worst", shown[:half]), ("Best", shown[half:])],
         text=cell_text,
     )  # fmt: skip

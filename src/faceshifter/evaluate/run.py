@@ -13,7 +13,14 @@ from faceshifter.evaluate.cases import Case, Picture, read_cases, read_gallery
 from faceshifter.evaluate.classical import METHOD, classical_swap
 from faceshifter.evaluate.faces import embed_photos
 from faceshifter.evaluate.judges import Judges, Recogniser, refuse_training_recogniser
-from faceshifter.evaluate.methods import ANCHORS, Maker, OurMethod, Separate, results_in_files
+from faceshifter.evaluate.methods import (
+    ANCHORS,
+    Maker,
+    OurMethod,
+    Separate,
+    Strength,
+    results_in_files,
+)
 from faceshifter.evaluate.scores import Batch
 from faceshifter.face.detect import DlibDetector, FaceDetector
 from faceshifter.face.mesh import MeshFinder, load_landmarker
@@ -40,10 +47,14 @@ def evaluate_swaps(
     classical: Path | None = None,
     occluders: Sequence[Path] = (),
     num_pairs: int = 100,
+    galleries: Sequence[Path] = (),
+    strengths: Sequence[Strength] = (1.0,),
 ) -> list[str]:
     """Measure results of a tool, or our own swaps where the input has none.
 
-    The input is labelled photos, of which ``num_pairs`` are drawn, a CSV, or FaceForensics++. An
+    The input is labelled photos, of which ``num_pairs`` are drawn, a CSV, or FaceForensics++. A
+    source is also looked for among the photos of the folders ``galleries``. Our own swaps are made
+    with each of the identity ``strengths``. An
     earlier run in the folder ``out`` with the same arguments is resumed. A recogniser that was used
     to train the weights in the files ``trained`` is refused. With MediaPipe's face_landmarker.task
     as ``classical``, photos are swapped the classical way too; without occluders all are drawn.
@@ -51,7 +62,7 @@ def evaluate_swaps(
     Returns:
         A line for each measurement that was left out, and why.
     """
-    cases, gallery = read_cases(swaps, num_pairs), read_gallery(swaps)
+    cases, gallery = read_cases(swaps, num_pairs), read_gallery(swaps, galleries)
     ours = not any(case.results for case in cases)
     for path in trained if ours else ():  # other tools' results owe nothing to our training
         refuse_training_recogniser(recogniser, load_tensors(path)[1])
@@ -69,7 +80,7 @@ def evaluate_swaps(
         makers.append(Separate.of(METHOD, lambda s, t: classical_swap(s, t, finder)))
     if ours:
         swapper = load_swapper()
-        makers.append(OurMethod(swapper, Occluders.load(occluders)))
+        makers.append(OurMethod(swapper, Occluders.load(occluders), strengths))
         prints = swapper.networks.fingerprints
         networks = {name: digits for name, digits in prints.items() if digits is not None}
         networks["identity"] = networks.pop("encoder")
@@ -77,7 +88,8 @@ def evaluate_swaps(
         "input": str(swaps),
         "pairs": [[case.source.name, case.target.name] for case in cases],
         "methods": [n for maker in (*makers, results_in_files(cases)) for n in maker.names],
-        "gallery": len(gallery),
+        "gallery": [str(folder) for folder in galleries],
+        "searched": len(gallery),
         "weights": networks,
         "occluders": [str(path) for path in occluders],
         "recogniser": sha256(recogniser),
