@@ -424,6 +424,25 @@ def test_our_stages_are_what_swap_makes_and_their_networks_are_recorded(
         assert np.abs(difference).max() <= 1  # in batches sums have another order
 
 
+def test_the_strength_of_our_swaps_is_recorded_and_refused_out_of_range(
+    command, portraits, tmp_path: Path, capsys
+) -> None:
+    photos, given = tmp_path / "photos", {}
+    for name, picture in zip(("grace", "eileen"), portraits, strict=True):
+        (photos / name).mkdir(parents=True)
+        picture.save(photos / name / "a.png")
+    for strength in ("auto", 0.0):
+        out = tmp_path / str(strength)
+        assert command(photos, "--out", out, "--pairs", 1, "--strength", strength)[0] == 0
+        assert json.loads((out / "config.json").read_text())["strength"] == strength
+        report = json.loads((out / "report.json").read_text())
+        given[strength] = report["methods"]["two stages"]
+    assert given["auto"] != given[0.0]
+    for strength in ("2.6", "nan"):
+        assert command(photos, "--out", tmp_path / "no", f"--strength={strength}")[0] == 2
+    assert not (tmp_path / "no").exists()
+
+
 def test_the_first_stage_is_measured_without_a_second(command, portraits, tmp_path: Path) -> None:
     photos, out, weights = (tmp_path / name for name in ("photos", "out", "weights"))
     weights.mkdir()

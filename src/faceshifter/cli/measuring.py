@@ -9,6 +9,7 @@ from tyro.conf import OmitArgPrefixes, Positional
 
 from faceshifter.cli import options
 from faceshifter.cli.swapping import print_report
+from faceshifter.config import Strength
 from faceshifter.downloads import model_path
 from faceshifter.errors import DataError, OutputError
 
@@ -25,6 +26,7 @@ def evaluate(
     occluders: Annotated[tuple[Path, ...], options.default("drawn shapes")] = (),
     classical: bool = False,
     hear: bool = True,
+    strength: Strength = "auto",
     force: bool = False,
     strict: bool = False,
     networks: OmitArgPrefixes[options.Networks] = options.NETWORKS,
@@ -42,10 +44,12 @@ def evaluate(
         occluders: Folders or tars of RGBA cut-outs for the occlusion test.
         classical: Also swap each pair the classical way; needs mediapipe.
         hear: Also measure the second stage.
+        strength: Strength of our own swaps, as of faceshifter swap.
         force: Measure with a recogniser even if it was used in training.
         strict: Exit with 2 if anything could not be measured.
         networks: Trained networks, how faces are found, and the device.
     """
+    options.check_strength(strength)
     # Threads that wait for each other by spinning cost several times the work on a busy machine.
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # read as torch is imported
     import cv2
@@ -70,6 +74,7 @@ def evaluate(
         classical=model_path(landmarker or "face_landmarker") if classical else None,
         occluders=occluders,
         num_pairs=pairs,
+        strength=strength,
     )
     report = write_reports(out, left_out)
     print("\n".join(markdown(report)))

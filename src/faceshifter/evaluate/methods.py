@@ -8,7 +8,7 @@ from typing import Protocol, Self, runtime_checkable
 import numpy as np
 from jaxtyping import Bool, UInt8
 
-from faceshifter.config import CropGeometry
+from faceshifter.config import CropGeometry, Strength
 from faceshifter.data.occlusion import Occluders, occlude
 from faceshifter.errors import FaceShifterError
 from faceshifter.evaluate.cases import Case
@@ -118,8 +118,10 @@ def _read_result(name: str, pair: Pair) -> Pixels | None:
 class OurMethod:
     """Both stages of a FaceSwapper, which share their work, or the first alone."""
 
-    def __init__(self, swapper: FaceSwapper, occluders: Occluders) -> None:
-        self.swapper, self.occluders = swapper, occluders
+    def __init__(
+        self, swapper: FaceSwapper, occluders: Occluders, strength: Strength = "auto"
+    ) -> None:
+        self.swapper, self.occluders, self.strength = swapper, occluders, strength
         self.names = ("one stage", "two stages")[: 2 if swapper.networks.has_hear else 1]
 
     def __call__(self, pairs: Sequence[Pair]) -> Iterator[Results]:
@@ -133,7 +135,8 @@ class OurMethod:
         z_id += [z_id[i] for i in covered]
         steps: list[SwappedCrop] = []
         for part in batch_slices(len(crops), CPU_CROPS if networks.device == "cpu" else len(crops)):
-            steps += networks.swap(crops[part], list(networks.embed(crops[part])), z_id[part])
+            z_id_t = list(networks.embed(crops[part]))
+            steps += networks.swap(crops[part], z_id_t, z_id[part], self.strength)
         with_occluder = dict(zip(covered, steps[len(pairs) :], strict=True))
         for i, pair in enumerate(pairs):
             matrix = crop_matrix(pair.face_t.landmarks, geometry, size)

@@ -7,6 +7,7 @@ from typing import Any, TypeVar
 
 from tqdm import tqdm
 
+from faceshifter.config import Strength
 from faceshifter.data.occlusion import Occluders
 from faceshifter.errors import CheckpointError, DataError, DependencyError
 from faceshifter.evaluate.cases import Case, Picture, read_cases, read_gallery
@@ -40,6 +41,7 @@ def evaluate_swaps(
     classical: Path | None = None,
     occluders: Sequence[Path] = (),
     num_pairs: int = 100,
+    strength: Strength = "auto",
 ) -> list[str]:
     """Measure results of a tool, or our own swaps where the input has none.
 
@@ -69,7 +71,7 @@ def evaluate_swaps(
         makers.append(Separate.of(METHOD, lambda s, t: classical_swap(s, t, finder)))
     if ours:
         swapper = load_swapper()
-        makers.append(OurMethod(swapper, Occluders.load(occluders)))
+        makers.append(OurMethod(swapper, Occluders.load(occluders), strength))
         prints = swapper.networks.fingerprints
         networks = {name: digits for name, digits in prints.items() if digits is not None}
         networks["identity"] = networks.pop("encoder")
@@ -79,6 +81,7 @@ def evaluate_swaps(
         "methods": [n for maker in (*makers, results_in_files(cases)) for n in maker.names],
         "gallery": len(gallery),
         "weights": networks,
+        "strength": strength if ours else "",
         "occluders": [str(path) for path in occluders],
         "recogniser": sha256(recogniser),
         "landmarker": sha256(landmarker) if landmarker and judges.landmark else "",
