@@ -426,17 +426,20 @@ def test_strengths_are_a_curve_that_reports_of_the_same_pairs_share(
         large.save(photos / name / "a.png")  # fine detail begins at 90 pixels between the eyes
     options = ("--pairs", 2, "--no-hear", "--gallery", photos)
     first = tmp_path / "first"
-    at = ("--strengths", 0, 1, 1.8)
+    at = ("--strengths", 0, 1, "auto")
     assert command(photos, "--out", first, *options, *at)[0] == 0
     methods = json.loads((first / "report.json").read_text())["methods"]
     names = [name for name in methods if name.startswith("one stage")]
-    assert names == ["one stage, s = 0", "one stage, s = 1", "one stage, s = 1.8"]
+    assert names == ["one stage, s = 0", "one stage, s = 1", "one stage, s = auto"]
     to_target = [methods[name]["to_target"][0] for name in names]
     assert to_target == sorted(to_target, reverse=True)
     assert methods["copy-target"]["copies"][0] == 100
     assert methods["copy-target"]["detail"][0] == pytest.approx(1)
     assert methods[names[0]]["detail"][0] < 0.2
     assert command(photos, "--out", first, *options)[0] == 2  # other strengths
+    for strength in ("2.6", "nan"):
+        assert command(photos, "--out", tmp_path / "no", f"--strengths={strength}")[0] == 2
+    assert not (tmp_path / "no").exists()
 
 
 def test_without_mediapipe_one_sentence_says_what_to_install(
@@ -463,7 +466,7 @@ def test_our_stages_are_what_swap_makes_and_their_networks_are_recorded(
     config = json.loads((out / "config.json").read_text())
     assert list(config["weights"]) == ["aei", "hear", "identity"]
     assert list(json.loads((out / "report.json").read_text())["methods"]) == [
-        *("copy-target", "paste-source", "one stage, s = 1", "two stages, s = 1")
+        *("copy-target", "paste-source", "one stage, s = auto", "two stages, s = auto")
     ]
     swapper = FaceSwapper.from_pretrained()
     cases = read_cases(photos, 2)
@@ -474,7 +477,7 @@ def test_our_stages_are_what_swap_makes_and_their_networks_are_recorded(
     ]
     for pair, made in zip(pairs, OurMethod(swapper, Occluders())(pairs), strict=True):
         swapped = swapper.swap(pair.target, swapper.identity([pair.source]))
-        difference = swapped.pixels.astype(int) - made.photos["two stages, s = 1"]
+        difference = swapped.pixels.astype(int) - made.photos["two stages, s = auto"]
         assert np.abs(difference).max() <= 1  # in batches sums have another order
 
 
@@ -488,7 +491,7 @@ def test_the_first_stage_is_measured_without_a_second(command, portraits, tmp_pa
     options = ("--out", out, "--pairs", 1, "--weights", weights)
     assert command(photos, *options, "--no-hear")[0] == 0
     report = json.loads((out / "report.json").read_text())
-    assert list(report["methods"]) == ["copy-target", "paste-source", "one stage, s = 1"]
+    assert list(report["methods"]) == ["copy-target", "paste-source", "one stage, s = auto"]
     assert report["occlusion"] == {}
     assert command(photos, *options)[0] == 2  # hear.safetensors is missing
 

@@ -9,6 +9,7 @@ from tyro.conf import OmitArgPrefixes, Positional, UseAppendAction
 
 from faceshifter.cli import options
 from faceshifter.cli.swapping import print_report
+from faceshifter.config import Strength
 from faceshifter.downloads import model_path
 from faceshifter.errors import DataError, OutputError
 
@@ -21,7 +22,7 @@ def evaluate(
     recogniser: Path,
     pairs: int = 100,
     gallery: UseAppendAction[tuple[Path, ...]] = (),
-    strengths: tuple[float, ...] = (1.0,),
+    strengths: tuple[Strength, ...] = ("auto",),
     landmarker: options.Optional = None,
     features: options.Optional = None,
     occluders: Annotated[tuple[Path, ...], options.default("drawn shapes")] = (),
@@ -40,7 +41,7 @@ def evaluate(
         recogniser: ONNX network of 112 x 112 ArcFace crops that was not used in training.
         pairs: Number of pairs of labelled photos.
         gallery: Folder or tar of more photos among which sources are looked for; can be repeated.
-        strengths: Identity strengths of our own swaps; several make a curve.
+        strengths: Strengths of our own swaps, as of faceshifter swap; several make a curve.
         landmarker: MediaPipe's face_landmarker.task, for pose, expression and gaze.
         features: ONNX network of faces, for FID and KID.
         occluders: Folders or tars of RGBA cut-outs for the occlusion test.
@@ -50,6 +51,10 @@ def evaluate(
         strict: Exit with 2 if anything could not be measured.
         networks: Trained networks, how faces are found, and the device.
     """
+    if not strengths:
+        raise DataError("give --strengths one strength or more")
+    for strength in strengths:
+        options.check_strength(strength, "--strengths")
     # Threads that wait for each other by spinning cost several times the work on a busy machine.
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # read as torch is imported
     import cv2

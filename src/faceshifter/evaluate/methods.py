@@ -8,7 +8,7 @@ from typing import Protocol, Self, runtime_checkable
 import numpy as np
 from jaxtyping import Bool, UInt8
 
-from faceshifter.config import CropGeometry
+from faceshifter.config import CropGeometry, Strength
 from faceshifter.data.occlusion import Occluders, occlude
 from faceshifter.errors import FaceShifterError
 from faceshifter.evaluate.cases import Case
@@ -30,10 +30,6 @@ AT = ", s = "
 
 Method = Callable[[Pixels, Pixels], Pixels]
 """A face swapper: source photo and target photo, upright RGB, to the result, RGB."""
-
-
-Strength = float
-"""How far an identity goes from the target's to the source's, and beyond."""
 
 
 def at_strength(method: str, strength: Strength | str) -> str:
@@ -135,7 +131,7 @@ class OurMethod:
     """
 
     def __init__(
-        self, swapper: FaceSwapper, occluders: Occluders, strengths: Sequence[Strength] = (1.0,)
+        self, swapper: FaceSwapper, occluders: Occluders, strengths: Sequence[Strength] = ("auto",)
     ) -> None:
         self.swapper, self.occluders, self.strengths = swapper, occluders, strengths
         self.stages = STAGES[: 2 if swapper.networks.has_hear else 1]

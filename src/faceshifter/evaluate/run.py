@@ -7,6 +7,7 @@ from typing import Any, TypeVar
 
 from tqdm import tqdm
 
+from faceshifter.config import Strength
 from faceshifter.data.occlusion import Occluders
 from faceshifter.errors import CheckpointError, DataError, DependencyError
 from faceshifter.evaluate.cases import Case, Picture, read_cases, read_gallery
@@ -18,7 +19,6 @@ from faceshifter.evaluate.methods import (
     Maker,
     OurMethod,
     Separate,
-    Strength,
     results_in_files,
 )
 from faceshifter.evaluate.scores import Batch
@@ -48,7 +48,7 @@ def evaluate_swaps(
     occluders: Sequence[Path] = (),
     num_pairs: int = 100,
     galleries: Sequence[Path] = (),
-    strengths: Sequence[Strength] = (1.0,),
+    strengths: Sequence[Strength] = ("auto",),
 ) -> list[str]:
     """Measure results of a tool, or our own swaps where the input has none.
 
@@ -91,6 +91,7 @@ def evaluate_swaps(
         "gallery": [str(folder) for folder in galleries],
         "searched": len(gallery),
         "weights": networks,
+        "strengths": list(strengths) if ours else [],
         "occluders": [str(path) for path in occluders],
         "recogniser": sha256(recogniser),
         "landmarker": sha256(landmarker) if landmarker and judges.landmark else "",

@@ -9,6 +9,7 @@ from pathlib import Path
 import av
 from av.video.frame import PictureType, VideoFrame
 
+from faceshifter.config import Strength
 from faceshifter.errors import VideoError
 from faceshifter.face.align import crop_face
 from faceshifter.files import replacing
@@ -113,7 +114,7 @@ def _decode(
 
 
 def _swap(
-    swapper: FaceSwapper, pictures: Iterator[_Picture], strength: float
+    swapper: FaceSwapper, pictures: Iterator[_Picture], strength: Strength
 ) -> Iterator[_Picture]:
     """Swap the faces of a few frames in one batch, always of the same frames."""
     networks = swapper.networks
