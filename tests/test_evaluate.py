@@ -14,10 +14,12 @@ from faceshifter.cli import main as cli
 from faceshifter.data.occlusion import Occluders
 from faceshifter.data.photos import PhotoFile
 from faceshifter.encoders.encoder import ARCFACE_CROP
-from faceshifter.errors import CheckpointError, DataError, OutputError
+from faceshifter.errors import CheckpointError, DataError, NoFaceError, OutputError, VideoError
 from faceshifter.evaluate import run
 from faceshifter.evaluate.cases import fixed_pairs, read_cases, read_gallery
+from faceshifter.evaluate.compare import compare_reports
 from faceshifter.evaluate.faces import embed_photos
+from faceshifter.evaluate.flicker import clip_flicker
 from faceshifter.evaluate.judges import Judges, Recogniser, head_errors, refuse_training_recogniser
 from faceshifter.evaluate.methods import OurMethod, Pair, Separate
 from faceshifter.evaluate.metrics import (
@@ -190,11 +192,42 @@ def test_faceforensics_from_videos_to_the_report(tmp_path: Path) -> None:
     assert (tool["pairs"], tool["failed"], waver["pairs"]) == (20, 10, 10)
     assert tool["top1"][0] == 50  # half of them could not be read
     assert waver["top1"][0] == 100
-    assert tool["flicker"][0] < 2
-    assert waver["flicker"][0] == pytest.approx(20, abs=2)
+    assert tool["added_flicker"][0] < 2
+    assert waver["added_flicker"][0] == pytest.approx(20, abs=2)
     assert len(report["notes"]) == 2  # a line a video, not a frame
     for told in ("004.mp4 does not exist; put the video there", "002_001.mp4 is not a video"):
         assert sum(told in note for note in report["notes"]) == 1
+
+
+def frames_with_face(portrait, wavering: int = 0):
+    """A portrait that moves through the picture and is lighter in every other frame."""
+    frames = []
+    for i in range(12):
+        frame = np.full((360, 400, 3), 90, np.uint8)
+        lighter = np.clip(portrait.astype(int) + wavering * (i % 2), 0, 255)
+        frame[20 : 20 + portrait.shape[0], 20 + 3 * i : 20 + 3 * i + portrait.shape[1]] = lighter
+        frames.append(frame)
+    return frames
+
+
+def test_a_face_that_moves_does_not_flicker_and_one_that_wavers_does(
+    portraits, tmp_path: Path
+) -> None:
+    still, wavering, short = (tmp_path / f"{name}.mp4" for name in ("still", "wavering", "short"))
+    portrait = np.array(portraits[0])
+    write_video(still, frames_with_face(portrait))
+    write_video(wavering, frames_with_face(portrait, wavering=12))
+    write_video(short, frames_with_face(portrait)[:9])
+    found = clip_flicker(still, wavering, DlibDetector())
+    assert found.frames == 11
+    assert found.target < 4
+    assert found.result == pytest.approx(12, abs=3)
+    assert found.ratio == pytest.approx(found.result / found.target)
+    with pytest.raises(VideoError, match="have different numbers of frames; give a video and its"):
+        clip_flicker(still, short, DlibDetector())
+    write_video(tmp_path / "wall.mp4", [np.full((64, 64, 3), 90, np.uint8)] * 3)
+    with pytest.raises(NoFaceError, match=r"no face was found in two frames of .*wall.mp4"):
+        clip_flicker(tmp_path / "wall.mp4", tmp_path / "wall.mp4", DlibDetector())
 
 
 def test_fixed_pairs_are_of_different_people_and_the_same_every_time() -> None:
@@ -425,7 +458,13 @@ def test_strengths_are_a_curve_that_reports_of_the_same_pairs_share(
         large = picture.resize((2 * picture.width, 2 * picture.height), Image.Resampling.LANCZOS)
         large.save(photos / name / "a.png")  # fine detail begins at 90 pixels between the eyes
     options = ("--pairs", 2, "--no-hear", "--gallery", photos)
-    first = tmp_path / "first"
+    first, second = tmp_path / "first", tmp_path / "second"
+
+    def compared(*reports: Path) -> Path:
+        compare_reports(reports, tmp_path / "compared")
+        assert "one stage" in (tmp_path / "compared" / "compare.md").read_text()
+        return tmp_path / "compared" / "compare.json"
+
     at = ("--strengths", 0, 1, "auto")
     assert command(photos, "--out", first, *options, *at)[0] == 0
     methods = json.loads((first / "report.json").read_text())["methods"]
@@ -437,6 +476,25 @@ def test_strengths_are_a_curve_that_reports_of_the_same_pairs_share(
     assert methods["copy-target"]["detail"][0] == pytest.approx(1)
     assert methods[names[0]]["detail"][0] < 0.2
     assert command(photos, "--out", first, *options)[0] == 2  # other strengths
+    # Faces are measured once, for any number of runs, but not for other photos.
+    shared = ("--strengths", 0.5, "--faces", first / "faces")
+    assert command(photos, "--out", second, *options, *shared)[0] == 0
+    assert not (second / "faces").exists()
+    third = tmp_path / "third"
+    assert command(photos, "--out", third, "--pairs", 1, *options[2:], *shared)[0] == 2
+    assert command(photos, "--out", third, "--pairs", 1, *options[2:])[0] == 0
+    rows = json.loads(compared(first, second).read_text())["methods"]
+    assert list(rows) == [
+        "copy-target", "paste-source", *(f"first: {name}" for name in names),
+        "second: one stage, s = 0.5",
+    ]  # fmt: skip
+    with pytest.raises(DataError, match=r"third was measured with other pairs than .*first"):
+        compared(first, third)
+    (third / "config.json").write_text("{}")
+    with pytest.raises(DataError, match=r"third is of an older version, without pairs; measure it"):
+        compared(third)
+    with pytest.raises(DataError, match=r"photos has no report; give a folder that evaluate has"):
+        compared(photos)
     for strength in ("2.6", "nan"):
         assert command(photos, "--out", tmp_path / "no", f"--strengths={strength}")[0] == 2
     assert not (tmp_path / "no").exists()

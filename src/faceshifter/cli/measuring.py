@@ -11,7 +11,7 @@ from faceshifter.cli import options
 from faceshifter.cli.swapping import print_report
 from faceshifter.config import Strength
 from faceshifter.downloads import model_path
-from faceshifter.errors import DataError, OutputError
+from faceshifter.errors import DataError, FaceShifterError, OutputError
 
 
 def evaluate(
@@ -22,6 +22,7 @@ def evaluate(
     recogniser: Path,
     pairs: int = 100,
     gallery: UseAppendAction[tuple[Path, ...]] = (),
+    faces: Annotated[Path | None, options.default("OUT/faces")] = None,
     strengths: tuple[Strength, ...] = ("auto",),
     landmarker: options.Optional = None,
     features: options.Optional = None,
@@ -41,6 +42,8 @@ def evaluate(
         recogniser: ONNX network of 112 x 112 ArcFace crops that was not used in training.
         pairs: Number of pairs of labelled photos.
         gallery: Folder or tar of more photos among which sources are looked for; can be repeated.
+        faces: Folder for what is measured of the photos themselves; runs on the same pairs, gallery
+            and models share it.
         strengths: Strengths of our own swaps, as of faceshifter swap; several make a curve.
         landmarker: MediaPipe's face_landmarker.task, for pose, expression and gaze.
         features: ONNX network of faces, for FID and KID.
@@ -80,12 +83,71 @@ def evaluate(
         occluders=occluders,
         num_pairs=pairs,
         galleries=gallery,
+        faces=faces,
         strengths=strengths,
     )
     report = write_reports(out, left_out)
     print("\n".join(markdown(report)))
     if strict and report["notes"]:
         sys.exit(2)
+
+
+def compare(reports: Positional[tuple[Path, ...]], /, *, out: Path) -> None:
+    """Put reports of the same pairs into one table, and their curves into one picture.
+
+    Args:
+        reports: Folders that evaluate has filled, such as one for each training.
+        out: Folder for compare.md, compare.json and curves.svg.
+    """
+    if not reports:
+        raise DataError("give compare one folder of a report or more")
+    from faceshifter.evaluate.compare import compare_reports
+
+    print(compare_reports(reports, out))
+
+
+def flicker(
+    videos: Positional[tuple[Path, ...]],
+    /,
+    *,
+    json: options.Optional = None,
+    yunet: options.Yunet = None,
+) -> None:
+    """Measure how much the inner face of swapped videos changes from frame to frame.
+
+    Args:
+        videos: A video and its swap, or several such pairs one after another.
+        json: File for the figures.
+        yunet: YuNet's model file, or the name yunet, to detect faces with it instead of dlib.
+    """
+    options.check_folder(json, "--json")
+    if not videos or len(videos) % 2:
+        raise DataError(f"flicker takes pairs of a video and its swap, got {len(videos)} videos")
+    from dataclasses import asdict
+
+    from faceshifter.evaluate.flicker import clip_flicker
+    from faceshifter.face.detect import load_detector
+    from faceshifter.files import markdown_table, write_json
+
+    detector = load_detector(yunet and model_path(yunet))
+    rows, lines, failed = [], [], []
+    for target, result in zip(videos[::2], videos[1::2], strict=True):
+        try:
+            found = clip_flicker(target, result, detector)
+        except FaceShifterError as error:
+            failed.append(str(error))
+            continue
+        figures = (found.result, found.target, found.ratio)
+        cells = ["-" if value is None else f"{value:.2f}" for value in figures]
+        rows.append([result.name, found.frames, *cells])
+        paths = {"video": str(target), "swap": str(result)}
+        lines.append(paths | asdict(found) | {"ratio": found.ratio})
+    print(markdown_table(["swap", "frames", "levels", "of the video", "ratio"], rows))
+    if json is not None:
+        write_json(json, {"swaps": lines, "failed": failed})
+    if failed:
+        print("\n".join(f"faceshifter: {text}" for text in failed), file=sys.stderr)
+        sys.exit(1)
 
 
 def check_identity(

@@ -1,5 +1,7 @@
 """Faces of all source and target photos: detected, embedded and measured once, in parts on disk."""
 
+import hashlib
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +14,7 @@ from tqdm import tqdm
 from faceshifter.errors import DataError, ImageError, NoFaceError
 from faceshifter.evaluate.cases import Case, Picture
 from faceshifter.evaluate.judges import GAZE, Head, Judges
-from faceshifter.files import make_folder, replacing
+from faceshifter.files import claim, make_folder, replacing
 
 PART = 64
 """Photos a part; a killed run loses at most one part."""
@@ -79,6 +81,27 @@ class KnownFaces:
         return len(set(self.identity[nearer].tolist()))
 
 
+def all_pictures(cases: Sequence[Case], gallery: Sequence[Picture]) -> list[Picture]:
+    """Return the photos of pairs and gallery, each once."""
+    own = [picture for case in cases for picture in (case.source, case.target)]
+    return list(dict.fromkeys([*own, *gallery]))
+
+
+def claim_faces(
+    folder: Path, cases: Sequence[Case], gallery: Sequence[Picture], config: dict[str, Any]
+) -> None:
+    """Make a folder of faces for photos and judges, or check that it is one.
+
+    Raises:
+        OutputError: It is of others.
+    """
+    targets = {case.target for case in cases}
+    photos = [(picture.name, picture in targets) for picture in all_pictures(cases, gallery)]
+    digest = hashlib.sha256(json.dumps(photos).encode()).hexdigest()
+    judges = {key: config.get(key) for key in ("recogniser", "landmarker", "detector")}
+    claim(folder, {"photos": digest, **judges}, option="--faces")
+
+
 def embed_photos(
     cases: Sequence[Case], gallery: Sequence[Picture], judges: Judges, folder: Path
 ) -> KnownFaces:
@@ -87,8 +110,7 @@ def embed_photos(
     Raises:
         DataError: No photo has a face.
     """
-    own = [picture for case in cases for picture in (case.source, case.target)]
-    pictures = list(dict.fromkeys([*own, *gallery]))
+    pictures = all_pictures(cases, gallery)
     targets = {case.target for case in cases}
     make_folder(folder)
     parts = []

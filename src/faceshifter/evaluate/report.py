@@ -22,7 +22,7 @@ COLUMNS = {
     "strict": "strict, %", "to_source": "cosine to source", "to_target": "cosine to target",
     "copies": "copies, %", "gaze": "gaze, deg", "detail": "detail share", "fine": "fine share",
     "psnr": "PSNR outside, dB", "ssim": "SSIM outside", "ciede2000": "CIEDE2000 outside",
-    "flicker": "flicker", "fid": "FID", "kid": "KID",
+    "added_flicker": "added flicker", "fid": "FID", "kid": "KID",
 }  # fmt: skip
 """Headings, the paper's Table 1 first."""
 COUNTS = {"pairs": "pairs", "failed": "failed", "undetected": "no face", "no_pose": "no pose"}
@@ -157,12 +157,7 @@ def _notes(records: Sequence[Record]) -> list[str]:
 
 def markdown(report: dict[str, Any]) -> list[str]:
     """Return the lines of report.md."""
-    header, rows = cells(report)
-    lines = [
-        about(report),
-        "",
-        markdown_table(header, [[cell_text(cell) for cell in row] for row in rows]),
-    ]
+    lines = [about(report), "", report_table(report["methods"])]
     if report["second_stage"]:
         lines += ["", "What the second stage changes:"]
         for strength, row in report["second_stage"].items():
@@ -186,9 +181,14 @@ def about(report: dict[str, Any]) -> str:
     )
 
 
-def cells(report: dict[str, Any]) -> tuple[list[str], list[list[Any]]]:
+def report_table(table: dict[str, Any]) -> str:
+    """Return the table of methods in Markdown."""
+    header, rows = cells(table)
+    return markdown_table(header, [[cell_text(cell) for cell in row] for row in rows])
+
+
+def cells(table: dict[str, Any]) -> tuple[list[str], list[list[Any]]]:
     """Return header and rows of the table of methods."""
-    table = report["methods"]
     columns = {k: v for k, v in COLUMNS.items() if any(k in row for row in table.values())} | COUNTS
     rows = [[name, *(row.get(key) for key in columns)] for name, row in table.items()]
     return ["method", *columns.values()], rows
@@ -209,7 +209,7 @@ def page(report: dict[str, Any], pictures: Sequence[Path], order: Sequence[str])
     The pictures are of the worst pairs to the best; each shows ``order`` from left to right.
     """
     template = Path(__file__).with_name("report.html").read_text("utf-8")
-    header, rows = cells(report)
+    header, rows = cells(report["methods"])
     points = curves(report["methods"])
     breakdowns = [
         [b["what"], f"{b['from']} to {b['to']}", b["pairs"], *b["mean"].values()]

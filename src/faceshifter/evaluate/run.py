@@ -12,7 +12,7 @@ from faceshifter.data.occlusion import Occluders
 from faceshifter.errors import CheckpointError, DataError, DependencyError
 from faceshifter.evaluate.cases import Case, Picture, read_cases, read_gallery
 from faceshifter.evaluate.classical import METHOD, classical_swap
-from faceshifter.evaluate.faces import embed_photos
+from faceshifter.evaluate.faces import claim_faces, embed_photos
 from faceshifter.evaluate.judges import Judges, Recogniser, refuse_training_recogniser
 from faceshifter.evaluate.methods import (
     ANCHORS,
@@ -48,16 +48,18 @@ def evaluate_swaps(
     occluders: Sequence[Path] = (),
     num_pairs: int = 100,
     galleries: Sequence[Path] = (),
+    faces: Path | None = None,
     strengths: Sequence[Strength] = ("auto",),
 ) -> list[str]:
     """Measure results of a tool, or our own swaps where the input has none.
 
     The input is labelled photos, of which ``num_pairs`` are drawn, a CSV, or FaceForensics++. A
     source is also looked for among the photos of the folders ``galleries``. Our own swaps are made
-    with each of the identity ``strengths``. An
-    earlier run in the folder ``out`` with the same arguments is resumed. A recogniser that was used
-    to train the weights in the files ``trained`` is refused. With MediaPipe's face_landmarker.task
-    as ``classical``, photos are swapped the classical way too; without occluders all are drawn.
+    with each of the identity ``strengths``. An earlier run in the folder ``out`` with the same
+    arguments is resumed, and what is measured of the photos themselves is kept in ``faces``. A
+    recogniser that was used to train the weights in the files ``trained`` is refused. With
+    MediaPipe's face_landmarker.task as ``classical``, photos are swapped the classical way too;
+    without occluders all are drawn.
 
     Returns:
         A line for each measurement that was left out, and why.
@@ -98,7 +100,7 @@ def evaluate_swaps(
         "features": sha256(features) if features and judges.features else "",
         "detector": "dlib" if isinstance(detector, DlibDetector) else "yunet",
     }
-    measure_cases(cases, makers, judges, out, config, gallery)
+    measure_cases(cases, makers, judges, out, config, gallery, faces)
     return left_out
 
 
@@ -126,12 +128,14 @@ def measure_cases(
     out: Path,
     config: dict[str, Any],
     gallery: Sequence[Picture] = (),
+    faces: Path | None = None,
     batch_size: int = BATCH,
 ) -> None:
     """Measure every pair that out/records.jsonl lacks, and append one line for each.
 
     Results of tools are in the cases, the makers make more, and the figures depend on the config.
-    ID retrieval searches the pairs' own photos and the gallery.
+    ID retrieval searches the pairs' own photos and the gallery. The folder ``faces`` may be shared
+    by runs on the same photos.
 
     Raises:
         DataError: Two methods have one name, or no photo has a face.
@@ -145,7 +149,9 @@ def measure_cases(
     columns = {"methods": names, "features": judges.features.dim if judges.features else 0}
     write_atomically(out / "columns.json", json.dumps(columns).encode())
     done = _whole_batches(out, len(cases), batch_size)
-    known = embed_photos(cases, gallery, judges, out / "faces")
+    faces = faces or out / "faces"
+    claim_faces(faces, cases, gallery, config)
+    known = embed_photos(cases, gallery, judges, faces)
     with tqdm(initial=done, total=len(cases), unit="pair") as bar:
         for start in range(done, len(cases), batch_size):
             batch = Batch(judges, known, names, out)

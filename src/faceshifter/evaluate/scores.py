@@ -118,7 +118,7 @@ class Batch:
         matrix = crop_matrix(pair.face_t.landmarks, GEOMETRY, CROP)
         outside = ~face_ellipse(pair.target.shape[:2], matrix, CROP)
         values |= background_errors(photo, pair.target, outside)
-        values |= _flicker(pair, name, photo, matrix)
+        values |= _added_flicker(pair, name, photo, matrix)
         head_t = pair.face_t.head
         if name == "copy-target":
             if head_t is not None:
@@ -181,7 +181,7 @@ def _add_cosine(
     values["id"] += float(z @ vector)
 
 
-def _flicker(pair: Pair, name: str, photo: Pixels, matrix: Matrix) -> dict[str, float]:
+def _added_flicker(pair: Pair, name: str, photo: Pixels, matrix: Matrix) -> dict[str, float]:
     """Return how differently result and target change to the next frame, in mean levels."""
     target, result = pair.case.target, pair.case.results.get(name)
     if not (isinstance(target, Frame) and isinstance(result, Frame)):
@@ -191,7 +191,7 @@ def _flicker(pair: Pair, name: str, photo: Pixels, matrix: Matrix) -> dict[str, 
         return {}
     pictures = (after[0], photo, after[1], pair.target)
     a, b, c, d = (crop_face(p, matrix, CROP).astype(np.float64) for p in pictures)
-    return {"flicker": float(np.abs((a - b) - (c - d)).mean())}
+    return {"added_flicker": float(np.abs((a - b) - (c - d)).mean())}
 
 
 def _strip(
