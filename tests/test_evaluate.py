@@ -20,6 +20,7 @@ from faceshifter.evaluate.cases import fixed_pairs, read_cases, read_gallery
 from faceshifter.evaluate.compare import compare_reports
 from faceshifter.evaluate.faces import embed_photos
 from faceshifter.evaluate.flicker import clip_flicker
+from faceshifter.evaluate.groups import read_groups
 from faceshifter.evaluate.judges import Judges, Recogniser, head_errors, refuse_training_recogniser
 from faceshifter.evaluate.methods import OurMethod, Pair, Separate
 from faceshifter.evaluate.metrics import (
@@ -220,7 +221,7 @@ def test_a_face_that_moves_does_not_flicker_and_one_that_wavers_does(
     write_video(short, frames_with_face(portrait)[:9])
     found = clip_flicker(still, wavering, DlibDetector())
     assert found.frames == 11
-    assert found.target < 4
+    assert found.target < 6  # as the landmarks vary
     assert found.result == pytest.approx(12, abs=3)
     assert found.ratio == pytest.approx(found.result / found.target)
     with pytest.raises(VideoError, match="have different numbers of frames; give a video and its"):
@@ -403,6 +404,23 @@ def test_each_fault_of_a_folder_is_one_line_and_nothing_else_is_lost(
     assert report["methods"]["eileen"]["to_target"][0] == pytest.approx(1)
     assert report["methods"]["two"]["undetected"] == report["methods"]["two"]["failed"] == 0
     assert command(tmp_path / "results.csv", "--out", out, "--strict")[0] == 2
+
+
+def test_figures_are_given_for_the_photos_of_a_group(
+    measured, results: Path, tmp_path: Path
+) -> None:
+    table = tmp_path / "groups.csv"
+    table.write_text("photo,group\neileen/a.png,red suit\ngrace/a.png,uniform\nno.png,none\n")
+    out = shutil.copytree(measured[0], tmp_path / "out")
+    kinds = write_reports(out, [], read_groups(table))["kinds"]
+    lines = {(kind["what"], kind["group"]): kind for kind in kinds}
+    assert lines["target", "red suit"]["pairs"] == lines["source", "uniform"]["pairs"] == 1
+    assert lines["target", "red suit"]["methods"]["paste-source"]["top1"][0] == 100
+    assert not any(group == "none" for _, group in lines)
+    assert "| target | red suit | 1 |" in (out / "report.md").read_text()
+    table.write_text("photo,group\nno.png,none\n")
+    with pytest.raises(DataError, match="--groups names no photo of the pairs; name them as"):
+        write_reports(out, [], read_groups(table))
 
 
 def test_a_folders_other_people_are_searched_too(results: Path, tmp_path: Path) -> None:
@@ -596,7 +614,7 @@ def test_a_mirrored_head_has_another_pose(shared: Path, grace_hopper_path: Path)
 def test_a_page_escapes_names() -> None:
     report = {
         "pairs": 1, "not_measured": 0, "strict_pairs": 0, "detail_pairs": 0, "second_stage": {},
-        "methods": {"<b> [x]": {}}, "breakdowns": [],
+        "methods": {"<b> [x]": {}}, "kinds": [],
         "occlusion": {"id": (0.5, 0, 1)}, "left_out": ["<i>"], "notes": ["a & b"],
     }  # fmt: skip
     html = page(report, [], [])
@@ -613,7 +631,7 @@ def test_a_click_on_a_heading_sorts_by_number_with_gaps_at_the_end(
     numbers = {"ten": 10.0, "none": float("nan"), "nine": (9.0, 8.0, 11.0), "minus": -1.0, "k": 1e3}
     report = {
         "pairs": 5, "not_measured": 0, "strict_pairs": 0, "detail_pairs": 0, "second_stage": {},
-        "occlusion": {}, "breakdowns": [], "left_out": [],
+        "occlusion": {}, "kinds": [], "left_out": [],
         "methods": {name: {"pose": value} for name, value in numbers.items()}, "notes": [],
     }  # fmt: skip
     html = page(report, [], [])

@@ -8,16 +8,9 @@ from typing import Any
 import tyro
 
 from faceshifter import __version__
+from faceshifter.cli.analysing import masks, query
 from faceshifter.cli.checking import doctor, models, verify
-from faceshifter.cli.measuring import (
-    baseline,
-    check_identity,
-    compare,
-    evaluate,
-    flicker,
-    masks,
-    query,
-)
+from faceshifter.cli.measuring import baseline, check_identity, compare, evaluate, flicker
 from faceshifter.cli.serving import serve, study, ui
 from faceshifter.cli.swapping import demo, identity, swap
 from faceshifter.cli.training import ablate, bench, prepare, rank_errors, train

@@ -1,4 +1,4 @@
-"""Commands that measure swaps and encoders, and those of the paper's analyses."""
+"""Commands that measure swaps and encoders."""
 
 import os
 import sys
@@ -28,6 +28,7 @@ def evaluate(
     features: options.Optional = None,
     occluders: Annotated[tuple[Path, ...], options.default("drawn shapes")] = (),
     classical: bool = False,
+    groups: options.Optional = None,
     hear: bool = True,
     force: bool = False,
     strict: bool = False,
@@ -49,6 +50,7 @@ def evaluate(
         features: ONNX network of faces, for FID and KID.
         occluders: Folders or tars of RGBA cut-outs for the occlusion test.
         classical: Also swap each pair the classical way; needs mediapipe.
+        groups: CSV file of photo,group: figures also of the targets and sources of each group.
         hear: Also measure the second stage.
         force: Measure with a recogniser even if it was used in training.
         strict: Exit with 2 if anything could not be measured.
@@ -62,12 +64,14 @@ def evaluate(
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # read as torch is imported
     import cv2
 
+    from faceshifter.evaluate.groups import read_groups
     from faceshifter.evaluate.report import markdown, write_reports
     from faceshifter.evaluate.run import evaluate_swaps
     from faceshifter.face.detect import load_detector
     from faceshifter.networks import packaged_weights
 
     cv2.setNumThreads(1)  # its pictures are small here
+    labels = read_groups(groups) if groups else {}
     stages = ("aei.safetensors", "hear.safetensors")[: 1 + hear]
     weights = networks.weights or packaged_weights()
     left_out = evaluate_swaps(
@@ -86,7 +90,7 @@ def evaluate(
         faces=faces,
         strengths=strengths,
     )
-    report = write_reports(out, left_out)
+    report = write_reports(out, left_out, labels)
     print("\n".join(markdown(report)))
     if strict and report["notes"]:
         sys.exit(2)
@@ -240,109 +244,3 @@ def baseline(
     report = many.BatchRun(method, manifest.RunManifest(out / "manifest.jsonl")).run(tasks)
     targets.write_results(out / "results.csv", report.results, METHOD)
     print_report(report, len(tasks), out / "results.csv")
-
-
-def masks(
-    photos: Positional[options.Photos],
-    /,
-    *,
-    out: Path,
-    json: options.Optional = None,
-    networks: OmitArgPrefixes[options.Networks] = options.NETWORKS,
-) -> None:
-    """Show where each level of the generator uses the identity (Figure 8).
-
-    Args:
-        photos: A source and a target, or several such pairs one after another.
-        out: Picture with a row a pair: source, target, swap, and M^1 to M^n, which are white where
-            the identity counts.
-        json: File for the values of the masks and their means, also for each layer.
-        networks: Trained networks, how faces are found, and the device.
-    """
-    options.check_output(out)
-    options.check_folder(json, "--json")
-    if not photos or len(photos) % 2:
-        raise DataError(f"masks takes pairs of a source and a target, got {len(photos)} photos")
-    from json import dumps
-
-    from faceshifter.analyses.masks import draw_masks, masks_as_json, masks_of_pair
-    from faceshifter.files import write_atomically
-    from faceshifter.images import Photo, save_photo
-    from faceshifter.marks.xmp import WORKING
-
-    swapper = networks.load(hear=False)
-    pairs = [
-        masks_of_pair(source, target, swapper)
-        for source, target in zip(photos[::2], photos[1::2], strict=True)
-    ]
-    save_photo(out, Photo(draw_masks(pairs, swapper.networks.image_size)), WORKING)
-    if json is not None:
-        write_atomically(json, dumps(masks_as_json(pairs)).encode())
-    for k, means in enumerate(zip(*(pair.means for pair in pairs), strict=True), 1):
-        print(f"M^{k} mean {sum(float(M.mean()) for M in means) / len(pairs):.3f}")
-
-
-def query(
-    photos: Positional[options.Photos],
-    /,
-    *,
-    gallery: Path,
-    index: Path,
-    out: Path,
-    json: options.Optional = None,
-    nearest: int = 5,
-    networks: OmitArgPrefixes[options.Networks] = options.NETWORKS,
-) -> None:
-    """Find the faces whose attributes are nearest to those of photos (Figure 9).
-
-    The same command resumes an index that is not finished.
-
-    Args:
-        photos: One query or more.
-        gallery: Faces to search: a prepared set, a folder of photos or tars, or a tar.
-        index: Folder for the gallery's vectors; later queries with it take seconds.
-        out: Picture with a row a query: the query and its nearest faces.
-        json: File for their names and distances.
-        nearest: Number of faces a query.
-        networks: Trained networks, how faces are found, and the device.
-    """
-    options.check_output(out)
-    options.check_folder(json, "--json")
-    if not photos:
-        raise DataError("give one photo or more to query")
-    if nearest < 1:
-        raise DataError(f"--nearest must be at least 1, got {nearest}")
-    from faceshifter.analyses.query import Gallery, Index
-    from faceshifter.face.detect import crop_largest
-    from faceshifter.files import write_json
-    from faceshifter.images import Photo, load_photo, save_photo
-    from faceshifter.marks.xmp import WORKING
-    from faceshifter.sheets import Cell, draw_sheet
-
-    swapper = networks.load(hear=False)
-    detector, geometry = swapper.detector, swapper.networks.geometry
-    size = swapper.networks.image_size
-    faces = Gallery.open(gallery, detector, geometry, size)
-    crops = [
-        crop_largest(load_photo(path).pixels, detector, geometry, size, path)[0] for path in photos
-    ]
-    vectors = Index(index, faces, swapper.networks, "auto")
-    vectors.build()
-    results, about = vectors.query(crops, nearest)
-    rows, queries, lines = [], [], []
-    for path, crop, found in zip(photos, crops, results, strict=True):
-        files = [(faces.files[number], distance) for number, distance in found]
-        cells = [Cell(faces.crop(file), f"{d:.1f}\n{Path(file.name).name}") for file, d in files]
-        rows.append([Cell(crop, "query\n"), *cells])
-        nearest_files = [{"file": file.name, "distance": d} for file, d in files]
-        queries.append({"query": str(path), "nearest": nearest_files})
-        lines.append(f"{path}: " + ", ".join(f"{file.name} ({d:.1f})" for file, d in files))
-    save_photo(out, Photo(draw_sheet(rows, size)), WORKING)
-    if json is not None:
-        write_json(json, about | {"queries": queries})
-    kind = "exact" if about["exact"] else "approximate"
-    print(
-        f"{about['faces']} faces ({about['without_face']} files without one), {kind}, "
-        f"{about['dimensions']} dimensions with {about['explained_variance']:.1%} of the variance"
-    )
-    print("\n".join(lines))

@@ -12,6 +12,7 @@ scores.py        a batch of pairs to its records
 run.py           a whole run: loading, measuring, resuming
 compare.py       several reports in one table and picture
 report.py        records to report.json, report.md and report.html
+groups.py        figures by kind of pair
 report.html      template of the last one
 curves.py        identity against attributes for several strengths
 curves.svg       template of their picture

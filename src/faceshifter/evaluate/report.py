@@ -2,8 +2,7 @@
 
 import base64
 import json
-from collections.abc import Iterable, Sequence
-from itertools import pairwise
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +10,9 @@ import jinja2
 import numpy as np
 
 from faceshifter.evaluate.curves import curves, draw
+from faceshifter.evaluate.groups import FIGURES, by_kind, means
 from faceshifter.evaluate.methods import AT, STAGES, at_strength
-from faceshifter.evaluate.metrics import Interval, bootstrap, frechet_interval, kernel_distance
+from faceshifter.evaluate.metrics import frechet_interval, kernel_distance
 from faceshifter.evaluate.run import read_records
 from faceshifter.evaluate.scores import LARGE, sorted_pictures
 from faceshifter.files import markdown_table, write_atomically
@@ -26,17 +26,19 @@ COLUMNS = {
 }  # fmt: skip
 """Headings, the paper's Table 1 first."""
 COUNTS = {"pairs": "pairs", "failed": "failed", "undetected": "no face", "no_pose": "no pose"}
-PERCENT = ("top1", "top5", "strict", "copies")
-MEDIAN = ("detail", "fine")
-"""Of which the middle is given, as single photos have far more or less than the others."""
 KID_ROWS = 5000
 FOLDS = 10  # parts of the jackknife
 
 Record = dict[str, Any]
 
 
-def write_reports(out: Path, left_out: list[str]) -> dict[str, Any]:
-    """Write the three reports of a run and return the content of report.json."""
+def write_reports(
+    out: Path, left_out: list[str], groups: Mapping[str, list[str]] = {}
+) -> dict[str, Any]:
+    """Write the reports of a run and return the content of report.json.
+
+    Figures are also given for the photos of each of the ``groups``.
+    """
     records = read_records(out)
     columns = json.loads((out / "columns.json").read_text())
     names = [n for n in columns["methods"] if any(n in record["methods"] for record in records)]
@@ -51,8 +53,8 @@ def write_reports(out: Path, left_out: list[str]) -> dict[str, Any]:
         "detail_pairs": sum(any("detail" in m for m in r["methods"].values()) for r in records),
         "methods": table,
         "second_stage": _second_stage(records, names),
-        "occlusion": _means(occluded, (*STAGES, "id")),
-        "breakdowns": _breakdowns(records, names),
+        "occlusion": means(occluded, (*STAGES, "id")),
+        "kinds": by_kind(records, names, groups),
         "left_out": left_out,
         "notes": _notes(records),
     }
@@ -69,17 +71,7 @@ def write_reports(out: Path, left_out: list[str]) -> dict[str, Any]:
 def _row(records: Sequence[Record], name: str) -> dict[str, Any]:
     scores = [r["methods"][name] for r in records if name in r["methods"]]
     counts = {flag: sum(s.get(flag, 0) for s in scores) for flag in COUNTS}
-    return counts | {"pairs": len(scores)} | _means(scores, COLUMNS)
-
-
-def _means(scores: Sequence[Record], keys: Iterable[str]) -> dict[str, Interval]:
-    """Return the mean and interval of each key that any record has."""
-    values = {key: np.array([s[key] for s in scores if key in s], np.float64) for key in keys}
-    return {
-        key: bootstrap(numbers * (100 if key in PERCENT else 1), median=key in MEDIAN)
-        for key, numbers in values.items()
-        if len(numbers)
-    }
+    return counts | {"pairs": len(scores)} | means(scores, COLUMNS)
 
 
 def _second_stage(records: Sequence[Record], names: Sequence[str]) -> dict[str, Any]:
@@ -96,7 +88,7 @@ def _second_stage(records: Sequence[Record], names: Sequence[str]) -> dict[str, 
                 for first, second in pairs
                 if "to_source" in first and "to_source" in second
             ]
-            changes[strength] = _means(scores, keys)
+            changes[strength] = means(scores, keys)
     return changes
 
 
@@ -118,27 +110,6 @@ def _add_distances(path: Path, table: dict[str, Any], methods: list[str], dim: i
             "kid": kernel_distance(rows[first, column, 1:], rows[first, 0, 1:]),
         }
         table[name] |= {key: d for key, d in distances.items() if not np.isnan(d).any()}
-
-
-def _breakdowns(records: Sequence[Record], names: list[str]) -> list[dict[str, Any]]:
-    """Average cosines to the source by the target's pose, resolution and synthetic occlusion."""
-    records = [r | r.get("occlusion", {}) for r in records]
-    bins = [
-        ("yaw of the target, deg", "yaw", (0, 15, 30, 90)),
-        ("eyes of the target, px apart", "eyes", (0, 40, 60, 100, 10**6)),
-        ("face covered", "covered", (0, 0.1, 0.3, 1)),
-    ]
-    lines = []
-    for title, key, edges in bins:
-        for low, high in pairwise(edges):
-            part = [r for r in records if key in r and low <= abs(r[key]) < high]
-            if part:
-                scores = {n: [r["methods"][n] for r in part if n in r["methods"]] for n in names}
-                means = {n: _means(scores[n], ["to_source"]).get("to_source") for n in names}
-                lines.append(
-                    {"what": title, "from": low, "to": high, "pairs": len(part), "mean": means}
-                )
-    return lines
 
 
 def _notes(records: Sequence[Record]) -> list[str]:
@@ -166,6 +137,10 @@ def markdown(report: dict[str, Any]) -> list[str]:
     if report["occlusion"]:
         lines += ["", "Occlusion, error inside in levels; id: change of the cosine to the source:"]
         lines += [f"- {key}: {cell_text(value)}" for key, value in report["occlusion"].items()]
+    if report["kinds"]:
+        name, header, rows = kind_cells(report)
+        table = markdown_table(header, [[cell_text(cell) for cell in row] for row in rows])
+        lines += ["", f"By kind of pair, {name}:", "", table]
     lines += ["", *(f"- left out: {text}" for text in report["left_out"])]
     return lines + [f"- {text}" for text in report["notes"]]
 
@@ -194,6 +169,17 @@ def cells(table: dict[str, Any]) -> tuple[list[str], list[list[Any]]]:
     return ["method", *columns.values()], rows
 
 
+def kind_cells(report: dict[str, Any]) -> tuple[str, list[str], list[list[Any]]]:
+    """Return the last method's name, and header and rows of its figures by kind of pair."""
+    name = list(report["methods"])[-1] if report["methods"] else ""
+    header = ["by", "kind", "pairs", *(COLUMNS[key] for key in FIGURES)]
+    rows = [
+        [kind["what"], kind["group"], kind["pairs"], *map(kind["methods"][name].get, FIGURES)]
+        for kind in report["kinds"]
+    ]
+    return name, header, rows
+
+
 def cell_text(value: Any) -> str:
     """Format a number, a mean and its interval, or a text."""
     first, *interval = value if isinstance(value, tuple | list) else (value,)
@@ -211,17 +197,13 @@ def page(report: dict[str, Any], pictures: Sequence[Path], order: Sequence[str])
     template = Path(__file__).with_name("report.html").read_text("utf-8")
     header, rows = cells(report["methods"])
     points = curves(report["methods"])
-    breakdowns = [
-        [b["what"], f"{b['from']} to {b['to']}", b["pairs"], *b["mean"].values()]
-        for b in report["breakdowns"]
-    ]
     shown = []
     for file in pictures:
         cosine, pair = file.stem.split("_")
         shown.append((pair, float(cosine), base64.b64encode(file.read_bytes()).decode()))
     half = max(len(shown) // 2, 1)
     return jinja2.Template(template, autoescape=True, trim_blocks=True).render(
-        report=report, header=header, rows=rows, breakdowns=breakdowns, order=order,
+        report=report, header=header, rows=rows, kinds=kind_cells(report), order=order,
         about=about(report), columns=COLUMNS,
         curves=draw(points, inline=True) if points else "",
         ends=[("Worst", shown[:half]), ("Best", shown[half:])],

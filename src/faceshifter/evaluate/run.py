@@ -145,12 +145,14 @@ def measure_cases(
     names = [name for maker in makers for name in maker.names]
     if len(set(names)) < len(names):
         raise DataError(f"two methods have one name among {', '.join(names)}; rename one")
+    if faces:
+        claim_faces(faces, cases, gallery, config)
     claim(out, config, option="--out")
     columns = {"methods": names, "features": judges.features.dim if judges.features else 0}
     write_atomically(out / "columns.json", json.dumps(columns).encode())
     done = _whole_batches(out, len(cases), batch_size)
-    faces = faces or out / "faces"
-    claim_faces(faces, cases, gallery, config)
+    if not faces:
+        claim_faces(faces := out / "faces", cases, gallery, config)
     known = embed_photos(cases, gallery, judges, faces)
     with tqdm(initial=done, total=len(cases), unit="pair") as bar:
         for start in range(done, len(cases), batch_size):
