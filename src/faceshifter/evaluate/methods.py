@@ -14,7 +14,7 @@ from faceshifter.errors import FaceShifterError
 from faceshifter.evaluate.cases import Case
 from faceshifter.evaluate.faces import KnownFace
 from faceshifter.face.align import crop_face, crop_matrix
-from faceshifter.face.paste import paste_face
+from faceshifter.face.paste import paste_face, paste_swap
 from faceshifter.images import Pixels
 from faceshifter.networks import SwappedCrop, batch_slices
 from faceshifter.swap.swapper import FaceSwapper
@@ -141,7 +141,8 @@ class OurMethod:
         for i, pair in enumerate(pairs):
             matrix = crop_matrix(pair.face_t.landmarks, geometry, size)
             stages = zip(self.names, (steps[i].Y_hat_st, steps[i].Y_st), strict=False)
-            photos = {name: paste_face(pair.target, crop, matrix) for name, crop in stages}
+            paste = partial(paste_swap, pair.target, pair.target, X_t[i], matrix=matrix)
+            photos = {name: paste(crop) for name, crop in stages}
             if i not in covered:
                 yield Results({**photos})
                 continue
@@ -149,7 +150,7 @@ class OurMethod:
             occlusion = {"covered": float(inside.mean())}
             for name, picture in zip(self.names, (swapped.Y_hat_st, swapped.Y_st), strict=True):
                 occlusion[name] = float(np.abs(picture[inside].astype(int) - crop[inside]).mean())
-            occluded = photos["two stages"], paste_face(pair.target, swapped.Y_st, matrix)
+            occluded = photos["two stages"], paste(swapped.Y_st)
             yield Results({**photos}, occluded, occlusion)
 
     def _cover(
