@@ -14,7 +14,7 @@ from faceshifter.errors import FaceShifterError
 from faceshifter.evaluate.cases import Case
 from faceshifter.evaluate.faces import KnownFace
 from faceshifter.face.align import crop_face, crop_matrix
-from faceshifter.face.paste import paste_face
+from faceshifter.face.paste import paste_face, paste_swap
 from faceshifter.images import Pixels
 from faceshifter.networks import Identity, SwappedCrop, batch_slices
 from faceshifter.swap.swapper import FaceSwapper
@@ -155,7 +155,8 @@ class OurMethod:
             swaps = [swapped[i] for swapped in steps]
             made = [step.Y_hat_st for step in swaps]
             made += [step.Y_st for step in swaps] if networks.has_hear else []
-            photos = [paste_face(pair.target, crop, matrix) for crop in made]
+            paste = partial(paste_swap, pair.target, pair.target, X_t[i], matrix=matrix)
+            photos = [paste(crop) for crop in made]
             named: dict[str, Pixels | FaceShifterError] = {}
             named |= zip(self.names, photos, strict=True)
             if i not in covered:
@@ -166,8 +167,7 @@ class OurMethod:
             for name, picture in zip(STAGES, (swapped.Y_hat_st, swapped.Y_st), strict=True):
                 occlusion[name] = float(np.abs(picture[inside].astype(int) - crop[inside]).mean())
             final = photos[len(self.strengths)]  # of the second stage at the first strength
-            hidden = paste_face(pair.target, swapped.Y_st, matrix)
-            yield Results(named, (final, hidden), occlusion)
+            yield Results(named, (final, paste(swapped.Y_st)), occlusion)
 
     def _swap(
         self,

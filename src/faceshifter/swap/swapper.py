@@ -12,7 +12,7 @@ from faceshifter.config import Strength
 from faceshifter.errors import NoFaceError
 from faceshifter.face.align import Matrix, crop_face, crop_matrix
 from faceshifter.face.detect import Face, FaceDetector, load_detector
-from faceshifter.face.paste import paste_face
+from faceshifter.face.paste import paste_swap
 from faceshifter.images import Photo, Pixels, save_photo
 from faceshifter.marks.xmp import WORKING
 from faceshifter.networks import Crop, Identity, SwapNetworks, SwappedCrop
@@ -239,7 +239,8 @@ def paste_faces(pixels: Pixels, faces: Sequence[SwappedFace]) -> Pixels:
     """Return a copy of the picture with the swapped faces pasted in."""
     result = pixels.copy()
     for face in faces:
-        result = paste_face(result, face.steps.Y_st, face.target.matrix)
+        target = face.target
+        result = paste_swap(result, pixels, target.crop, face.steps.Y_st, target.matrix)
     return result
 
 
