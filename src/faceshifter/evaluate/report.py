@@ -185,8 +185,13 @@ def cell_text(value: Any) -> str:
     first, *interval = value if isinstance(value, tuple | list) else (value,)
     if first is None or first != first:
         return "-"
-    text = f"{first:.3g}" if isinstance(first, float) else str(first)
-    return f"{text} [{interval[0]:.3g}, {interval[1]:.3g}]" if interval else text
+    text = _number(first) if isinstance(first, float) else str(first)
+    return f"{text} [{', '.join(map(_number, interval))}]" if interval else text
+
+
+def _number(value: float) -> str:
+    """Format three digits, of small numbers four decimals."""
+    return f"{value:.4f}" if 0 < abs(value) < 1e-3 else f"{value:.3g}"
 
 
 def page(report: dict[str, Any], pictures: Sequence[Path], order: Sequence[str]) -> str:
