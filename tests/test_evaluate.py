@@ -227,6 +227,8 @@ def test_a_face_that_moves_does_not_flicker_and_one_that_wavers_does(
     with pytest.raises(VideoError, match="have different numbers of frames; give a video and its"):
         clip_flicker(still, short, DlibDetector())
     write_video(tmp_path / "wall.mp4", [np.full((64, 64, 3), 90, np.uint8)] * 3)
+    with pytest.raises(VideoError, match="have frames of different sizes; give a video and its"):
+        clip_flicker(still, tmp_path / "wall.mp4", DlibDetector())
     with pytest.raises(NoFaceError, match=r"no face was found in two frames of .*wall.mp4"):
         clip_flicker(tmp_path / "wall.mp4", tmp_path / "wall.mp4", DlibDetector())
 

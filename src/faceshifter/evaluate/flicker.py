@@ -56,6 +56,10 @@ def clip_flicker(target: Path, result: Path, detector: FaceDetector) -> ClipFlic
         NoFaceError: No face is seen in two frames one after another.
     """
     clips = open_clip(target), open_clip(result)
+    if clips[0].display_size != clips[1].display_size:
+        raise VideoError(
+            f"{result} and {target} have frames of different sizes; give a video and its swap"
+        )
     matrices = _follow_face(clips[0], detector)
     mask = face_ellipse((CROP, CROP), np.eye(2, 3), CROP, INNER)
     before: list[Float[np.ndarray, "n 3"]] | None = None
@@ -67,10 +71,6 @@ def clip_flicker(target: Path, result: Path, detector: FaceDetector) -> ClipFlic
                 f"{result} and {target} have different numbers of frames; give a video and its swap"
             )
         (_, photo), (_, swapped) = pair
-        if photo.shape != swapped.shape:
-            raise VideoError(
-                f"{result} and {target} have frames of different sizes; give a video and its swap"
-            )
         matrix = matrices.get(number)
         if matrix is None:
             before = None
