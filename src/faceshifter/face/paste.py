@@ -20,12 +20,6 @@ FLAT = 16.0
 """Variance below which structure is noise and not compared, in squares of grey levels."""
 CHANGED, KEPT = 0.1, 0.6
 """Share of the target's structure up to which a place has changed, and from which it is kept."""
-SHARPEN = 1.0
-"""Gain of the swap's own finest structure where it has changed and is enlarged to twice or more."""
-RADIUS = 0.8
-"""Standard deviation of the blur that this structure is the difference to, in crop pixels."""
-MOST_ENLARGED = 4
-"""Greatest factor by which a crop is enlarged before it is sharpened, which bounds the cost."""
 LUMA = np.array([0.299, 0.587, 0.114], np.float32)
 
 Crop = UInt8[np.ndarray, "s s 3"]
@@ -54,17 +48,12 @@ def paste_swap(
     Y_st. The picture is the photo, or has other faces pasted already. With U and V the enlarged
     Y_st and X_t, P the photo and w from ``kept_structure``, the result is U + w (P - V): where the
     swap equals the target it is the photo itself, and where it has changed the face nothing of the
-    photo is left. There U is sharpened a little. docs/decisions.md#detail-of-the-photo
+    photo is left. docs/decisions.md#detail-of-the-photo
     """
-    enlarged = 1 / math.sqrt(abs(np.linalg.det(matrix[:, :2])))
-    factor = min(max(math.floor(enlarged), 1), MOST_ENLARGED)
-    w = _enlarge(kept_structure(target, swap), factor)[:, :, None]
-    u, v = (_enlarge(crop.astype(np.float32), factor) for crop in (swap, target))
-    u = u + (1 - w) * SHARPEN * min(max(enlarged - 1, 0), 1) * (u - _blur(u, RADIUS * factor))
-    # One warp of both parts: w P is added to U - w V at the photo's resolution. The centre of crop
-    # pixel x is the centre of enlarged pixel factor * x + (factor - 1) / 2.
-    layers = np.dstack([u - w * v, w])
-    return _blend(pixels, photo, layers, factor * matrix + [0, 0, (factor - 1) / 2])
+    w = kept_structure(target, swap)[:, :, None]
+    # One warp of both parts: w P is added to U - w V at the photo's resolution.
+    layers = np.dstack([swap - w * target, w])
+    return _blend(pixels, photo, layers, matrix)
 
 
 def kept_structure(target: Crop, swap: Crop) -> Float32[np.ndarray, "s s"]:
@@ -85,11 +74,6 @@ def _fine(plane: Float32[np.ndarray, "s s"]) -> Float32[np.ndarray, "s s"]:
 
 def _blur(picture: Float32[np.ndarray, "..."], sigma: float) -> Float32[np.ndarray, "..."]:
     return cv2.GaussianBlur(picture, (0, 0), sigma, borderType=cv2.BORDER_REFLECT_101)
-
-
-def _enlarge(picture: Float32[np.ndarray, "..."], factor: int) -> Float32[np.ndarray, "..."]:
-    size = (factor * len(picture),) * 2
-    return picture if factor == 1 else cv2.resize(picture, size, interpolation=cv2.INTER_CUBIC)
 
 
 def _blend(
