@@ -510,6 +510,11 @@ def test_strengths_are_a_curve_that_reports_of_the_same_pairs_share(
     ]  # fmt: skip
     with pytest.raises(DataError, match=r"third was measured with other pairs than .*first"):
         compared(first, third)
+    config = json.loads((third / "config.json").read_text())
+    config["pairs"] *= 2
+    (third / "config.json").write_text(json.dumps(config))
+    with pytest.raises(DataError, match=r"third has 1 of 2 pairs; finish evaluate"):
+        compared(third)
     (third / "config.json").write_text("{}")
     with pytest.raises(DataError, match=r"third is of an older version, without pairs; measure it"):
         compared(third)

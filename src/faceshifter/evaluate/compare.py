@@ -22,7 +22,7 @@ def compare_reports(reports: Sequence[Path], out: Path) -> str:
     strengths that has the same figures in several, such as an anchor, is there once.
 
     Raises:
-        DataError: A folder has no report, or one of other pairs, gallery or judges.
+        DataError: A folder has no whole report, or one of other pairs, gallery or judges.
     """
     names = [folder.name for folder in reports]
     if len(set(names)) < len(names):
@@ -61,5 +61,9 @@ def _read(folder: Path) -> tuple[dict[str, Any], dict[str, Any]]:
         raise DataError(
             f"{folder} is of an older version, without {lacking[0]}; measure it again to another "
             "--out"
+        )
+    if report["pairs"] < len(config["pairs"]):
+        raise DataError(
+            f"{folder} has {report['pairs']} of {len(config['pairs'])} pairs; finish evaluate"
         )
     return config, report["methods"]
