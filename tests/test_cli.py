@@ -181,7 +181,7 @@ def test_swap_s_help_names_what_it_takes_groups_options_and_tells_real_defaults(
     places = [text.index(f" {group} options ") for group in groups]
     assert places == sorted(places)
     assert "starting at 0. (default: largest)" in text
-    assert "from 0 to 1. (default: 1.0)" in text
+    assert "auto: as needed. (default: auto)" in text
     assert "None" not in text
 
 

@@ -14,10 +14,13 @@ from faceshifter.cli import main as cli
 from faceshifter.data.occlusion import Occluders
 from faceshifter.data.photos import PhotoFile
 from faceshifter.encoders.encoder import ARCFACE_CROP
-from faceshifter.errors import CheckpointError, DataError, OutputError
+from faceshifter.errors import CheckpointError, DataError, NoFaceError, OutputError, VideoError
 from faceshifter.evaluate import run
 from faceshifter.evaluate.cases import fixed_pairs, read_cases, read_gallery
+from faceshifter.evaluate.compare import compare_reports
 from faceshifter.evaluate.faces import embed_photos
+from faceshifter.evaluate.flicker import clip_flicker
+from faceshifter.evaluate.groups import read_groups
 from faceshifter.evaluate.judges import Judges, Recogniser, head_errors, refuse_training_recogniser
 from faceshifter.evaluate.methods import OurMethod, Pair, Separate
 from faceshifter.evaluate.metrics import (
@@ -190,11 +193,44 @@ def test_faceforensics_from_videos_to_the_report(tmp_path: Path) -> None:
     assert (tool["pairs"], tool["failed"], waver["pairs"]) == (20, 10, 10)
     assert tool["top1"][0] == 50  # half of them could not be read
     assert waver["top1"][0] == 100
-    assert tool["flicker"][0] < 2
-    assert waver["flicker"][0] == pytest.approx(20, abs=2)
+    assert tool["added_flicker"][0] < 2
+    assert waver["added_flicker"][0] == pytest.approx(20, abs=2)
     assert len(report["notes"]) == 2  # a line a video, not a frame
     for told in ("004.mp4 does not exist; put the video there", "002_001.mp4 is not a video"):
         assert sum(told in note for note in report["notes"]) == 1
+
+
+def frames_with_face(portrait, wavering: int = 0):
+    """A portrait that moves through the picture and is lighter in every other frame."""
+    frames = []
+    for i in range(12):
+        frame = np.full((360, 400, 3), 90, np.uint8)
+        lighter = np.clip(portrait.astype(int) + wavering * (i % 2), 0, 255)
+        frame[20 : 20 + portrait.shape[0], 20 + 3 * i : 20 + 3 * i + portrait.shape[1]] = lighter
+        frames.append(frame)
+    return frames
+
+
+def test_a_face_that_moves_does_not_flicker_and_one_that_wavers_does(
+    portraits, tmp_path: Path
+) -> None:
+    still, wavering, short = (tmp_path / f"{name}.mp4" for name in ("still", "wavering", "short"))
+    portrait = np.array(portraits[0])
+    write_video(still, frames_with_face(portrait))
+    write_video(wavering, frames_with_face(portrait, wavering=12))
+    write_video(short, frames_with_face(portrait)[:9])
+    found = clip_flicker(still, wavering, DlibDetector())
+    assert found.frames == 11
+    assert found.target < 6  # as the landmarks vary
+    assert found.result == pytest.approx(12, abs=3)
+    assert found.ratio == pytest.approx(found.result / found.target)
+    with pytest.raises(VideoError, match="have different numbers of frames; give a video and its"):
+        clip_flicker(still, short, DlibDetector())
+    write_video(tmp_path / "wall.mp4", [np.full((64, 64, 3), 90, np.uint8)] * 3)
+    with pytest.raises(VideoError, match="have frames of different sizes; give a video and its"):
+        clip_flicker(still, tmp_path / "wall.mp4", DlibDetector())
+    with pytest.raises(NoFaceError, match=r"no face was found in two frames of .*wall.mp4"):
+        clip_flicker(tmp_path / "wall.mp4", tmp_path / "wall.mp4", DlibDetector())
 
 
 def test_fixed_pairs_are_of_different_people_and_the_same_every_time() -> None:
@@ -372,6 +408,23 @@ def test_each_fault_of_a_folder_is_one_line_and_nothing_else_is_lost(
     assert command(tmp_path / "results.csv", "--out", out, "--strict")[0] == 2
 
 
+def test_figures_are_given_for_the_photos_of_a_group(
+    measured, results: Path, tmp_path: Path
+) -> None:
+    table = tmp_path / "groups.csv"
+    table.write_text("photo,group\neileen/a.png,red suit\ngrace/a.png,uniform\nno.png,none\n")
+    out = shutil.copytree(measured[0], tmp_path / "out")
+    kinds = write_reports(out, [], read_groups(table))["kinds"]
+    lines = {(kind["what"], kind["group"]): kind for kind in kinds}
+    assert lines["target", "red suit"]["pairs"] == lines["source", "uniform"]["pairs"] == 1
+    assert lines["target", "red suit"]["methods"]["paste-source"]["top1"][0] == 100
+    assert not any(group == "none" for _, group in lines)
+    assert "| target | red suit | 1 |" in (out / "report.md").read_text()
+    table.write_text("photo,group\nno.png,none\n")
+    with pytest.raises(DataError, match="--groups names no photo of the pairs; name them as"):
+        write_reports(out, [], read_groups(table))
+
+
 def test_a_folders_other_people_are_searched_too(results: Path, tmp_path: Path) -> None:
     photos = results.parent
     everyone = [photo for photo in read_gallery(photos) if photo.identity != "wall"]
@@ -381,8 +434,95 @@ def test_a_folders_other_people_are_searched_too(results: Path, tmp_path: Path) 
     one = embed_photos([], everyone[:1], judges, tmp_path / "one")
     all_ = embed_photos([], everyone, judges, tmp_path / "all")
     assert len(one.identity) == 1 < len(set(all_.identity.tolist()))
-    assert len(read_gallery(photos, 2)) == 2
-    assert read_gallery(photos, 2) == read_gallery(photos, 2)
+    assert len(read_gallery(photos, most=2)) == 2
+    assert read_gallery(photos, most=2) == read_gallery(photos, most=2)
+
+
+def test_a_person_of_two_folders_is_one_and_the_source_s_own_photo_can_be_left_out(
+    tmp_path: Path,
+) -> None:
+    rng = np.random.default_rng(0)
+    anna, other_anna, bert, carla, stranger = (patches(rng) for _ in range(5))
+    photos, further = tmp_path / "photos", tmp_path / "further"
+    for folder in (photos, further):
+        folder.mkdir()
+    index = {photos: [("1", "anna"), ("2", "bert")], further: [("1", "anna"), ("2", "carla")]}
+    for folder, named in index.items():
+        lines = [json.dumps({"file": f"{name}.png", "identity": person}) for name, person in named]
+        (folder / "index.jsonl").write_text("\n".join([*lines, ""]))
+    for file, face in {
+        photos / "1.png": anna, photos / "2.png": bert, photos / "3.png": stranger,
+        further / "1.png": other_anna, further / "2.png": carla, further / "3.png": carla,
+    }.items():  # fmt: skip
+        Image.fromarray(face).save(file)
+    gallery = read_gallery(photos, [further, photos])
+    assert len(gallery) == 6  # the photos themselves once
+    nameless = {photo.identity for photo in gallery if photo.name.endswith("3.png")}
+    assert nameless == {"3.png", f"{further}/3.png"}  # two people, though of one file name
+    known = embed_photos([], gallery, Judges(Everywhere(), Blocks()), tmp_path / "faces")
+    source = {photo.name: photo for photo in gallery}["1.png"]
+    z, other_z = (Blocks().embed([face])[0] for face in (anna, other_anna))
+    assert known.has_others(source)
+    assert not known.has_others({photo.name: photo for photo in gallery}["2.png"])
+    assert known.rank(z, source) == 0
+    assert known.rank(z, source, strict=True) > 0  # the other photo is of another face
+    assert known.rank(other_z, source) == known.rank(other_z, source, strict=True) == 0
+
+
+def test_strengths_are_a_curve_that_reports_of_the_same_pairs_share(
+    command, portraits, smoke_weights: Path, tmp_path: Path
+) -> None:
+    photos = tmp_path / "photos"
+    for name, picture in zip(("grace", "eileen"), portraits, strict=True):
+        (photos / name).mkdir(parents=True)
+        large = picture.resize((2 * picture.width, 2 * picture.height), Image.Resampling.LANCZOS)
+        large.save(photos / name / "a.png")  # fine detail begins at 90 pixels between the eyes
+    options = ("--pairs", 2, "--no-hear", "--gallery", photos)
+    first, second = tmp_path / "first", tmp_path / "second"
+
+    def compared(*reports: Path) -> Path:
+        compare_reports(reports, tmp_path / "compared")
+        assert "one stage" in (tmp_path / "compared" / "compare.md").read_text()
+        return tmp_path / "compared" / "compare.json"
+
+    at = ("--strengths", 0, 1, "auto")
+    assert command(photos, "--out", first, *options, *at)[0] == 0
+    methods = json.loads((first / "report.json").read_text())["methods"]
+    names = [name for name in methods if name.startswith("one stage")]
+    assert names == ["one stage, s = 0", "one stage, s = 1", "one stage, s = auto"]
+    to_target = [methods[name]["to_target"][0] for name in names]
+    assert to_target == sorted(to_target, reverse=True)
+    assert methods["copy-target"]["copies"][0] == 100
+    assert methods["copy-target"]["detail"][0] == pytest.approx(1)
+    assert 0.1 < methods[names[0]]["detail"][0] < 1
+    assert command(photos, "--out", first, *options)[0] == 2  # other strengths
+    # Faces are measured once, for any number of runs, but not for other photos.
+    shared = ("--strengths", 0.5, "--faces", first / "faces")
+    assert command(photos, "--out", second, *options, *shared)[0] == 0
+    assert not (second / "faces").exists()
+    third = tmp_path / "third"
+    assert command(photos, "--out", third, "--pairs", 1, *options[2:], *shared)[0] == 2
+    assert command(photos, "--out", third, "--pairs", 1, *options[2:])[0] == 0
+    rows = json.loads(compared(first, second).read_text())["methods"]
+    assert list(rows) == [
+        "copy-target", "paste-source", *(f"first: {name}" for name in names),
+        "second: one stage, s = 0.5",
+    ]  # fmt: skip
+    with pytest.raises(DataError, match=r"third was measured with other pairs than .*first"):
+        compared(first, third)
+    config = json.loads((third / "config.json").read_text())
+    config["pairs"] *= 2
+    (third / "config.json").write_text(json.dumps(config))
+    with pytest.raises(DataError, match=r"third has 1 of 2 pairs; finish evaluate"):
+        compared(third)
+    (third / "config.json").write_text("{}")
+    with pytest.raises(DataError, match=r"third is of an older version, without pairs; measure it"):
+        compared(third)
+    with pytest.raises(DataError, match=r"photos has no report; give a folder that evaluate has"):
+        compared(photos)
+    for strength in ("2.6", "nan"):
+        assert command(photos, "--out", tmp_path / "no", f"--strengths={strength}")[0] == 2
+    assert not (tmp_path / "no").exists()
 
 
 def test_without_mediapipe_one_sentence_says_what_to_install(
@@ -409,7 +549,7 @@ def test_our_stages_are_what_swap_makes_and_their_networks_are_recorded(
     config = json.loads((out / "config.json").read_text())
     assert list(config["weights"]) == ["aei", "hear", "identity"]
     assert list(json.loads((out / "report.json").read_text())["methods"]) == [
-        *("copy-target", "paste-source", "one stage", "two stages")
+        *("copy-target", "paste-source", "one stage, s = auto", "two stages, s = auto")
     ]
     swapper = FaceSwapper.from_pretrained()
     cases = read_cases(photos, 2)
@@ -420,7 +560,7 @@ def test_our_stages_are_what_swap_makes_and_their_networks_are_recorded(
     ]
     for pair, made in zip(pairs, OurMethod(swapper, Occluders())(pairs), strict=True):
         swapped = swapper.swap(pair.target, swapper.identity([pair.source]))
-        difference = swapped.pixels.astype(int) - made.photos["two stages"]
+        difference = swapped.pixels.astype(int) - made.photos["two stages, s = auto"]
         assert np.abs(difference).max() <= 1  # in batches sums have another order
 
 
@@ -434,7 +574,7 @@ def test_the_first_stage_is_measured_without_a_second(command, portraits, tmp_pa
     options = ("--out", out, "--pairs", 1, "--weights", weights)
     assert command(photos, *options, "--no-hear")[0] == 0
     report = json.loads((out / "report.json").read_text())
-    assert list(report["methods"]) == ["copy-target", "paste-source", "one stage"]
+    assert list(report["methods"]) == ["copy-target", "paste-source", "one stage, s = auto"]
     assert report["occlusion"] == {}
     assert command(photos, *options)[0] == 2  # hear.safetensors is missing
 
@@ -480,7 +620,8 @@ def test_a_mirrored_head_has_another_pose(shared: Path, grace_hopper_path: Path)
 
 def test_a_page_escapes_names() -> None:
     report = {
-        "pairs": 1, "not_measured": 0, "methods": {"<b> [x]": {}}, "breakdowns": [],
+        "pairs": 1, "not_measured": 0, "strict_pairs": 0, "detail_pairs": 0, "second_stage": {},
+        "methods": {"<b> [x]": {}}, "kinds": [],
         "occlusion": {"id": (0.5, 0, 1)}, "left_out": ["<i>"], "notes": ["a & b"],
     }  # fmt: skip
     html = page(report, [], [])
@@ -496,7 +637,8 @@ def test_a_click_on_a_heading_sorts_by_number_with_gaps_at_the_end(
 ) -> None:
     numbers = {"ten": 10.0, "none": float("nan"), "nine": (9.0, 8.0, 11.0), "minus": -1.0, "k": 1e3}
     report = {
-        "pairs": 5, "not_measured": 0, "occlusion": {}, "breakdowns": [], "left_out": [],
+        "pairs": 5, "not_measured": 0, "strict_pairs": 0, "detail_pairs": 0, "second_stage": {},
+        "occlusion": {}, "kinds": [], "left_out": [],
         "methods": {name: {"pose": value} for name, value in numbers.items()}, "notes": [],
     }  # fmt: skip
     html = page(report, [], [])

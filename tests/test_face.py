@@ -18,7 +18,7 @@ from faceshifter.face.align import (
     transform_points,
 )
 from faceshifter.face.detect import DlibDetector, YuNetDetector, load_detector
-from faceshifter.face.paste import paste_face
+from faceshifter.face.paste import kept_structure, paste_face, paste_swap
 
 GEOMETRY = CropGeometry()
 MIRRORED = [1, 0, 2, 4, 3]
@@ -361,3 +361,87 @@ def test_a_real_face_survives_crop_and_paste(grace_hopper):
     mask = paste_mask(grace_hopper.shape[:2], matrix, 256)
     assert psnr(pasted[mask > 0], grace_hopper[mask > 0]) > 40
     assert np.abs(pasted[mask == 0].astype(int) - grace_hopper[mask == 0]).max() <= 1
+
+
+# The photo's own detail
+
+
+def with_pixel_noise(photo):
+    """The photo with noise of single pixels, which no smaller crop can hold."""
+    return (photo + RNG.normal(0, 12, photo.shape)).clip(0, 255).astype(np.uint8)
+
+
+def aligned_in_the_middle(photo, enlarged, size=64):
+    """A crop about the photo's middle, and its matrix; a pixel of it is ``enlarged`` wide."""
+    matrix = similarity(1 / enlarged, 8)
+    middle = (np.array(photo.shape[1::-1]) - 1) / 2
+    matrix[:, 2] = (size - 1) / 2 - matrix[:, :2] @ middle
+    return crop_face(photo, matrix, size), matrix
+
+
+def covered_by(where, shape, matrix):
+    """Pixels of a photo in a part of the crop, and away from the part's border."""
+    inner = cv2.erode(where.astype(np.uint8), np.ones((7, 7), np.uint8), borderValue=0)
+    white = np.repeat(255 * inner[:, :, None], 3, axis=2)
+    return paste_face(np.zeros((*shape, 3), np.uint8), white, matrix)[..., 0] == 255
+
+
+@pytest.mark.parametrize("enlarged", [0.4, 0.9, 1.2, 2.5, 7])
+def test_a_swap_that_equals_its_target_gives_back_the_photo(grace_hopper, enlarged):
+    photo = with_pixel_noise(grace_hopper)
+    X_t, matrix = aligned_in_the_middle(photo, enlarged)
+    mask = paste_mask(photo.shape[:2], matrix, 64)
+    pasted = paste_swap(photo, photo, X_t, X_t, matrix)
+    assert np.abs(pasted.astype(int) - photo).max() <= 1
+    if enlarged > 1:  # of which a crop that is pasted alone keeps little
+        assert psnr(paste_face(photo, X_t, matrix)[mask == 1], photo[mask == 1]) < 30
+    # A face that overlaps this one and was pasted before leaves nothing in its detail.
+    over_another = paste_swap(255 - photo, photo, X_t, X_t, matrix)
+    assert np.abs(over_another.astype(int) - photo)[mask == 1].max() <= 1
+
+
+@pytest.mark.parametrize("enlarged", [1.2, 2.5, 7])
+def test_a_changed_part_takes_nothing_of_the_photo_and_a_kept_part_all(grace_hopper, enlarged):
+    X_t, matrix = aligned_in_the_middle(grace_hopper, enlarged)
+    swap = X_t.copy()
+    swap[:32] = 255 - swap[:32]
+    w = kept_structure(X_t, swap)
+    photos = grace_hopper, with_pixel_noise(grace_hopper)
+    plain, noisy = (paste_swap(grace_hopper, p, X_t, swap, matrix).astype(int) for p in photos)
+    noise = np.abs(photos[1].astype(int) - photos[0])
+    mask = paste_mask(noise.shape[:2], matrix, 64) == 1
+    changed, kept = (mask & covered_by(w == n, noise.shape[:2], matrix) for n in (0, 1))
+    assert changed.sum() > 50
+    assert kept.sum() > 50
+    assert np.abs(noisy - plain)[changed].max() <= 1
+    assert np.abs(noisy - plain)[kept].mean() > 0.95 * noise[kept].mean()
+
+
+def test_structure_is_kept_in_noise_and_where_the_swap_adds_to_it_and_lost_where_it_moves():
+    stripes = np.zeros((64, 64, 3), np.uint8) + np.uint8(128)
+    stripes[:, ::4] += np.uint8(60)
+    noise = with_pixel_noise(np.full((64, 64, 3), 128, np.uint8)) // 8 + np.uint8(112)
+    assert kept_structure(noise, np.full((64, 64, 3), 90, np.uint8)).min() > 0.5
+    added = stripes.copy()
+    added[::4] -= np.uint8(60)
+    assert kept_structure(stripes, added)[8:-8, 8:-8].min() == 1
+    assert kept_structure(stripes, np.roll(stripes, 2, axis=1))[8:-8, 8:-8].max() == 0
+
+
+def test_a_small_face_is_pasted_as_it_is(grace_hopper):
+    X_t, matrix = aligned_in_the_middle(grace_hopper, 0.6, 128)
+    swap = cv2.GaussianBlur(X_t, (0, 0), 2) // 2 + X_t[:, ::-1] // 2
+    ours = paste_swap(grace_hopper, grace_hopper, X_t, swap, matrix).astype(int)
+    plain = paste_face(grace_hopper, swap, matrix)
+    assert np.abs(ours - plain).mean() < 0.1
+    assert np.abs(ours - plain).max() <= 8
+
+
+@pytest.mark.parametrize("place", PLACES)
+def test_a_swap_changes_its_quadrilateral_and_nothing_else(place):
+    photo, matrix = with_pixel_noise(smooth_photo(300, 340)), PLACES[place]
+    X_t = crop_face(photo, matrix, 256)
+    pasted = paste_swap(photo, photo, X_t, 255 - X_t, matrix)
+    outside = paste_mask((300, 340), matrix, 256) == 0
+    assert np.abs(pasted.astype(int) - photo)[outside].max() <= 1
+    assert np.abs(pasted.astype(int) - photo)[~outside].max() > 20

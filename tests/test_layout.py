@@ -102,7 +102,7 @@ def test_the_root_holds_few_modules() -> None:
 )
 def test_a_package_s_docstring_lists_what_is_in_it(folder: Path) -> None:
     docstring = ast.get_docstring(ast.parse((folder / "__init__.py").read_text("utf-8"))) or ""
-    files = {path.name for path in folder.iterdir() if path.suffix in (".py", ".html")}
+    files = {path.name for path in folder.iterdir() if path.suffix in (".py", ".html", ".svg")}
     packages = {f"{path.parent.name}/" for path in folder.glob("*/__init__.py")}
     listed = LISTED.findall(docstring)
     assert len(listed) == len(set(listed))

@@ -141,7 +141,7 @@ def test_the_manifest_says_what_each_output_is_made_of(
     from faceshifter.swap.swapper import FaceSwapper
 
     out = tmp_path / "out"
-    run(inputs / "eileen.png", inputs / "targets", "--out", out, "--masks", "--strength", "0.5")
+    run(inputs / "eileen.png", inputs / "targets", "--out", out, "--masks", "--strength", "1.75")
     lines = lines_of(out / "manifest.jsonl")
     assert list(lines) == ["a.png", "deep/a.jpg", "deep/b.bmp.png", "text.jpg"]
     swapper = FaceSwapper.from_pretrained(smoke_weights, device="cpu")
@@ -156,7 +156,7 @@ def test_the_manifest_says_what_each_output_is_made_of(
         "source": [{"file": "../in/eileen.png", "sha256": sha256(inputs / "eileen.png")}],
         "matches": [],
         "face": "largest",
-        "strength": 0.5,
+        "strength": 1.75,
         "version": cli.__version__,
         **swapper.networks.fingerprints,
         "detector": "dlib",
@@ -171,6 +171,7 @@ def test_the_manifest_says_what_each_output_is_made_of(
         {
             "box": pytest.approx(face.box, abs=0.006),
             "landmarks": [pytest.approx(point, abs=0.006) for point in face.landmarks.tolist()],
+            "strength": 1.75,
         }
     ]
     assert lines["text.jpg"]["status"] == "failed"
@@ -489,12 +490,12 @@ def test_an_identity_file_is_as_good_as_its_photos(run: Run, inputs: Path, tmp_p
     ("words", "sentence"),
     [
         (
-            ["a.png", "b.png", "--out", "c.png", "--strength", "1.5"],
-            "must be from 0 to 1, got 1.5",
+            ["a.png", "b.png", "--out", "c.png", "--strength", "2.6"],
+            "must be auto or from 0 to 2.5, got 2.6",
         ),
         (
             ["a.png", "b.png", "--out", "c.png", "--strength=nan"],
-            "must be from 0 to 1, got nan",
+            "must be auto or from 0 to 2.5, got nan",
         ),
         (["a.png", "b.png", "--out", "c.png", "--match", "d", "--face", "0"], "give one of them"),
         (["a.png", "b.png", "--out", "c.png", "--match", "d=e"], "is not used; leave it out"),
@@ -555,7 +556,7 @@ def test_videos_among_the_targets_are_swapped_as_videos(
     monkeypatch.setattr("faceshifter.batch.methods.swap_video", swap_video)
     words = inputs / "eileen.png", inputs / "targets" / "*.mp4", "--out", out, "--quality", "20"
     assert run(*words, "--masks")[0] == 0
-    assert calls == [("clip.mp4", clip.VideoOptions(quality=20), 1.0)]
+    assert calls == [("clip.mp4", clip.VideoOptions(quality=20), "auto")]
     line = lines_of(out / "manifest.jsonl")["clip.mp4"]
     summary = {"frames": 9, "swapped": 7, "faceless": 2, "lost": 0, "dropped": ["a"]}
     assert (line["video"], line["quality"], "mask" in line) == (summary, 20, False)

@@ -1,6 +1,7 @@
 """AEI-Net, HEAR-Net and the discriminator: the paper's sizes, contracts and file format."""
 
 import json
+import math
 from collections.abc import Callable, Iterable
 from dataclasses import asdict
 from typing import Any
@@ -19,6 +20,7 @@ from faceshifter.models.aei import AEINet
 from faceshifter.models.attributes import MultiLevelAttributesEncoder
 from faceshifter.models.discriminator import MultiScaleDiscriminator
 from faceshifter.models.hear import HEARNet, heuristic_error
+from faceshifter.networks import auto_strength
 
 TINY_HEAR = HEARConfig(channels=(6, 8))
 TINY_DISCRIMINATOR = DiscriminatorConfig(channels=(6, 8, 10))
@@ -364,3 +366,34 @@ def test_under_bfloat16_autocast_the_networks_stay_close_to_float32(
         rounded = outputs()
     for a, b in zip(exact, rounded, strict=True):
         assert (a - b.float()).abs().mean() < 0.05 * a.abs().mean()
+
+
+def between(cosine: float, size: int = 12) -> tuple[Tensor, Tensor]:
+    """Two unit vectors with this cosine."""
+    z_id_t, across = torch.linalg.qr(torch.randn(size, 2, dtype=torch.float64)).Q.T
+    return z_id_t, cosine * z_id_t + math.sqrt(1 - cosine**2) * across
+
+
+@pytest.mark.parametrize("cosine", [-1.0, -0.5, -0.1, 0.0, 0.2, 0.4, 0.5, 0.55, 0.9, 1.0])
+def test_automatic_strength_is_the_least_that_turns_the_identity_away(cosine: float) -> None:
+    z_id_t, z_id_s = between(cosine)
+    (s,) = auto_strength(z_id_t[None], z_id_s[None]).tolist()
+
+    def cosine_at(strength: float) -> float:
+        return F.cosine_similarity(z_id_t + strength * (z_id_s - z_id_t), z_id_t, dim=0).item()
+
+    steps = [s for s in torch.linspace(1, 2.5, 1501).tolist() if cosine_at(s) <= -0.1]
+    assert s == pytest.approx(steps[0] if steps else 2.5, abs=0.001)
+    assert cosine_at(s) == pytest.approx(-0.1) or s in (1, pytest.approx(2.5))
+
+
+def test_automatic_strength_is_each_face_s_own_and_finite_for_one_person() -> None:
+    pairs = [between(cosine) for cosine in (0.0, 0.3)]
+    z_id_t, z_id_s = (torch.stack(z) for z in zip(*pairs, strict=True))
+    together = auto_strength(z_id_t, z_id_s)
+    assert together[0] < together[1]
+    assert together.tolist() == [
+        auto_strength(t[None], s[None]).item() for t, s in zip(z_id_t, z_id_s, strict=True)
+    ]
+    same = z_id_t.float()
+    assert auto_strength(same, same + 1e-7).isfinite().all()

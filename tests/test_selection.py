@@ -105,9 +105,9 @@ def test_a_choice_of_nothing_is_explained(faces: list[Face], choice, sentence: s
         raise why_none(faces, choice, "a.jpg")
 
 
-@pytest.mark.parametrize("strength", [-0.01, 1.01, float("nan")])
+@pytest.mark.parametrize("strength", [-0.01, 2.6, float("nan")])
 def test_a_strength_out_of_range_is_refused(strength: float) -> None:
-    with pytest.raises(ValueError, match="must be from 0 to 1"):
+    with pytest.raises(ValueError, match=r"must be auto or from 0 to 2\.5"):
         Selection(np.ones(4, np.float32), strength=strength)
 
 
@@ -305,11 +305,22 @@ def test_strength_goes_from_the_target_s_own_identity_to_the_source_s(
     none, half, full = (swapper.swap_faces([target], [source], s)[0].steps for s in (0.0, 0.5, 1.0))
     np.testing.assert_allclose(none.Y_hat_st, none.Y_hat_tt, atol=1)
     between = (target.z_id + source) / np.linalg.norm(target.z_id + source)
-    (same,) = swapper.swap_faces([target], [between])
+    (same,) = swapper.swap_faces([target], [between], 1.0)
     np.testing.assert_allclose(half.Y_hat_st, same.steps.Y_hat_st, atol=1)
-    (whole,) = swapper.swap(pixels, source).faces
+    (whole,) = swapper.swap(pixels, source, strength=1).faces
     np.testing.assert_array_equal(full.Y_st, whole.steps.Y_st)
     assert (full.Y_hat_st != none.Y_hat_st).any()
+    # Beyond 1 it goes on in the same direction, and auto is a number of this face's own.
+    auto = swapper.swap_faces([target], [source])[0].steps
+    assert 1 <= auto.strength <= 2.5
+    (fixed,) = swapper.swap_faces([target], [source], auto.strength)
+    np.testing.assert_allclose(auto.Y_hat_st, fixed.steps.Y_hat_st, atol=1)
+    np.testing.assert_array_equal(auto.Y_hat_tt, none.Y_hat_tt)
+    beyond = source + (source - target.z_id)
+    beyond /= np.linalg.norm(beyond)
+    (two,) = swapper.swap_faces([target], [source], 2.0)
+    (same,) = swapper.swap_faces([target], [beyond], 1.0)
+    np.testing.assert_allclose(two.steps.Y_hat_st, same.steps.Y_hat_st, atol=1)
 
 
 def test_a_crowd_is_swapped_in_batches_of_bounded_size(

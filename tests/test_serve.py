@@ -181,7 +181,7 @@ def test_several_sources_strength_and_stage_have_an_effect(
     source, target = faces
     results = [
         ask(port, "/swap", {"source": [source] * 2, "target": target, **fields}).body
-        for fields in ({}, {"hear": "false"}, {"strength": 0.2}, {"face": 0, "source_face": 0})
+        for fields in ({}, {"hear": "false"}, {"strength": 2.5}, {"face": 0, "source_face": 0})
     ]
     pictures = [np.array(Image.open(io.BytesIO(body))).astype(int) for body in results]
     assert np.abs(pictures[0] - pictures[1]).max() > 3
@@ -211,7 +211,7 @@ GREY = encoded(Image.new("RGB", (200, 200), "grey"))
         ({"source": GREY}, 422, "no_face", "no face was found in the source photo"),
         ({"face": 7}, 422, "no_face", "face 7 does not exist in the target"),
         ({"face": "left"}, 422, "invalid_request", "face is not valid"),
-        ({"strength": 1.5}, 422, "invalid_request", "strength is not valid"),
+        ({"strength": 2.6}, 422, "invalid_request", "strength is not valid"),
         ({"strength": "nan"}, 422, "invalid_request", "strength is not valid"),
         ({"format": "tiff"}, 422, "invalid_request", "format is not valid"),
         ({"target": "a word"}, 422, "invalid_request", "target is not valid"),

@@ -196,7 +196,7 @@ def test_z_id_of_a_source_is_computed_once_for_any_number_of_targets(
 def test_the_steps_are_the_two_stages_run_by_hand(
     swapper: FaceSwapper, weights: Path, grace: Photo, eileen: Photo
 ) -> None:
-    (face,) = swapper.swap(grace, swapper.identity([eileen])).faces
+    (face,) = swapper.swap(grace, swapper.identity([eileen]), strength=1).faces
     aei, _ = load_aei(weights / "aei.safetensors")
     hear = load_hear(weights / "hear.safetensors", aei)
     encoder = load_identity_encoder("distilled", AEI.geometry)

@@ -28,7 +28,7 @@ from faceshifter.apps.ui.privacy import COOKIE
 from faceshifter.apps.ui.server import private_folder
 from faceshifter.apps.ui.sessions import SHOWN_SIDE, Session, Sessions, ShownPhoto
 from faceshifter.apps.ui.video_tab import VideoActions, read_frame, run_video, tell
-from faceshifter.errors import CancelledError, ImageError, NoFaceError, VideoError
+from faceshifter.errors import CancelledError, DataError, ImageError, NoFaceError, VideoError
 from faceshifter.face.detect import Face, LockedDetector
 from faceshifter.images import Photo, load_photo
 from faceshifter.marks.xmp import read_mark
@@ -36,6 +36,7 @@ from faceshifter.swap.selection import Selection
 from faceshifter.swap.swapper import FaceSwapper
 
 FRAMES = 12
+STRENGTHS = ((True, 0.5), (False, 0.5), (False, 2.0))  # whether auto, and the slider
 
 
 def opened(side: int, *boxes: tuple[float, float, float, float]) -> ShownPhoto:
@@ -198,7 +199,7 @@ def test_more_photos_are_averaged_by_the_face_most_like_the_chosen_one(swapper, 
 
 def test_one_stage_puts_in_what_the_first_stage_made(swapper, files, tmp_path):
     session = session_with(swapper, files, tmp_path / "session", "../group.heic")
-    results = [PhotoActions(swapper).swap(session, 0, [0], 1.0, stages) for stages in (1, 2)]
+    results = [PhotoActions(swapper).swap(session, 0, [0], True, 1.0, stages) for stages in (1, 2)]
     one, two = (Path(download["value"]) for _, download, *_ in results)
     assert abs(load_photo(one).pixels.astype(int) - load_photo(two).pixels).max() > 10
     assert [len(shown_files(steps)) for *_, steps, _, _ in results] == [2, 5]
@@ -214,7 +215,7 @@ def test_each_of_many_faces_has_its_own_steps_and_masks(swapper, files, tmp_path
     chosen = list(range(swapper.networks.most_at_once + 2))
     faces = [session.target.faces[number % 2] for number in chosen]
     session.target = replace(session.target, faces=faces)
-    *_, steps, masks, _ = PhotoActions(swapper).swap(session, 0, chosen, 1.0, 1)
+    *_, steps, masks, _ = PhotoActions(swapper).swap(session, 0, chosen, False, 1.0, 1)
     assert steps.count("<h4>") == masks.count("<h4>") == len(chosen)
     pixels = [load_photo(file).pixels for file in shown_files(masks)]
     for number in chosen[2:]:  # in another batch they differ by rounding
@@ -226,7 +227,7 @@ def test_each_of_many_faces_has_its_own_steps_and_masks(swapper, files, tmp_path
 def test_sessions_at_once_get_what_they_get_alone(swapper, files, tmp_path):
     def swapped(name: str, face: int) -> list[bytes]:  # files differ in their signatures
         session = session_with(swapper, files, tmp_path / name, "group.png")
-        _, download, _, masks, _ = PhotoActions(swapper).swap(session, 0, [face], 1.0, 2)
+        _, download, _, masks, _ = PhotoActions(swapper).swap(session, 0, [face], True, 1.0, 2)
         paths = [Path(download["value"]), *shown_files(masks)]
         return [load_photo(path).pixels.tobytes() for path in paths]
 
@@ -338,7 +339,7 @@ def test_a_cancelled_video_leaves_no_file(swapper, files, tmp_path):
     assert list(tmp_path.rglob("*.*")) == []
     actions = VideoActions(swapper)
     actions.queue_video(session)
-    *_, (message, _, *files, _, _) = actions.swap_video(session, 0, "largest", [], 1.0)
+    *_, (message, _, *files, _, _) = actions.swap_video(session, 0, "largest", [], True, 1.0)
     assert f"{FRAMES} of {FRAMES} frames swapped" in message
     clip, report = (Path(file["value"]) for file in files)
     assert clip.name == "my clip-swapped.mp4"
@@ -350,12 +351,29 @@ def test_a_running_video_alone_tells_that_it_was_cancelled(swapper, files, tmp_p
     session.video, session.video_name = files / "long.mp4", "long.mp4"
     actions = VideoActions(swapper)
     actions.queue_video(session)
-    messages = actions.swap_video(session, 0, "largest", [], 1.0)
+    messages = actions.swap_video(session, 0, "largest", [], True, 1.0)
     next(messages)
     assert actions.cancel_video(session) == (update(), update(), update())
     *_, last = messages
     assert "Cancelled" in last[0]
     assert "Cancelled" in actions.cancel_video(session)[0]  # nothing runs any more
+
+
+def test_the_page_s_strength_is_the_one_that_is_used_within_its_range(swapper, files, tmp_path):
+    session = session_with(swapper, files, tmp_path, "group.png")
+    session.video = files / "clip.mp4"
+    used = [VideoActions(swapper)._selection(session, 0, "largest", [], *s) for s in STRENGTHS]
+    assert [selection.strength for selection in used] == ["auto", 0.5, 2.0]
+    pictures = []
+    for strength in STRENGTHS:
+        _, download, *_ = PhotoActions(swapper).swap(session, 0, [0], *strength, 2)
+        pictures.append(load_photo(Path(download["value"])).pixels.tobytes())
+    assert len(set(pictures)) == 3
+    for strength in (2.6, -0.1, float("nan")):
+        with pytest.raises(DataError, match=r"the strength must be from 0 to 2\.5, got"):
+            PhotoActions(swapper).swap(session, 0, [0], False, strength, 2)
+        with pytest.raises(DataError, match=r"the strength must be from 0 to 2\.5, got"):
+            VideoActions(swapper)._selection(session, 0, "largest", [], False, strength)
 
 
 def test_frames_a_second_and_the_time_left_count_each_frame_once() -> None:

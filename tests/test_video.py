@@ -233,6 +233,29 @@ def test_frames_without_a_face_are_kept_and_counted(
         assert psnr(a, b) > 40
 
 
+def test_a_track_has_one_identity_of_its_own_in_all_of_its_frames(
+    pictures: list[np.ndarray],
+    swapper: FaceSwapper,
+    selection: Selection,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    given: list[np.ndarray] = []
+    swap_faces = FaceSwapper.swap_faces
+
+    def note(self: FaceSwapper, targets: Any, *rest: Any) -> Any:
+        given.extend(target.z_id for target in targets)
+        return swap_faces(self, targets, *rest)
+
+    monkeypatch.setattr(FaceSwapper, "swap_faces", note)
+    swap_video(swapper, selection, write_clip(tmp_path / "a.mp4", pictures), tmp_path / "b.mp4")
+    assert len(given) == len(pictures)
+    assert all(np.array_equal(z_id, given[0]) for z_id in given)
+    ((face,),) = (swapper.detector.detect(pictures[0]),)
+    assert given[0] @ swapper.align(pictures[0], [face])[0].z_id > 0.9
+    assert np.linalg.norm(given[0]) == pytest.approx(1)
+
+
 @pytest.mark.parametrize("degrees", [90, 180])
 def test_a_turned_video_is_swapped_upright_and_stays_turned(
     degrees: int,

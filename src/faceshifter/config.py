@@ -8,6 +8,11 @@ from typing import Any, Literal
 
 Point = tuple[float, float]
 
+Strength = float | Literal["auto"]
+"""s in z_id = normalize(z_id_t + s (z_id_s - z_id_t)): 0 keeps the target's identity, 1 is the
+source's alone, more goes beyond it; auto is chosen for each face (docs/decisions.md#strength)."""
+MAX_STRENGTH = 2.5
+
 COMPRESSED_LEVELS = 3
 """Levels of z_att that Compressed has, Section 4.2."""
 
@@ -40,6 +45,11 @@ class CropGeometry:
     def from_dict(cls, saved: dict[str, Any]) -> "CropGeometry":
         """Rebuild from ``asdict`` after a round trip through JSON (lists become tuples)."""
         return cls(**{name: (float(x), float(y)) for name, (x, y) in saved.items()})
+
+
+def is_strength(strength: Strength) -> bool:
+    """Return whether this is auto, or a number from 0 to ``MAX_STRENGTH``."""
+    return strength == "auto" or 0 <= strength <= MAX_STRENGTH
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -5,6 +5,7 @@ load networks from files, for training too.
 """
 
 import copy
+import math
 import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -17,8 +18,9 @@ import numpy as np
 import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor
+from torch.nn import functional as F
 
-from faceshifter.config import AEIConfig, CropGeometry, HEARConfig
+from faceshifter.config import MAX_STRENGTH, AEIConfig, CropGeometry, HEARConfig, Strength
 from faceshifter.encoders.encoder import IdentityEncoder, load_identity_encoder
 from faceshifter.errors import CheckpointError, DeviceError
 from faceshifter.models.aei import AEINet, extrapolate, recorded_masks
@@ -28,6 +30,9 @@ from faceshifter.tensors import Array, fingerprint, load_strictly, load_tensors
 BUILT_IN_ENCODERS = ("dlib", "distilled")
 MOST_AT_ONCE = {"cpu": 4, "cuda": 32}
 """Faces in one batch, by type of device: larger batches are slower on a CPU (docs/log.md)."""
+AUTO_COSINE = -0.1
+"""Cosine to z_id_t that the strength auto goes down to: a source's identity alone leaves a share of
+the target's in the swap, as z_att carries it, and one turned away takes it out (docs/log.md)."""
 
 Crop = UInt8[np.ndarray, "s s 3"]
 """Aligned face, RGB."""
@@ -47,6 +52,8 @@ class SwappedCrop:
     """Heuristic error, Eq. (10), halved, so that grey means no error."""
     Y_st: Crop
     """The result: after the second stage, or Y_hat_st without one."""
+    strength: float
+    """s in z_id = normalize(z_id_t + s (z_id_s - z_id_t))."""
 
 
 class Embedder:
@@ -183,24 +190,30 @@ class SwapNetworks:
         crops: Sequence[Crop],
         z_id_t: Sequence[Identity],
         z_id_s: Sequence[Identity],
-        strength: float = 1.0,
+        strength: Strength = "auto",
     ) -> list[SwappedCrop]:
         """Give aligned faces X_t another identity, through both stages.
 
-        Each has its own z_id_t and z_id_s; the share of the source identity is in [0, 1].
+        Each has its own z_id_t and z_id_s. The strength is a number s from 0 to ``MAX_STRENGTH``,
+        in z_id = normalize(z_id_t + s (z_id_s - z_id_t)), or ``auto``, as ``auto_strength`` chooses
+        it for each face. Y_hat_tt has z_id_t.
         """
         swapped = []
         for part in batch_slices(len(crops), self.most_at_once):
             X_t = self._tensor(crops[part])
             target = torch.from_numpy(np.stack(z_id_t[part]))
             source = torch.from_numpy(np.stack(z_id_s[part])).to(target)
-            source = extrapolate(target, source, strength)
+            if strength == "auto":
+                s = auto_strength(target, source)
+            else:
+                s = torch.full((len(target),), float(strength))
+            source = extrapolate(target, source, s[:, None])
             z_id = torch.stack([source, target], dim=1).to(self._device)
             Y_hat_st, Y_hat_tt = self._aei(X_t, z_id).unbind(dim=1)
             delta_Y_t = heuristic_error(X_t, Y_hat_tt)
             Y_st = Y_hat_st if self._hear is None else self._hear(Y_hat_st, delta_Y_t)
             pictures = (to_images(Y) for Y in (Y_hat_st, Y_hat_tt, delta_Y_t / 2, Y_st))
-            swapped += [SwappedCrop(*steps) for steps in zip(*pictures, strict=True)]
+            swapped += [SwappedCrop(*steps) for steps in zip(*pictures, s.tolist(), strict=True)]
         return swapped
 
     @contextmanager
@@ -223,6 +236,21 @@ class SwapNetworks:
 
     def _tensor(self, crops: Sequence[Crop]) -> Float[Tensor, "b 3 s s"]:
         return to_tensor(np.stack(crops)).to(self._device)
+
+
+def auto_strength(
+    z_id_t: Float[Tensor, "b c_id"], z_id_s: Float[Tensor, "b c_id"]
+) -> Float[Tensor, " b"]:
+    """Return the least s with cos(z_id, z_id_t) <= ``AUTO_COSINE``, from 1 to ``MAX_STRENGTH``.
+
+    With c = cos(z_id_s, z_id_t), z_id_t + s (z_id_s - z_id_t) has the part 1 - s (1 - c) along
+    z_id_t and s sqrt(1 - c^2) across it, whose ratio is the cotangent of the angle to z_id_t. The
+    nearer the two people are, the larger s is; near the same person no s is large enough.
+    """
+    c = F.cosine_similarity(z_id_t, z_id_s).clamp(-1, 1)
+    cotangent = AUTO_COSINE / math.sqrt(1 - AUTO_COSINE**2)
+    inverse = 1 - c + cotangent * (1 - c * c).sqrt()
+    return inverse.clamp(1 / MAX_STRENGTH, 1).reciprocal()
 
 
 def batch_slices(count: int, most: int) -> list[slice]:

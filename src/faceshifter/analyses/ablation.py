@@ -133,7 +133,7 @@ def _measure(
         aei = to_device(load_aei(folder / method / "weights.safetensors")[0], device)
         networks = SwapNetworks(aei, None, encoders[0], device)
         z_id_s, z_id_t = networks.embed(list(sources)), networks.embed(list(targets))
-        swaps = networks.swap(list(targets), list(z_id_t), list(z_id_s))
+        swaps = networks.swap(list(targets), list(z_id_t), list(z_id_s), 1.0)
         columns[method.capitalize()] = np.stack([swap.Y_hat_st for swap in swaps])
         figures[method] = {
             "parameters": networks.num_parameters,

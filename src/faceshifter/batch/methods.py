@@ -16,7 +16,7 @@ from faceshifter.marks.xmp import Origin
 from faceshifter.media import is_video
 from faceshifter.swap.people import SourceReader
 from faceshifter.swap.photo import open_target, swap_file
-from faceshifter.swap.swapper import FaceSwapper
+from faceshifter.swap.swapper import FaceSwapper, SwappedFace
 from faceshifter.video.clip import VideoOptions, swap_video
 
 Describe = Callable[[Sequence[Path]], list[Record]]
@@ -71,10 +71,19 @@ def network_method(swapper: FaceSwapper, sources: SourceReader, options: VideoOp
         swapped = swap_file(
             swapper, selection, *opened, task.out, mask=mask, watermark=options.watermark
         )
-        keys, faces = ("box", "landmarks"), [vars(face.target.face) for face in swapped.faces]
-        yield {"faces": [{key: np.round(face[key], 2).tolist() for key in keys} for face in faces]}
+        yield {"faces": [_describe_face(face) for face in swapped.faces]}
 
     return swap
+
+
+def _describe_face(face: SwappedFace) -> Record:
+    found = face.target.face
+    assert found is not None
+    return {
+        "box": np.round(found.box, 2).tolist(),
+        "landmarks": np.round(found.landmarks, 2).tolist(),
+        "strength": round(face.steps.strength, 4),
+    }
 
 
 def photo_method(

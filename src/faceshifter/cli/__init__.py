@@ -5,6 +5,7 @@ options.py    options that several commands share, checks of paths
 swapping.py   swap, identity, demo
 serving.py    serve, study, ui
 training.py   prepare, train, rank-errors, bench, ablate
-measuring.py  evaluate, check-identity, baseline, masks, query
+measuring.py  evaluate, compare, flicker, check-identity, baseline
+analysing.py  masks, query
 checking.py   verify, doctor, models
 """

@@ -8,8 +8,9 @@ from typing import Any
 import tyro
 
 from faceshifter import __version__
+from faceshifter.cli.analysing import masks, query
 from faceshifter.cli.checking import doctor, models, verify
-from faceshifter.cli.measuring import baseline, check_identity, evaluate, masks, query
+from faceshifter.cli.measuring import baseline, check_identity, compare, evaluate, flicker
 from faceshifter.cli.serving import serve, study, ui
 from faceshifter.cli.swapping import demo, identity, swap
 from faceshifter.cli.training import ablate, bench, prepare, rank_errors, train
@@ -19,7 +20,7 @@ GROUPS: dict[str, tuple[Callable[..., Any], ...]] = {
     "use": (swap, identity, demo, ui, verify, doctor, models),
     "serve": (serve, study),
     "train": (prepare, train, rank_errors, bench, ablate),
-    "measure": (evaluate, check_identity, baseline, masks, query),
+    "measure": (evaluate, compare, flicker, check_identity, baseline, masks, query),
 }
 COMMANDS = {
     command.__name__.replace("_", "-"): command for group in GROUPS.values() for command in group

@@ -1,16 +1,17 @@
-"""Commands that measure swaps and encoders, and those of the paper's analyses."""
+"""Commands that measure swaps and encoders."""
 
 import os
 import sys
 from pathlib import Path
 from typing import Annotated
 
-from tyro.conf import OmitArgPrefixes, Positional
+from tyro.conf import OmitArgPrefixes, Positional, UseAppendAction
 
 from faceshifter.cli import options
 from faceshifter.cli.swapping import print_report
+from faceshifter.config import Strength
 from faceshifter.downloads import model_path
-from faceshifter.errors import DataError, OutputError
+from faceshifter.errors import DataError, FaceShifterError, OutputError
 
 
 def evaluate(
@@ -20,10 +21,14 @@ def evaluate(
     out: Path,
     recogniser: Path,
     pairs: int = 100,
+    gallery: UseAppendAction[tuple[Path, ...]] = (),
+    faces: Annotated[Path | None, options.default("OUT/faces")] = None,
+    strengths: tuple[Strength, ...] = ("auto",),
     landmarker: options.Optional = None,
     features: options.Optional = None,
     occluders: Annotated[tuple[Path, ...], options.default("drawn shapes")] = (),
     classical: bool = False,
+    groups: options.Optional = None,
     hear: bool = True,
     force: bool = False,
     strict: bool = False,
@@ -37,25 +42,36 @@ def evaluate(
         out: Folder for the reports; the same command resumes.
         recogniser: ONNX network of 112 x 112 ArcFace crops that was not used in training.
         pairs: Number of pairs of labelled photos.
+        gallery: Folder or tar of more photos among which sources are looked for; can be repeated.
+        faces: Folder for what is measured of the photos themselves; runs on the same pairs, gallery
+            and models share it.
+        strengths: Strengths of our own swaps, as of faceshifter swap; several make a curve.
         landmarker: MediaPipe's face_landmarker.task, for pose, expression and gaze.
         features: ONNX network of faces, for FID and KID.
         occluders: Folders or tars of RGBA cut-outs for the occlusion test.
         classical: Also swap each pair the classical way; needs mediapipe.
+        groups: CSV file of photo,group: figures also of the targets and sources of each group.
         hear: Also measure the second stage.
         force: Measure with a recogniser even if it was used in training.
         strict: Exit with 2 if anything could not be measured.
         networks: Trained networks, how faces are found, and the device.
     """
+    if not strengths:
+        raise DataError("give --strengths one strength or more")
+    for strength in strengths:
+        options.check_strength(strength, "--strengths")
     # Threads that wait for each other by spinning cost several times the work on a busy machine.
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # read as torch is imported
     import cv2
 
+    from faceshifter.evaluate.groups import read_groups
     from faceshifter.evaluate.report import markdown, write_reports
     from faceshifter.evaluate.run import evaluate_swaps
     from faceshifter.face.detect import load_detector
     from faceshifter.networks import packaged_weights
 
     cv2.setNumThreads(1)  # its pictures are small here
+    labels = read_groups(groups) if groups else {}
     stages = ("aei.safetensors", "hear.safetensors")[: 1 + hear]
     weights = networks.weights or packaged_weights()
     left_out = evaluate_swaps(
@@ -70,11 +86,72 @@ def evaluate(
         classical=model_path(landmarker or "face_landmarker") if classical else None,
         occluders=occluders,
         num_pairs=pairs,
+        galleries=gallery,
+        faces=faces,
+        strengths=strengths,
     )
-    report = write_reports(out, left_out)
+    report = write_reports(out, left_out, labels)
     print("\n".join(markdown(report)))
     if strict and report["notes"]:
         sys.exit(2)
+
+
+def compare(reports: Positional[tuple[Path, ...]], /, *, out: Path) -> None:
+    """Put reports of the same pairs into one table, and their curves into one picture.
+
+    Args:
+        reports: Folders that evaluate has filled, such as one for each training.
+        out: Folder for compare.md, compare.json and curves.svg.
+    """
+    if not reports:
+        raise DataError("give compare one folder of a report or more")
+    from faceshifter.evaluate.compare import compare_reports
+
+    print(compare_reports(reports, out))
+
+
+def flicker(
+    videos: Positional[tuple[Path, ...]],
+    /,
+    *,
+    json: options.Optional = None,
+    yunet: options.Yunet = None,
+) -> None:
+    """Measure how much the inner face of swapped videos changes from frame to frame.
+
+    Args:
+        videos: A video and its swap, or several such pairs one after another.
+        json: File for the figures.
+        yunet: YuNet's model file, or the name yunet, to detect faces with it instead of dlib.
+    """
+    options.check_folder(json, "--json")
+    if not videos or len(videos) % 2:
+        raise DataError(f"flicker takes pairs of a video and its swap, got {len(videos)} videos")
+    from dataclasses import asdict
+
+    from faceshifter.evaluate.flicker import clip_flicker
+    from faceshifter.face.detect import load_detector
+    from faceshifter.files import markdown_table, write_json
+
+    detector = load_detector(yunet and model_path(yunet))
+    rows, lines, failed = [], [], []
+    for target, result in zip(videos[::2], videos[1::2], strict=True):
+        try:
+            found = clip_flicker(target, result, detector)
+        except FaceShifterError as error:
+            failed.append(str(error))
+            continue
+        figures = (found.result, found.target, found.ratio)
+        cells = ["-" if value is None else f"{value:.2f}" for value in figures]
+        rows.append([result.name, found.frames, *cells])
+        paths = {"video": str(target), "swap": str(result)}
+        lines.append(paths | asdict(found) | {"ratio": found.ratio})
+    print(markdown_table(["swap", "frames", "levels", "of the video", "ratio"], rows))
+    if json is not None:
+        write_json(json, {"swaps": lines, "failed": failed})
+    if failed:
+        print("\n".join(f"faceshifter: {text}" for text in failed), file=sys.stderr)
+        sys.exit(1)
 
 
 def check_identity(
@@ -167,109 +244,3 @@ def baseline(
     report = many.BatchRun(method, manifest.RunManifest(out / "manifest.jsonl")).run(tasks)
     targets.write_results(out / "results.csv", report.results, METHOD)
     print_report(report, len(tasks), out / "results.csv")
-
-
-def masks(
-    photos: Positional[options.Photos],
-    /,
-    *,
-    out: Path,
-    json: options.Optional = None,
-    networks: OmitArgPrefixes[options.Networks] = options.NETWORKS,
-) -> None:
-    """Show where each level of the generator uses the identity (Figure 8).
-
-    Args:
-        photos: A source and a target, or several such pairs one after another.
-        out: Picture with a row a pair: source, target, swap, and M^1 to M^n, which are white where
-            the identity counts.
-        json: File for the values of the masks and their means, also for each layer.
-        networks: Trained networks, how faces are found, and the device.
-    """
-    options.check_output(out)
-    options.check_folder(json, "--json")
-    if not photos or len(photos) % 2:
-        raise DataError(f"masks takes pairs of a source and a target, got {len(photos)} photos")
-    from json import dumps
-
-    from faceshifter.analyses.masks import draw_masks, masks_as_json, masks_of_pair
-    from faceshifter.files import write_atomically
-    from faceshifter.images import Photo, save_photo
-    from faceshifter.marks.xmp import WORKING
-
-    swapper = networks.load(hear=False)
-    pairs = [
-        masks_of_pair(source, target, swapper)
-        for source, target in zip(photos[::2], photos[1::2], strict=True)
-    ]
-    save_photo(out, Photo(draw_masks(pairs, swapper.networks.image_size)), WORKING)
-    if json is not None:
-        write_atomically(json, dumps(masks_as_json(pairs)).encode())
-    for k, means in enumerate(zip(*(pair.means for pair in pairs), strict=True), 1):
-        print(f"M^{k} mean {sum(float(M.mean()) for M in means) / len(pairs):.3f}")
-
-
-def query(
-    photos: Positional[options.Photos],
-    /,
-    *,
-    gallery: Path,
-    index: Path,
-    out: Path,
-    json: options.Optional = None,
-    nearest: int = 5,
-    networks: OmitArgPrefixes[options.Networks] = options.NETWORKS,
-) -> None:
-    """Find the faces whose attributes are nearest to those of photos (Figure 9).
-
-    The same command resumes an index that is not finished.
-
-    Args:
-        photos: One query or more.
-        gallery: Faces to search: a prepared set, a folder of photos or tars, or a tar.
-        index: Folder for the gallery's vectors; later queries with it take seconds.
-        out: Picture with a row a query: the query and its nearest faces.
-        json: File for their names and distances.
-        nearest: Number of faces a query.
-        networks: Trained networks, how faces are found, and the device.
-    """
-    options.check_output(out)
-    options.check_folder(json, "--json")
-    if not photos:
-        raise DataError("give one photo or more to query")
-    if nearest < 1:
-        raise DataError(f"--nearest must be at least 1, got {nearest}")
-    from faceshifter.analyses.query import Gallery, Index
-    from faceshifter.face.detect import crop_largest
-    from faceshifter.files import write_json
-    from faceshifter.images import Photo, load_photo, save_photo
-    from faceshifter.marks.xmp import WORKING
-    from faceshifter.sheets import Cell, draw_sheet
-
-    swapper = networks.load(hear=False)
-    detector, geometry = swapper.detector, swapper.networks.geometry
-    size = swapper.networks.image_size
-    faces = Gallery.open(gallery, detector, geometry, size)
-    crops = [
-        crop_largest(load_photo(path).pixels, detector, geometry, size, path)[0] for path in photos
-    ]
-    vectors = Index(index, faces, swapper.networks, "auto")
-    vectors.build()
-    results, about = vectors.query(crops, nearest)
-    rows, queries, lines = [], [], []
-    for path, crop, found in zip(photos, crops, results, strict=True):
-        files = [(faces.files[number], distance) for number, distance in found]
-        cells = [Cell(faces.crop(file), f"{d:.1f}\n{Path(file.name).name}") for file, d in files]
-        rows.append([Cell(crop, "query\n"), *cells])
-        nearest_files = [{"file": file.name, "distance": d} for file, d in files]
-        queries.append({"query": str(path), "nearest": nearest_files})
-        lines.append(f"{path}: " + ", ".join(f"{file.name} ({d:.1f})" for file, d in files))
-    save_photo(out, Photo(draw_sheet(rows, size)), WORKING)
-    if json is not None:
-        write_json(json, about | {"queries": queries})
-    kind = "exact" if about["exact"] else "approximate"
-    print(
-        f"{about['faces']} faces ({about['without_face']} files without one), {kind}, "
-        f"{about['dimensions']} dimensions with {about['explained_variance']:.1%} of the variance"
-    )
-    print("\n".join(lines))

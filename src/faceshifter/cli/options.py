@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from tyro.conf import arg
 
+from faceshifter.config import MAX_STRENGTH, Strength, is_strength
 from faceshifter.downloads import model_path
-from faceshifter.errors import ImageError, OutputError
+from faceshifter.errors import DataError, ImageError, OutputError
 from faceshifter.media import PHOTO_FORMATS
 
 if TYPE_CHECKING:
@@ -55,6 +56,12 @@ class Networks:
 
 
 NETWORKS = Networks()
+
+
+def check_strength(strength: Strength, option: str = "--strength") -> None:
+    """Refuse a strength that is out of range, or no number."""
+    if not is_strength(strength):
+        raise DataError(f"{option} must be auto or from 0 to {MAX_STRENGTH}, got {strength}")
 
 
 def check_exists(*paths: Path | None) -> None:

@@ -10,6 +10,7 @@ from tyro.conf import OmitArgPrefixes, Positional, UseAppendAction
 
 from faceshifter.batch.targets import SwapTask, are_many, check_tasks, find_tasks, read_tasks
 from faceshifter.cli import options
+from faceshifter.config import Strength
 from faceshifter.errors import DataError, OutputError
 from faceshifter.files import make_folder
 from faceshifter.media import VIDEO_CONTAINERS, is_video
@@ -31,8 +32,8 @@ class Faces:
     """Faces of a target to swap: largest, all, or a number from the left, starting at 0."""
     match: UseAppendAction[tuple[str, ...]] = ()
     """REFERENCE or REFERENCE=SOURCE, in place of --face: swap only the person of the reference."""
-    strength: float = 1.0
-    """Share of the source's identity, from 0 to 1."""
+    strength: Strength = "auto"
+    """0 keeps the target's identity, 1 is the source's, up to 2.5 goes beyond; auto: as needed."""
     source_face: SourceFace = "only"
     """Face of a source photo that shows several: largest, or a number from the left."""
 
@@ -89,8 +90,7 @@ def swap(
         video: How videos are encoded.
         networks: Trained networks, how faces are found, and the device.
     """
-    if not 0 <= faces.strength <= 1:
-        raise DataError(f"--strength must be from 0 to 1, got {faces.strength}")
+    options.check_strength(faces.strength)
     if faces.match and faces.face is not None:
         raise DataError("--match and --face both say which faces are swapped; give one of them")
     matches = [split_match(text) for text in faces.match]

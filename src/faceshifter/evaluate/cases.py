@@ -1,7 +1,7 @@
 """What is measured: pairs of photos, results of any tool, or the folders of FaceForensics++."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache, lru_cache
 from itertools import islice
 from pathlib import Path
@@ -15,7 +15,7 @@ from faceshifter.files import read_table
 from faceshifter.images import Pixels
 from faceshifter.video import source as video_files
 
-GALLERY_SIZE = 2000  # most photos of a folder that are searched beside the pairs' own
+GALLERY_SIZE = 2000  # most photos of folders that are searched beside the pairs' own
 FRAMES = 10  # evenly spaced frames of a video, Section 4.1
 KEPT_VIDEOS = 8  # whose sampled frames stay in memory: those of a pair by six methods
 
@@ -122,15 +122,25 @@ def read_cases(path: Path, num_pairs: int) -> list[Case]:
     return [Case(s, t) for s, t in fixed_pairs(list(find_photos(path)), num_pairs)]
 
 
-def read_gallery(path: Path, most: int = GALLERY_SIZE, seed: int = 0) -> list[PhotoFile]:
+def read_gallery(
+    path: Path, folders: Sequence[Path] = (), most: int = GALLERY_SIZE, seed: int = 0
+) -> list[PhotoFile]:
     """Choose photos in which ID retrieval searches beside the pairs' own.
 
-    These are all photos of a folder, or ``most`` of them, a function of their names and the seed.
-    A table and FaceForensics++ have none but those of the pairs.
+    These are all photos of the input, unless it is a table or FaceForensics++, and of the further
+    folders, or ``most`` of them, a function of their order and the seed. People of one name are one
+    person in all of them; photos that name nobody are people of their own.
     """
-    if (path / "manipulated_sequences").is_dir() or path.suffix.lower() == ".csv":
-        return []
-    files = list(find_photos(path))
+    is_folder = not (path / "manipulated_sequences").is_dir() and path.suffix.lower() != ".csv"
+    files = list(find_photos(path)) if is_folder else []
+    for folder in folders:
+        for file in find_photos(folder):
+            name = f"{folder}/{file.name}"
+            identity = name if file.identity == file.name else file.identity
+            files.append(replace(file, name=name, identity=identity))
+    # A photo in two folders is searched once, as the one of the input.
+    files = list({(file.path.resolve(), file.offset): file for file in reversed(files)}.values())
+    files.reverse()
     if len(files) <= most:
         return files
     chosen = np.random.default_rng(seed).choice(len(files), most, replace=False)

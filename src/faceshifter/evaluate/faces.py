@@ -1,5 +1,7 @@
 """Faces of all source and target photos: detected, embedded and measured once, in parts on disk."""
 
+import hashlib
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +14,7 @@ from tqdm import tqdm
 from faceshifter.errors import DataError, ImageError, NoFaceError
 from faceshifter.evaluate.cases import Case, Picture
 from faceshifter.evaluate.judges import GAZE, Head, Judges
-from faceshifter.files import make_folder, replacing
+from faceshifter.files import claim, make_folder, replacing
 
 PART = 64
 """Photos a part; a killed run loses at most one part."""
@@ -35,8 +37,7 @@ class KnownFace:
 class KnownFaces:
     """The faces of all photos, which are also the gallery in which results are searched."""
 
-    rows: dict[str, int]
-    """Row of each photo's name."""
+    rows: dict[Picture, int]
     identity: Shaped[np.ndarray, " n"]
     error: Shaped[np.ndarray, " n"]
     """Why a photo has no face, else empty."""
@@ -53,20 +54,52 @@ class KnownFaces:
         Raises:
             NoFaceError: The photo has no face, or could not be read.
         """
-        row = self.rows[picture.name]
+        row = self.rows[picture]
         if self.error[row]:
             raise NoFaceError(str(self.error[row]))
         head = None if np.isnan(self.head[row, 0]) else self.head[row]
         return KnownFace(self.landmarks[row], self.z[row], head, int(self.count[row]))
 
-    def rank(self, z: Float[np.ndarray, " d"], identity: str) -> int:
-        """Count identities whose best photo is nearer than the right one's best; 0 is a hit."""
+    def has_others(self, picture: Picture) -> bool:
+        """Return whether another photo with a face shows the same person."""
+        same = (self.identity == picture.identity) & (self.error == "")
+        same[self.rows[picture]] = False
+        return bool(same.any())
+
+    def rank(self, z: Float[np.ndarray, " d"], source: Picture, *, strict: bool = False) -> int:
+        """Count identities whose best photo is nearer than the source's best; 0 is a hit.
+
+        With ``strict`` the source itself is not searched, only the person's other photos.
+        """
         cosines = self.z @ z
-        found, right = ~np.isnan(cosines), self.identity == identity
+        if strict:
+            cosines[self.rows[source]] = np.nan
+        found, right = ~np.isnan(cosines), self.identity == source.identity
         if not (right & found).any():
             return len(self.z)
         nearer = ~right & found & (cosines >= cosines[right & found].max())
         return len(set(self.identity[nearer].tolist()))
+
+
+def all_pictures(cases: Sequence[Case], gallery: Sequence[Picture]) -> list[Picture]:
+    """Return the photos of pairs and gallery, each once."""
+    own = [picture for case in cases for picture in (case.source, case.target)]
+    return list(dict.fromkeys([*own, *gallery]))
+
+
+def claim_faces(
+    folder: Path, cases: Sequence[Case], gallery: Sequence[Picture], config: dict[str, Any]
+) -> None:
+    """Make a folder of faces for photos and judges, or check that it is one.
+
+    Raises:
+        OutputError: It is of others.
+    """
+    targets = {case.target for case in cases}
+    photos = [(picture.name, picture in targets) for picture in all_pictures(cases, gallery)]
+    digest = hashlib.sha256(json.dumps(photos).encode()).hexdigest()
+    judges = {key: config.get(key) for key in ("recogniser", "landmarker", "detector")}
+    claim(folder, {"photos": digest, **judges}, option="--faces")
 
 
 def embed_photos(
@@ -77,17 +110,16 @@ def embed_photos(
     Raises:
         DataError: No photo has a face.
     """
-    pictures: dict[str, Picture] = {p.name: p for case in cases for p in (case.source, case.target)}
-    pictures |= {p.name: p for p in gallery if p.name not in pictures}
-    targets = {case.target.name for case in cases}
+    pictures = all_pictures(cases, gallery)
+    targets = {case.target for case in cases}
     make_folder(folder)
-    names, parts = list(pictures), []
-    with tqdm(total=len(names), desc="photos", unit="photo") as bar:
-        for start in range(0, len(names), PART):
+    parts = []
+    with tqdm(total=len(pictures), desc="photos", unit="photo") as bar:
+        for start in range(0, len(pictures), PART):
             path = folder / f"{start // PART:06d}.npz"
-            some = names[start : start + PART]
+            some = pictures[start : start + PART]
             if not path.exists():
-                part = _measure([pictures[name] for name in some], targets, judges, bar)
+                part = _measure(some, targets, judges, bar)
                 with replacing(path) as temporary, temporary.open("wb") as file:
                     np.savez(file, **part)
             else:
@@ -97,11 +129,11 @@ def embed_photos(
     known = {key: np.concatenate([part[key] for part in parts]) for key in parts[0]}
     if known["error"].astype(bool).all():
         raise DataError("no face was found in any photo; give photos of faces")
-    return KnownFaces({name: i for i, name in enumerate(names)}, **known)
+    return KnownFaces({picture: i for i, picture in enumerate(pictures)}, **known)
 
 
 def _measure(
-    pictures: Sequence[Picture], targets: set[str], judges: Judges, bar: tqdm
+    pictures: Sequence[Picture], targets: set[Picture], judges: Judges, bar: tqdm
 ) -> dict[str, Any]:
     """Measure some photos, of each of which no more than the crop is kept in memory."""
     n = len(pictures)
@@ -118,7 +150,7 @@ def _measure(
                 )
             count[i], landmarks[i] = len(faces), faces[0].landmarks
             crops.append(judges.recogniser.crop(pixels, landmarks[i]))
-            if picture.name in targets and (state := judges.head(pixels, landmarks[i])) is not None:
+            if picture in targets and (state := judges.head(pixels, landmarks[i])) is not None:
                 head[i] = state
         except (ImageError, NoFaceError) as problem:
             error[i] = str(problem)

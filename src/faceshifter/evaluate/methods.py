@@ -8,15 +8,15 @@ from typing import Protocol, Self, runtime_checkable
 import numpy as np
 from jaxtyping import Bool, UInt8
 
-from faceshifter.config import CropGeometry
+from faceshifter.config import CropGeometry, Strength
 from faceshifter.data.occlusion import Occluders, occlude
 from faceshifter.errors import FaceShifterError
 from faceshifter.evaluate.cases import Case
 from faceshifter.evaluate.faces import KnownFace
 from faceshifter.face.align import crop_face, crop_matrix
-from faceshifter.face.paste import paste_face
+from faceshifter.face.paste import paste_face, paste_swap
 from faceshifter.images import Pixels
-from faceshifter.networks import SwappedCrop, batch_slices
+from faceshifter.networks import Identity, SwappedCrop, batch_slices
 from faceshifter.swap.swapper import FaceSwapper
 
 CROP = 256  # pixels; side of the crops of paste-source, flicker and the pictures
@@ -24,8 +24,17 @@ GEOMETRY = CropGeometry()
 CPU_CROPS = 2  # swapped at a time on a CPU, where more take more memory and no less time
 COVERED = 8  # levels; a pixel that the occluder changed by more belongs to it
 
+STAGES = ("one stage", "two stages")
+AT = ", s = "
+"""Stands between a method's name and the identity strength that its results were made with."""
+
 Method = Callable[[Pixels, Pixels], Pixels]
 """A face swapper: source photo and target photo, upright RGB, to the result, RGB."""
+
+
+def at_strength(method: str, strength: Strength | str) -> str:
+    """Return the name of a method's results at an identity strength."""
+    return f"{method}{AT}{strength if isinstance(strength, str) else f'{strength:g}'}"
 
 
 @dataclass(frozen=True)
@@ -54,7 +63,7 @@ class Results:
     photos: dict[str, Pixels | FaceShifterError]
     """Result of each method; an error where it could not be made or read."""
     occluded: tuple[Pixels, ...] = ()
-    """Results of both stages for the target without and with a known occluder, where tested."""
+    """Final results for the target without and with a known occluder, where tested."""
     occlusion: dict[str, float] = field(default_factory=dict)
     """Share of the crop that the occluder covers, and each stage's mean error in it, levels."""
 
@@ -116,11 +125,17 @@ def _read_result(name: str, pair: Pair) -> Pixels | None:
 
 
 class OurMethod:
-    """Both stages of a FaceSwapper, which share their work, or the first alone."""
+    """Both stages of a FaceSwapper, which share their work, or the first alone.
 
-    def __init__(self, swapper: FaceSwapper, occluders: Occluders) -> None:
-        self.swapper, self.occluders = swapper, occluders
-        self.names = ("one stage", "two stages")[: 2 if swapper.networks.has_hear else 1]
+    Each is a method for each identity strength; occluders are tested at the first strength.
+    """
+
+    def __init__(
+        self, swapper: FaceSwapper, occluders: Occluders, strengths: Sequence[Strength] = ("auto",)
+    ) -> None:
+        self.swapper, self.occluders, self.strengths = swapper, occluders, strengths
+        self.stages = STAGES[: 2 if swapper.networks.has_hear else 1]
+        self.names = [at_strength(stage, s) for stage in self.stages for s in strengths]
 
     def __call__(self, pairs: Sequence[Pair]) -> Iterator[Results]:
         """Yield the results; with both stages also those of targets with an occluder on them."""
@@ -129,25 +144,43 @@ class OurMethod:
         X_s, X_t = zip(*(pair.crops(geometry, size) for pair in pairs), strict=True)
         covered = self._cover(X_t, pairs) if networks.has_hear else {}
         z_id = list(networks.embed(X_s))
-        crops = [*X_t, *(crop for crop, _ in covered.values())]
-        z_id += [z_id[i] for i in covered]
-        steps: list[SwappedCrop] = []
-        for part in batch_slices(len(crops), CPU_CROPS if networks.device == "cpu" else len(crops)):
-            steps += networks.swap(crops[part], list(networks.embed(crops[part])), z_id[part])
-        with_occluder = dict(zip(covered, steps[len(pairs) :], strict=True))
+        z_id_t = list(networks.embed(X_t))
+        steps = [self._swap(X_t, z_id_t, z_id, strength) for strength in self.strengths]
+        crops = [crop for crop, _ in covered.values()]
+        sources = [z_id[i] for i in covered]
+        occluded = self._swap(crops, list(networks.embed(crops)), sources, self.strengths[0])
+        with_occluder = dict(zip(covered, occluded, strict=True))
         for i, pair in enumerate(pairs):
             matrix = crop_matrix(pair.face_t.landmarks, geometry, size)
-            stages = zip(self.names, (steps[i].Y_hat_st, steps[i].Y_st), strict=False)
-            photos = {name: paste_face(pair.target, crop, matrix) for name, crop in stages}
+            swaps = [swapped[i] for swapped in steps]
+            made = [step.Y_hat_st for step in swaps]
+            made += [step.Y_st for step in swaps] if networks.has_hear else []
+            paste = partial(paste_swap, pair.target, pair.target, X_t[i], matrix=matrix)
+            photos = [paste(crop) for crop in made]
+            named: dict[str, Pixels | FaceShifterError] = {}
+            named |= zip(self.names, photos, strict=True)
             if i not in covered:
-                yield Results({**photos})
+                yield Results(named)
                 continue
             (crop, inside), swapped = covered[i], with_occluder[i]
             occlusion = {"covered": float(inside.mean())}
-            for name, picture in zip(self.names, (swapped.Y_hat_st, swapped.Y_st), strict=True):
+            for name, picture in zip(STAGES, (swapped.Y_hat_st, swapped.Y_st), strict=True):
                 occlusion[name] = float(np.abs(picture[inside].astype(int) - crop[inside]).mean())
-            occluded = photos["two stages"], paste_face(pair.target, swapped.Y_st, matrix)
-            yield Results({**photos}, occluded, occlusion)
+            final = photos[len(self.strengths)]  # of the second stage at the first strength
+            yield Results(named, (final, paste(swapped.Y_st)), occlusion)
+
+    def _swap(
+        self,
+        X_t: Sequence[Pixels],
+        z_id_t: Sequence[Identity],
+        z_id_s: Sequence[Identity],
+        strength: Strength,
+    ) -> list[SwappedCrop]:
+        """Swap a few crops at a time."""
+        networks, steps = self.swapper.networks, []
+        for part in batch_slices(len(X_t), CPU_CROPS if networks.device == "cpu" else len(X_t)):
+            steps += networks.swap(X_t[part], z_id_t[part], z_id_s[part], strength)
+        return steps
 
     def _cover(
         self, X_t: Sequence[Pixels], pairs: Sequence[Pair]

@@ -24,11 +24,13 @@ def rotation_error(a: Float[np.ndarray, "3 3"], b: Float[np.ndarray, "3 3"]) -> 
     return float(np.degrees(2 * np.arcsin(min(np.linalg.norm(a - b) / np.sqrt(8), 1.0))))
 
 
-def outside_face(shape: tuple[int, int], matrix: Matrix, size: int) -> Bool[np.ndarray, "h w"]:
-    """Mark the pixels of a photo outside of the ellipse of its aligned face."""
+def face_ellipse(
+    shape: tuple[int, int], matrix: Matrix, size: int, part: float = 1.0
+) -> Bool[np.ndarray, "h w"]:
+    """Mark the pixels of a photo in the ellipse of its aligned face, or the inner part of it."""
     y, x = np.ogrid[: shape[0], : shape[1]]
     u, v = ((a * x + b * y + c + 0.5) / size - 0.5 for a, b, c in matrix)
-    return (u / FACE_AXES[0]) ** 2 + (v / FACE_AXES[1]) ** 2 > 1
+    return (u / FACE_AXES[0]) ** 2 + (v / FACE_AXES[1]) ** 2 <= part**2
 
 
 def background_errors(
@@ -63,15 +65,16 @@ def background_errors(
     }
 
 
-def bootstrap(values: Float[np.ndarray, " n"], seed: int = 0) -> Interval:
-    """Return the mean of one value or more, and its 95 % interval by resampling."""
+def bootstrap(values: Float[np.ndarray, " n"], seed: int = 0, *, median: bool = False) -> Interval:
+    """Return the mean or median of one value or more, and its 95 % interval by resampling."""
+    middle = np.median if median else np.mean
     n = len(values)
     rng = np.random.default_rng(seed)
     block = max(10**6 // n, 1)  # resamples at a time, in bounded memory
     blocks = [min(block, RESAMPLES - start) for start in range(0, RESAMPLES, block)]
-    means = [values[rng.integers(n, size=(rows, n))].mean(axis=1) for rows in blocks]
+    means = [middle(values[rng.integers(n, size=(rows, n))], axis=1) for rows in blocks]
     low, high = np.percentile(np.concatenate(means), [2.5, 97.5])
-    return float(values.mean()), float(low), float(high)
+    return float(middle(values)), float(low), float(high)
 
 
 def moments(features: Float[np.ndarray, "b d"]) -> Float[np.ndarray, "e e"]:

@@ -2,24 +2,27 @@
 
 import base64
 import json
-from collections.abc import Iterable, Sequence
-from itertools import pairwise
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import jinja2
 import numpy as np
 
-from faceshifter.evaluate.metrics import Interval, bootstrap, frechet_interval, kernel_distance
+from faceshifter.evaluate.curves import curves, draw
+from faceshifter.evaluate.groups import FIGURES, by_kind, means
+from faceshifter.evaluate.methods import AT, STAGES, at_strength
+from faceshifter.evaluate.metrics import frechet_interval, kernel_distance
 from faceshifter.evaluate.run import read_records
-from faceshifter.evaluate.scores import sorted_pictures
+from faceshifter.evaluate.scores import LARGE, sorted_pictures
 from faceshifter.files import markdown_table, write_atomically
 
 COLUMNS = {
     "top1": "ID retrieval, %", "pose": "pose, deg", "expression": "expression", "top5": "top 5, %",
-    "to_source": "cosine to source", "to_target": "cosine to target", "gaze": "gaze, deg",
+    "strict": "strict, %", "to_source": "cosine to source", "to_target": "cosine to target",
+    "copies": "copies, %", "gaze": "gaze, deg", "detail": "detail share", "fine": "fine share",
     "psnr": "PSNR outside, dB", "ssim": "SSIM outside", "ciede2000": "CIEDE2000 outside",
-    "flicker": "flicker", "fid": "FID", "kid": "KID",
+    "added_flicker": "added flicker", "fid": "FID", "kid": "KID",
 }  # fmt: skip
 """Headings, the paper's Table 1 first."""
 COUNTS = {"pairs": "pairs", "failed": "failed", "undetected": "no face", "no_pose": "no pose"}
@@ -29,8 +32,13 @@ FOLDS = 10  # parts of the jackknife
 Record = dict[str, Any]
 
 
-def write_reports(out: Path, left_out: list[str]) -> dict[str, Any]:
-    """Write the three reports of a run and return the content of report.json."""
+def write_reports(
+    out: Path, left_out: list[str], groups: Mapping[str, list[str]] = {}
+) -> dict[str, Any]:
+    """Write the reports of a run and return the content of report.json.
+
+    Figures are also given for the photos of each of the ``groups``.
+    """
     records = read_records(out)
     columns = json.loads((out / "columns.json").read_text())
     names = [n for n in columns["methods"] if any(n in record["methods"] for record in records)]
@@ -41,15 +49,20 @@ def write_reports(out: Path, left_out: list[str]) -> dict[str, Any]:
     report = {
         "pairs": len(records),
         "not_measured": sum("error" in r for r in records),
+        "strict_pairs": sum(r.get("others", False) for r in records),
+        "detail_pairs": sum(any("detail" in m for m in r["methods"].values()) for r in records),
         "methods": table,
-        "occlusion": _means(occluded, ("one stage", "two stages", "id")),
-        "breakdowns": _breakdowns(records, names),
+        "second_stage": _second_stage(records, names),
+        "occlusion": means(occluded, (*STAGES, "id")),
+        "kinds": by_kind(records, names, groups),
         "left_out": left_out,
         "notes": _notes(records),
     }
     write_atomically(out / "report.json", json.dumps(report, indent=1, allow_nan=False).encode())
     write_atomically(out / "report.md", "\n".join([*markdown(report), ""]).encode())
     order = ["source", "target", *columns["methods"][1:]]  # as evaluate.scores draws them
+    if points := curves(table):
+        write_atomically(out / "curves.svg", draw(points).encode())
     html = page(report, sorted_pictures(out / "pictures"), order)
     write_atomically(out / "report.html", html.encode())
     return report
@@ -58,17 +71,25 @@ def write_reports(out: Path, left_out: list[str]) -> dict[str, Any]:
 def _row(records: Sequence[Record], name: str) -> dict[str, Any]:
     scores = [r["methods"][name] for r in records if name in r["methods"]]
     counts = {flag: sum(s.get(flag, 0) for s in scores) for flag in COUNTS}
-    return counts | {"pairs": len(scores)} | _means(scores, COLUMNS)
+    return counts | {"pairs": len(scores)} | means(scores, COLUMNS)
 
 
-def _means(scores: Sequence[Record], keys: Iterable[str]) -> dict[str, Interval]:
-    """Return the mean and interval of each key that any record has."""
-    values = {key: np.array([s[key] for s in scores if key in s], np.float64) for key in keys}
-    return {
-        key: bootstrap(numbers * (100 if key.startswith("top") else 1))
-        for key, numbers in values.items()
-        if len(numbers)
-    }
+def _second_stage(records: Sequence[Record], names: Sequence[str]) -> dict[str, Any]:
+    """Return by strength how the second stage changes both cosines, over the same pairs."""
+    changes = {}
+    for name in names:
+        stage, _, strength = name.partition(AT)
+        both = at_strength(STAGES[0], strength), name
+        pairs = [[r["methods"][n] for n in both] for r in records if r["methods"].keys() >= {*both}]
+        if stage == STAGES[1] and strength:
+            keys = ("to_source", "to_target")
+            scores = [
+                {key: second[key] - first[key] for key in keys}
+                for first, second in pairs
+                if "to_source" in first and "to_source" in second
+            ]
+            changes[strength] = means(scores, keys)
+    return changes
 
 
 def _add_distances(path: Path, table: dict[str, Any], methods: list[str], dim: int) -> None:
@@ -91,27 +112,6 @@ def _add_distances(path: Path, table: dict[str, Any], methods: list[str], dim: i
         table[name] |= {key: d for key, d in distances.items() if not np.isnan(d).any()}
 
 
-def _breakdowns(records: Sequence[Record], names: list[str]) -> list[dict[str, Any]]:
-    """Average cosines to the source by the target's pose, resolution and synthetic occlusion."""
-    records = [r | r.get("occlusion", {}) for r in records]
-    bins = [
-        ("yaw of the target, deg", "yaw", (0, 15, 30, 90)),
-        ("eyes of the target, px apart", "eyes", (0, 40, 60, 100, 10**6)),
-        ("face covered", "covered", (0, 0.1, 0.3, 1)),
-    ]
-    lines = []
-    for title, key, edges in bins:
-        for low, high in pairwise(edges):
-            part = [r for r in records if key in r and low <= abs(r[key]) < high]
-            if part:
-                scores = {n: [r["methods"][n] for r in part if n in r["methods"]] for n in names}
-                means = {n: _means(scores[n], ["to_source"]).get("to_source") for n in names}
-                lines.append(
-                    {"what": title, "from": low, "to": high, "pairs": len(part), "mean": means}
-                )
-    return lines
-
-
 def _notes(records: Sequence[Record]) -> list[str]:
     """Return a line for each fault, with the pairs that share it, such as a video's frames."""
     pairs: dict[str, list[Record]] = {}
@@ -128,25 +128,56 @@ def _notes(records: Sequence[Record]) -> list[str]:
 
 def markdown(report: dict[str, Any]) -> list[str]:
     """Return the lines of report.md."""
-    header, rows = cells(report)
-    lines = [
-        f"{report['pairs']} pairs, {report['not_measured']} not measured; mean [95 % interval]",
-        "",
-        markdown_table(header, [[cell_text(cell) for cell in row] for row in rows]),
-    ]
+    lines = [about(report), "", report_table(report["methods"])]
+    if report["second_stage"]:
+        lines += ["", "What the second stage changes:"]
+        for strength, row in report["second_stage"].items():
+            changes = "; ".join(f"{COLUMNS[key]} {cell_text(value)}" for key, value in row.items())
+            lines.append(f"- s = {strength}: {changes}")
     if report["occlusion"]:
         lines += ["", "Occlusion, error inside in levels; id: change of the cosine to the source:"]
         lines += [f"- {key}: {cell_text(value)}" for key, value in report["occlusion"].items()]
+    if report["kinds"]:
+        name, header, rows = kind_cells(report)
+        table = markdown_table(header, [[cell_text(cell) for cell in row] for row in rows])
+        lines += ["", f"By kind of pair, {name}:", "", table]
     lines += ["", *(f"- left out: {text}" for text in report["left_out"])]
     return lines + [f"- {text}" for text in report["notes"]]
 
 
-def cells(report: dict[str, Any]) -> tuple[list[str], list[list[Any]]]:
+def about(report: dict[str, Any]) -> str:
+    """Say over which pairs the figures are."""
+    measured = report["pairs"] - report["not_measured"]
+    return (
+        f"{report['pairs']} pairs, {report['not_measured']} not measured; mean [95 % interval]. "
+        f"Strict: the {report['strict_pairs']} pairs whose source has another photo, without the "
+        f"other {measured - report['strict_pairs']}. Detail and fine share: median of the "
+        f"{report['detail_pairs']} pairs whose target's eyes are more than {LARGE} pixels apart."
+    )
+
+
+def report_table(table: dict[str, Any]) -> str:
+    """Return the table of methods in Markdown."""
+    header, rows = cells(table)
+    return markdown_table(header, [[cell_text(cell) for cell in row] for row in rows])
+
+
+def cells(table: dict[str, Any]) -> tuple[list[str], list[list[Any]]]:
     """Return header and rows of the table of methods."""
-    table = report["methods"]
     columns = {k: v for k, v in COLUMNS.items() if any(k in row for row in table.values())} | COUNTS
     rows = [[name, *(row.get(key) for key in columns)] for name, row in table.items()]
     return ["method", *columns.values()], rows
+
+
+def kind_cells(report: dict[str, Any]) -> tuple[str, list[str], list[list[Any]]]:
+    """Return the last method's name, and header and rows of its figures by kind of pair."""
+    name = list(report["methods"])[-1] if report["methods"] else ""
+    header = ["by", "kind", "pairs", *(COLUMNS[key] for key in FIGURES)]
+    rows = [
+        [kind["what"], kind["group"], kind["pairs"], *map(kind["methods"][name].get, FIGURES)]
+        for kind in report["kinds"]
+    ]
+    return name, header, rows
 
 
 def cell_text(value: Any) -> str:
@@ -154,8 +185,13 @@ def cell_text(value: Any) -> str:
     first, *interval = value if isinstance(value, tuple | list) else (value,)
     if first is None or first != first:
         return "-"
-    text = f"{first:.3g}" if isinstance(first, float) else str(first)
-    return f"{text} [{interval[0]:.3g}, {interval[1]:.3g}]" if interval else text
+    text = _number(first) if isinstance(first, float) else str(first)
+    return f"{text} [{', '.join(map(_number, interval))}]" if interval else text
+
+
+def _number(value: float) -> str:
+    """Format three digits, of small numbers four decimals."""
+    return f"{value:.4f}" if 0 < abs(value) < 1e-3 else f"{value:.3g}"
 
 
 def page(report: dict[str, Any], pictures: Sequence[Path], order: Sequence[str]) -> str:
@@ -164,18 +200,17 @@ def page(report: dict[str, Any], pictures: Sequence[Path], order: Sequence[str])
     The pictures are of the worst pairs to the best; each shows ``order`` from left to right.
     """
     template = Path(__file__).with_name("report.html").read_text("utf-8")
-    header, rows = cells(report)
-    breakdowns = [
-        [b["what"], f"{b['from']} to {b['to']}", b["pairs"], *b["mean"].values()]
-        for b in report["breakdowns"]
-    ]
+    header, rows = cells(report["methods"])
+    points = curves(report["methods"])
     shown = []
     for file in pictures:
         cosine, pair = file.stem.split("_")
         shown.append((pair, float(cosine), base64.b64encode(file.read_bytes()).decode()))
     half = max(len(shown) // 2, 1)
     return jinja2.Template(template, autoescape=True, trim_blocks=True).render(
-        report=report, header=header, rows=rows, breakdowns=breakdowns, order=order,
+        report=report, header=header, rows=rows, kinds=kind_cells(report), order=order,
+        about=about(report), columns=COLUMNS,
+        curves=draw(points, inline=True) if points else "",
         ends=[("Worst", shown[:half]), ("Best", shown[half:])],
         text=cell_text,
     )  # fmt: skip

@@ -7,13 +7,20 @@ from typing import Any, TypeVar
 
 from tqdm import tqdm
 
+from faceshifter.config import Strength
 from faceshifter.data.occlusion import Occluders
 from faceshifter.errors import CheckpointError, DataError, DependencyError
 from faceshifter.evaluate.cases import Case, Picture, read_cases, read_gallery
 from faceshifter.evaluate.classical import METHOD, classical_swap
-from faceshifter.evaluate.faces import embed_photos
+from faceshifter.evaluate.faces import claim_faces, embed_photos
 from faceshifter.evaluate.judges import Judges, Recogniser, refuse_training_recogniser
-from faceshifter.evaluate.methods import ANCHORS, Maker, OurMethod, Separate, results_in_files
+from faceshifter.evaluate.methods import (
+    ANCHORS,
+    Maker,
+    OurMethod,
+    Separate,
+    results_in_files,
+)
 from faceshifter.evaluate.scores import Batch
 from faceshifter.face.detect import DlibDetector, FaceDetector
 from faceshifter.face.mesh import MeshFinder, load_landmarker
@@ -40,18 +47,24 @@ def evaluate_swaps(
     classical: Path | None = None,
     occluders: Sequence[Path] = (),
     num_pairs: int = 100,
+    galleries: Sequence[Path] = (),
+    faces: Path | None = None,
+    strengths: Sequence[Strength] = ("auto",),
 ) -> list[str]:
     """Measure results of a tool, or our own swaps where the input has none.
 
-    The input is labelled photos, of which ``num_pairs`` are drawn, a CSV, or FaceForensics++. An
-    earlier run in the folder ``out`` with the same arguments is resumed. A recogniser that was used
-    to train the weights in the files ``trained`` is refused. With MediaPipe's face_landmarker.task
-    as ``classical``, photos are swapped the classical way too; without occluders all are drawn.
+    The input is labelled photos, of which ``num_pairs`` are drawn, a CSV, or FaceForensics++. A
+    source is also looked for among the photos of the folders ``galleries``. Our own swaps are made
+    with each of the identity ``strengths``. An earlier run in the folder ``out`` with the same
+    arguments is resumed, and what is measured of the photos themselves is kept in ``faces``. A
+    recogniser that was used to train the weights in the files ``trained`` is refused. With
+    MediaPipe's face_landmarker.task as ``classical``, photos are swapped the classical way too;
+    without occluders all are drawn.
 
     Returns:
         A line for each measurement that was left out, and why.
     """
-    cases, gallery = read_cases(swaps, num_pairs), read_gallery(swaps)
+    cases, gallery = read_cases(swaps, num_pairs), read_gallery(swaps, galleries)
     ours = not any(case.results for case in cases)
     for path in trained if ours else ():  # other tools' results owe nothing to our training
         refuse_training_recogniser(recogniser, load_tensors(path)[1])
@@ -69,7 +82,7 @@ def evaluate_swaps(
         makers.append(Separate.of(METHOD, lambda s, t: classical_swap(s, t, finder)))
     if ours:
         swapper = load_swapper()
-        makers.append(OurMethod(swapper, Occluders.load(occluders)))
+        makers.append(OurMethod(swapper, Occluders.load(occluders), strengths))
         prints = swapper.networks.fingerprints
         networks = {name: digits for name, digits in prints.items() if digits is not None}
         networks["identity"] = networks.pop("encoder")
@@ -77,15 +90,17 @@ def evaluate_swaps(
         "input": str(swaps),
         "pairs": [[case.source.name, case.target.name] for case in cases],
         "methods": [n for maker in (*makers, results_in_files(cases)) for n in maker.names],
-        "gallery": len(gallery),
+        "gallery": [str(folder) for folder in galleries],
+        "searched": len(gallery),
         "weights": networks,
+        "strengths": list(strengths) if ours else [],
         "occluders": [str(path) for path in occluders],
         "recogniser": sha256(recogniser),
         "landmarker": sha256(landmarker) if landmarker and judges.landmark else "",
         "features": sha256(features) if features and judges.features else "",
         "detector": "dlib" if isinstance(detector, DlibDetector) else "yunet",
     }
-    measure_cases(cases, makers, judges, out, config, gallery)
+    measure_cases(cases, makers, judges, out, config, gallery, faces)
     return left_out
 
 
@@ -113,12 +128,14 @@ def measure_cases(
     out: Path,
     config: dict[str, Any],
     gallery: Sequence[Picture] = (),
+    faces: Path | None = None,
     batch_size: int = BATCH,
 ) -> None:
     """Measure every pair that out/records.jsonl lacks, and append one line for each.
 
     Results of tools are in the cases, the makers make more, and the figures depend on the config.
-    ID retrieval searches the pairs' own photos and the gallery.
+    ID retrieval searches the pairs' own photos and the gallery. The folder ``faces`` may be shared
+    by runs on the same photos.
 
     Raises:
         DataError: Two methods have one name, or no photo has a face.
@@ -128,11 +145,15 @@ def measure_cases(
     names = [name for maker in makers for name in maker.names]
     if len(set(names)) < len(names):
         raise DataError(f"two methods have one name among {', '.join(names)}; rename one")
+    if faces:
+        claim_faces(faces, cases, gallery, config)
     claim(out, config, option="--out")
     columns = {"methods": names, "features": judges.features.dim if judges.features else 0}
     write_atomically(out / "columns.json", json.dumps(columns).encode())
     done = _whole_batches(out, len(cases), batch_size)
-    known = embed_photos(cases, gallery, judges, out / "faces")
+    if not faces:
+        claim_faces(faces := out / "faces", cases, gallery, config)
+    known = embed_photos(cases, gallery, judges, faces)
     with tqdm(initial=done, total=len(cases), unit="pair") as bar:
         for start in range(done, len(cases), batch_size):
             batch = Batch(judges, known, names, out)

@@ -12,16 +12,20 @@ from jaxtyping import Float, UInt8
 
 from faceshifter.errors import FaceShifterError, ImageError, NoFaceError
 from faceshifter.evaluate.cases import Case, Frame
+from faceshifter.evaluate.detail import CROP as DETAIL_CROP
+from faceshifter.evaluate.detail import Detail
 from faceshifter.evaluate.faces import KnownFaces
 from faceshifter.evaluate.judges import ROTATION, Judges, Recogniser, head_errors
 from faceshifter.evaluate.methods import CROP, GEOMETRY, Maker, Pair, Results
-from faceshifter.evaluate.metrics import background_errors, outside_face
+from faceshifter.evaluate.metrics import background_errors, face_ellipse
 from faceshifter.face.align import Matrix, crop_face, crop_matrix
 from faceshifter.images import Photo, Pixels, save_photo
 from faceshifter.marks.xmp import WORKING
 
 KEPT_PICTURES = 8  # at either end
 CELL = 192  # pixels; side of a face in them
+LARGE = 90  # pixels between the eyes; in a larger face a crop of 128 pixels is soft
+COPY = 0.5  # cosine to the target above which a swap is a copy of it
 
 
 @dataclass
@@ -77,6 +81,11 @@ class Batch:
         """Measure all but the embeddings."""
         eyes, head = pair.face_t.landmarks[:2], pair.face_t.head
         record["eyes"] = float(np.linalg.norm(eyes[1] - eyes[0]))
+        record["others"] = self.known.has_others(pair.case.source)
+        detail = None
+        if record["eyes"] > LARGE:
+            matrix = crop_matrix(pair.face_t.landmarks, GEOMETRY, DETAIL_CROP)
+            detail = Detail(pair.target, matrix)
         if head is not None:
             record["yaw"] = float(np.degrees(np.arcsin(np.clip(-head[ROTATION][6], -1, 1))))
         photos: dict[str, Pixels] = {}
@@ -91,11 +100,13 @@ class Batch:
                     size = pair.target.shape[1::-1]
                     photo = cv2.resize(photo, size, interpolation=cv2.INTER_AREA)
                 photos[name] = photo
+                values.update(detail.shares(photo) if detail else {})
                 self._measure_photo(pair, name, photo, values, record["notes"])
             except FaceShifterError as error:
                 record["notes"].append(f"{name}: {error}")
                 fault = "undetected" if name in photos else "failed"
                 values.update({fault: 1, "top1": 0, "top5": 0})
+                values.update({"strict": 0} if record["others"] else {})
         self._measure_occluded(pair, results, record)
         if self.judges.features is not None:
             self._store_features(self.judges.features, pair, photos)
@@ -105,9 +116,9 @@ class Batch:
         self, pair: Pair, name: str, photo: Pixels, values: dict[str, Any], notes: list[str]
     ) -> None:
         matrix = crop_matrix(pair.face_t.landmarks, GEOMETRY, CROP)
-        outside = outside_face(pair.target.shape[:2], matrix, CROP)
+        outside = ~face_ellipse(pair.target.shape[:2], matrix, CROP)
         values |= background_errors(photo, pair.target, outside)
-        values |= _flicker(pair, name, photo, matrix)
+        values |= _added_flicker(pair, name, photo, matrix)
         head_t = pair.face_t.head
         if name == "copy-target":
             if head_t is not None:
@@ -140,11 +151,14 @@ class Batch:
                 self.faces.append((crop, add))
 
     def _score(self, pair: Pair, values: dict[str, Any], z: Float[np.ndarray, " d"]) -> None:
-        rank = self.known.rank(z, pair.case.source.identity)
+        source, to_target = pair.case.source, float(z @ pair.face_t.z)
+        rank = self.known.rank(z, source)
         values.update(
-            top1=int(rank < 1), top5=int(rank < 5),
-            to_source=float(z @ pair.face_s.z), to_target=float(z @ pair.face_t.z),
+            top1=int(rank < 1), top5=int(rank < 5), copies=int(to_target > COPY),
+            to_source=float(z @ pair.face_s.z), to_target=to_target,
         )  # fmt: skip
+        if self.known.has_others(source):
+            values["strict"] = int(self.known.rank(z, source, strict=True) < 1)
 
     def _store_features(self, network: Recogniser, pair: Pair, photos: dict[str, Pixels]) -> None:
         """Write a row of features.f32: of the target and each method a flag and the features."""
@@ -167,7 +181,7 @@ def _add_cosine(
     values["id"] += float(z @ vector)
 
 
-def _flicker(pair: Pair, name: str, photo: Pixels, matrix: Matrix) -> dict[str, float]:
+def _added_flicker(pair: Pair, name: str, photo: Pixels, matrix: Matrix) -> dict[str, float]:
     """Return how differently result and target change to the next frame, in mean levels."""
     target, result = pair.case.target, pair.case.results.get(name)
     if not (isinstance(target, Frame) and isinstance(result, Frame)):
@@ -177,7 +191,7 @@ def _flicker(pair: Pair, name: str, photo: Pixels, matrix: Matrix) -> dict[str, 
         return {}
     pictures = (after[0], photo, after[1], pair.target)
     a, b, c, d = (crop_face(p, matrix, CROP).astype(np.float64) for p in pictures)
-    return {"flicker": float(np.abs((a - b) - (c - d)).mean())}
+    return {"added_flicker": float(np.abs((a - b) - (c - d)).mean())}
 
 
 def _strip(

@@ -8,7 +8,7 @@ import math
 
 import cv2
 import numpy as np
-from jaxtyping import Float, UInt8
+from jaxtyping import Float, Shaped, UInt8
 
 from faceshifter.config import CropGeometry
 from faceshifter.errors import NoFaceError
@@ -84,13 +84,20 @@ def warp(
 
     The matrix maps the picture's pixels to the result's. The picture is reflected at its border.
     """
+    return warp_layers(pixels, matrix, width=width, height=height)
+
+
+def warp_layers(
+    layers: Shaped[np.ndarray, "h w c"], matrix: Matrix, *, width: int, height: int
+) -> Shaped[np.ndarray, "height width c"]:
+    """Resample up to four planes of 8-bit or float32 values as ``warp`` resamples a picture."""
     scale = math.sqrt(abs(np.linalg.det(matrix[:, :2])))
     # Sample k times as densely as the result, which is dense enough for the picture; then average.
     k = min(max(math.ceil(1 / scale - 1e-6), 1), MAX_OVERSAMPLING)
     # The centre of result pixel x is the centre of dense pixel k x + (k - 1) / 2.
     dense_matrix = k * matrix + [0, 0, (k - 1) / 2]
     dense = cv2.warpAffine(
-        pixels,
+        layers,
         dense_matrix,
         (k * width, k * height),
         flags=cv2.INTER_CUBIC if k < 4 else cv2.INTER_LINEAR,

@@ -8,7 +8,7 @@ from jaxtyping import UInt8
 
 from faceshifter.face.align import crop_face
 from faceshifter.face.detect import Face
-from faceshifter.face.paste import paste_face
+from faceshifter.face.paste import paste_swap
 from faceshifter.images import Photo, Pixels, load_photo, save_photo
 from faceshifter.sheets import MARGIN, Cell, draw_sheet
 from faceshifter.swap.swapper import FaceSwapper
@@ -35,7 +35,8 @@ def write_demo(out: Path, device: str = "auto") -> None:
     with swapper.networks.recorded_masks() as levels:
         swapped = swapper.swap(target, identity)
     (face,) = swapped.faces
-    one_stage = paste_face(target, face.steps.Y_hat_st, face.target.matrix)
+    X_t, matrix = face.target.crop, face.target.matrix
+    one_stage = paste_swap(target, target, X_t, face.steps.Y_hat_st, matrix)
     (face_s,), face_t = swapper.find_faces(source, "only", "the source"), face.target.face
     assert face_t is not None
     photos = [

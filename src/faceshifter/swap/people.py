@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from functools import lru_cache, partial
 from pathlib import Path
 
+from faceshifter.config import Strength
 from faceshifter.errors import ImageError, NoFaceError
 from faceshifter.images import load_photo
 from faceshifter.media import is_photo
@@ -92,7 +93,7 @@ class SourceReader:
         face: FaceChoice = "largest",
         source_face: FaceChoice = "only",
         matches: Sequence[tuple[Path, Path | None]] = (),
-        strength: float = 1.0,
+        strength: Strength = "auto",
     ) -> None:
         """Read the people of the matches, who are the same for every source.
 
@@ -101,7 +102,7 @@ class SourceReader:
             face: Which faces of a target are swapped, where there are no matches.
             source_face: Which face of a source photo is the source's.
             matches: A reference of each person to be replaced, and their own source or None.
-            strength: Share of the source identity, in [0, 1].
+            strength: As in ``Selection``.
 
         Raises:
             FaceShifterError: A file cannot be read, or shows nobody.

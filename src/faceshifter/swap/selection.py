@@ -8,6 +8,7 @@ from typing import Literal
 import numpy as np
 
 from faceshifter import __version__
+from faceshifter.config import MAX_STRENGTH, Strength, is_strength
 from faceshifter.errors import CheckpointError, NoFaceError
 from faceshifter.face.detect import Face
 from faceshifter.networks import Identity, SwapNetworks
@@ -40,13 +41,15 @@ class Selection:
     """The faces to swap; not used with ``matches``."""
     matches: tuple[Match, ...] = ()
     """If not empty, only these people are swapped, each at most once a picture."""
-    strength: float = 1.0
-    """Share of the source identity: 0 keeps the target's, 1 is the source's alone."""
+    strength: Strength = "auto"
+    """0 keeps the target's identity, 1 is the source's alone, up to 2.5 goes beyond it."""
 
     def __post_init__(self) -> None:
-        """Refuse a strength outside [0, 1]."""
-        if not 0 <= self.strength <= 1:
-            raise ValueError(f"strength must be from 0 to 1, got {self.strength}")
+        """Refuse a strength outside [0, 2.5]."""
+        if not is_strength(self.strength):
+            raise ValueError(
+                f"strength must be auto or from 0 to {MAX_STRENGTH}, got {self.strength}"
+            )
 
 
 def pick_faces(faces: Sequence[Face], choice: FaceChoice) -> list[Face]:

@@ -8,10 +8,11 @@ from typing import Self
 import numpy as np
 from jaxtyping import UInt8
 
+from faceshifter.config import Strength
 from faceshifter.errors import NoFaceError
 from faceshifter.face.align import Matrix, crop_face, crop_matrix
 from faceshifter.face.detect import Face, FaceDetector, load_detector
-from faceshifter.face.paste import paste_face
+from faceshifter.face.paste import paste_swap
 from faceshifter.images import Photo, Pixels, save_photo
 from faceshifter.marks.xmp import WORKING
 from faceshifter.networks import Crop, Identity, SwapNetworks, SwappedCrop
@@ -118,18 +119,27 @@ class FaceSwapper:
             found += self.align(pixels, self.find_faces(pixels, face, where)[:1])
         return mean_identity([target.z_id for target in found])
 
-    def swap(self, image: Pixels, identity: Identity, *, face: FaceChoice = "largest") -> Swapped:
+    def swap(
+        self,
+        image: Pixels,
+        identity: Identity,
+        *,
+        face: FaceChoice = "largest",
+        strength: Strength = "auto",
+    ) -> Swapped:
         """Give faces of a photo another identity.
 
         Args:
             image: Upright RGB photo; it is not changed.
             identity: From ``identity``.
             face: Which faces.
+            strength: As in ``Selection``.
 
         Raises:
             NoFaceError: There is no such face.
         """
-        return self.swap_detected(image, self.detector.detect(image), Selection(identity, face))
+        selection = Selection(identity, face, strength=strength)
+        return self.swap_detected(image, self.detector.detect(image), selection)
 
     def swap_detected(
         self,
@@ -156,11 +166,11 @@ class FaceSwapper:
         return Swapped(paste_faces(image, swapped), swapped)
 
     def swap_faces(
-        self, targets: Sequence[Target], sources: Sequence[Identity], strength: float = 1.0
+        self, targets: Sequence[Target], sources: Sequence[Identity], strength: Strength = "auto"
     ) -> list[SwappedFace]:
         """Swap aligned faces of any pictures, in batches, each with its own source identity.
 
-        The share of the source identity is in [0, 1].
+        The strength is that of ``Selection``.
         """
         crops, z_id_t = [target.crop for target in targets], [target.z_id for target in targets]
         swapped = self.networks.swap(crops, z_id_t, sources, strength)
@@ -229,7 +239,8 @@ def paste_faces(pixels: Pixels, faces: Sequence[SwappedFace]) -> Pixels:
     """Return a copy of the picture with the swapped faces pasted in."""
     result = pixels.copy()
     for face in faces:
-        result = paste_face(result, face.steps.Y_st, face.target.matrix)
+        target = face.target
+        result = paste_swap(result, pixels, target.crop, face.steps.Y_st, target.matrix)
     return result
 
 
@@ -237,6 +248,7 @@ def save_steps(folder: Path, photo: Photo, faces: Sequence[SwappedFace]) -> None
     """Write every intermediate picture of every face: FACE-X_t.png, FACE-Y_hat_st.png and so on."""
     for idx, face in enumerate(faces):
         pictures = {"X_t": face.target.crop, **vars(face.steps)}
+        del pictures["strength"]
         for name, pixels in pictures.items():
             step = replace(photo, pixels=pixels, alpha=None, exif=None)
             save_photo(folder / f"{idx}-{'result' if name == 'Y_st' else name}.png", step, WORKING)

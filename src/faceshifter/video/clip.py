@@ -171,7 +171,6 @@ class _Work:
             clip,
             converter,
             faces,
-            identify=bool(self.selection.matches),
             tick=lambda done: tick(done, 2 * max(clip.count, done)),
         )
         plan = SwapPlan(faces, clip, self.selection, self.swapper)

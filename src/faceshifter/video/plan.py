@@ -36,6 +36,12 @@ class _Track:
         x0, y0, x1, y1 = (self.box / self.frames).tolist()
         return x0, y0, x1, y1
 
+    def mean_identity(self) -> Identity | None:
+        """Return z_id of the track, steadier than a frame's; None where it is not known."""
+        if self.z_id is None:
+            return None
+        return (self.z_id / np.linalg.norm(self.z_id)).astype(np.float32)
+
 
 class SwapPlan:
     """Decides by whole tracks, not by frames, so that nothing flips from frame to frame.
@@ -80,7 +86,7 @@ class SwapPlan:
             return replace(face, why="its landmarks do not form a face")
         stored = matrix[:, :2] @ self.clip.to_display
         stored[:, 2] += matrix[:, 2]
-        return replace(face, swap=(stored, source))
+        return replace(face, swap=(stored, source, self._tracks[face.track].mean_identity()))
 
     def _choose(self, frame: TrackedFrame) -> dict[int, tuple[Identity | None, str | None]]:
         """Return who each track in a frame becomes, or why it is left alone."""
@@ -95,9 +101,10 @@ class SwapPlan:
                 chosen[number] = None, "somebody else" if matches else "not chosen"
                 lasting[number] = track
         if matches:
-            known = {n: track.z_id for n, track in lasting.items() if track.z_id is not None}
-            means = [(z / np.linalg.norm(z)).astype(np.float32) for z in known.values()]
-            for idx, source in match_people(means, matches, self.swapper.networks.encoder_name):
+            means = {n: track.mean_identity() for n, track in lasting.items()}
+            known = {n: z_id for n, z_id in means.items() if z_id is not None}
+            encoder = self.swapper.networks.encoder_name
+            for idx, source in match_people(list(known.values()), matches, encoder):
                 chosen[list(known)[idx]] = source, None
             return chosen
         boxes = {track.mean_box(): number for number, track in lasting.items()}

@@ -9,11 +9,13 @@ from pathlib import Path
 import av
 from av.video.frame import PictureType, VideoFrame
 
+from faceshifter.config import Strength
 from faceshifter.errors import VideoError
 from faceshifter.face.align import crop_face
 from faceshifter.files import replacing
 from faceshifter.images import Pixels
 from faceshifter.marks.watermark import embed_watermark
+from faceshifter.networks import Identity
 from faceshifter.swap.prefetch import prefetch
 from faceshifter.swap.swapper import FaceSwapper, SwappedFace, Target, paste_faces
 from faceshifter.video.colour import Converter
@@ -113,18 +115,25 @@ def _decode(
 
 
 def _swap(
-    swapper: FaceSwapper, pictures: Iterator[_Picture], strength: float
+    swapper: FaceSwapper, pictures: Iterator[_Picture], strength: Strength
 ) -> Iterator[_Picture]:
     """Swap the faces of a few frames in one batch, always of the same frames."""
     networks = swapper.networks
     while batch := list(islice(pictures, networks.most_at_once)):
-        owners = [(p, p.rgb, *swap) for p in batch if p.rgb is not None for swap in p.frame.swaps]
-        crops = [crop_face(rgb, matrix, networks.image_size) for _, rgb, matrix, _ in owners]
-        matrices = [matrix for _, _, matrix, _ in owners]
-        z_id = networks.embed(crops)
-        targets = [Target(*parts) for parts in zip(crops, matrices, z_id, strict=True)]
-        faces = swapper.swap_faces(targets, [source for *_, source in owners], strength)
-        for (picture, *_), face in zip(owners, faces, strict=True):
+        owners: list[_Picture] = []
+        targets: list[Target] = []
+        sources: list[Identity] = []
+        for picture in batch:
+            if picture.rgb is None:
+                continue
+            for matrix, source, z_id_t in picture.frame.swaps:
+                crop = crop_face(picture.rgb, matrix, networks.image_size)
+                z_id = networks.embed([crop])[0] if z_id_t is None else z_id_t
+                owners.append(picture)
+                targets.append(Target(crop, matrix, z_id))
+                sources.append(source)
+        faces = swapper.swap_faces(targets, sources, strength)
+        for picture, face in zip(owners, faces, strict=True):
             picture.faces.append(face)
         yield from batch
 

@@ -22,7 +22,7 @@ from faceshifter.video.source import Clip, read_frames, upright_rgb
 from faceshifter.video.tracks import TrackedFace, TrackedFrame
 
 IDENTIFY_EVERY = 5
-"""Frames after which faces are identified again, where certain people are swapped."""
+"""Frames after which faces are identified again."""
 THUMBNAIL = 64
 """Side in pixels of the pictures that are compared to find cuts."""
 BINS = 8
@@ -37,13 +37,12 @@ def scan(
     converter: Converter,
     path: Path,
     *,
-    identify: bool,
     tick: Callable[[int], None],
 ) -> int:
     """Find the faces of every frame, resuming after the last whole line of ``path``.
 
-    With ``identify`` the identity of each face is computed too, now and then; ``tick`` is called
-    with the number of frames done.
+    The identity of each face is computed too, now and then; ``tick`` is called with the number of
+    frames done.
 
     Returns:
         Number of packets that could not be decoded.
@@ -57,7 +56,7 @@ def scan(
     with path.open("a", encoding="utf-8") as file, closing(pictures):
         for time, duration, pixels, change in pictures:
             found = swapper.detector.detect(pixels, thorough=False)
-            due = identify and (done % IDENTIFY_EVERY == 0 or len(found) != num_faces)
+            due = done % IDENTIFY_EVERY == 0 or len(found) != num_faces
             num_faces = len(found)
             faces = [
                 TrackedFace(f.box, f.landmarks, _identity(swapper, pixels, f) if due else None)

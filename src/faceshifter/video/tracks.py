@@ -49,8 +49,9 @@ class TrackedFace:
     """Number of its track, from ``follow`` on."""
     bridged: bool = False
     """Whether it was not detected in this frame, but just before and just after."""
-    swap: tuple[Matrix, Identity] | None = None
-    """From the stored frame's pixels to the crop's, and who it becomes; from ``SwapPlan`` on."""
+    swap: tuple[Matrix, Identity, Identity | None] | None = None
+    """From the stored frame's pixels to the crop's, who it becomes, and who it is in the mean of
+    its track, if that is known; from ``SwapPlan`` on."""
     why: str | None = None
     """Why it is not swapped; from ``SwapPlan`` on."""
 
@@ -72,7 +73,7 @@ class TrackedFrame:
     """Number of cuts before it, from ``follow`` on."""
 
     @property
-    def swaps(self) -> list[tuple[Matrix, Identity]]:
+    def swaps(self) -> list[tuple[Matrix, Identity, Identity | None]]:
         """What ``SwapPlan`` decided for the faces that are swapped."""
         return [face.swap for face in self.faces if face.swap is not None]
 

@@ -14,6 +14,7 @@ from typing import TypeVar
 from PIL import Image
 
 from faceshifter.apps.guard import RefusedError
+from faceshifter.config import Strength
 from faceshifter.images import DECODE_ERRORS, Photo, decode_photo
 from faceshifter.media import sniff
 from faceshifter.swap.selection import FaceChoice, Match, Selection
@@ -54,7 +55,7 @@ class SwapOptions:
 
     face: FaceChoice = "largest"
     source_face: FaceChoice = "only"
-    strength: float = 1.0
+    strength: Strength = "auto"
     hear: bool = True
 
 

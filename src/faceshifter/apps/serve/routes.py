@@ -26,6 +26,7 @@ from faceshifter.apps.serve.photos import (
     select,
     video_suffix,
 )
+from faceshifter.config import MAX_STRENGTH
 from faceshifter.images import save_photo
 from faceshifter.media import HEAD_BYTES
 from faceshifter.swap.selection import FaceChoice
@@ -77,6 +78,7 @@ def add_routes(app: "FastAPI", state: AppState) -> None:
     """Add all routes to the application."""
     from fastapi import Depends, File, Form, Request, UploadFile
     from fastapi.responses import FileResponse, Response
+    from pydantic import Field
 
     async def read_form(
         source: Annotated[
@@ -93,8 +95,9 @@ def add_routes(app: "FastAPI", state: AppState) -> None:
             str, Form(pattern=SOURCE_FACE, description="only, largest, or a number")
         ] = "only",
         strength: Annotated[
-            float, Form(ge=0, le=1, description="How much of the source's identity is used")
-        ] = 1.0,
+            Annotated[float, Field(ge=0, le=MAX_STRENGTH)] | Literal["auto"],
+            Form(description="0 keeps the target's identity, 1 is the source's, more goes beyond"),
+        ] = "auto",
         hear: Annotated[
             bool, Form(description="Run the second stage, which restores what covers the face")
         ] = True,

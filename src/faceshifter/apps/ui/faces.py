@@ -10,7 +10,8 @@ from jaxtyping import UInt8
 from PIL import Image, ImageDraw, ImageFont
 
 from faceshifter.apps.ui.sessions import SHOWN_SIDE, Session, ShownPhoto
-from faceshifter.errors import ImageError
+from faceshifter.config import MAX_STRENGTH, Strength, is_strength
+from faceshifter.errors import DataError, ImageError
 from faceshifter.images import Photo, Pixels, decode_photo
 from faceshifter.networks import Identity
 from faceshifter.swap.selection import mean_identity
@@ -74,6 +75,19 @@ def source_identity(session: Session, chosen: int | None, swapper: FaceSwapper) 
         faces = swapper.align(other.photo.pixels, other.faces)
         z_id.append(max((face.z_id for face in faces), key=lambda z: float(z @ z_id[0])))
     return mean_identity(z_id)
+
+
+def chosen_strength(auto: bool, strength: float) -> Strength:
+    """Return the strength that is chosen: auto, or the slider's.
+
+    Raises:
+        DataError: It is out of range.
+    """
+    if auto:
+        return "auto"
+    if not is_strength(strength):
+        raise DataError(f"the strength must be from 0 to {MAX_STRENGTH}, got {strength}")
+    return strength
 
 
 def largest(shown: ShownPhoto) -> int:

@@ -6,9 +6,11 @@ from typing import Any
 
 import gradio as gr
 
+from faceshifter.apps.ui.faces import update
 from faceshifter.apps.ui.photo_tab import PhotoActions
 from faceshifter.apps.ui.sessions import Session, Sessions
 from faceshifter.apps.ui.video_tab import VideoActions
+from faceshifter.config import MAX_STRENGTH
 from faceshifter.errors import FaceShifterError
 
 INTRODUCTION = """# FaceShifter
@@ -114,25 +116,33 @@ class _Handlers:
         self._sessions.close(str(request.session_hash))
 
 
-def _source(photos: PhotoActions, on: _Handlers) -> tuple[gr.Radio, gr.Slider]:
-    """Add the source's photos, and return the number of its face and the strength."""
+def _source(photos: PhotoActions, on: _Handlers) -> tuple[gr.Radio, tuple[gr.Checkbox, gr.Slider]]:
+    """Add the source's photos; return the number of its face, and the strength: auto, or what."""
     source = _picture("Source: whose face is used", "source")
     face = gr.Radio(label="Which face", visible=False, elem_id="source-face")
     with gr.Accordion("More photos of the same person", open=False):
         more = gr.File(file_count="multiple", file_types=["image"], show_label=False, height=140)
-    info = "0 keeps the target's own identity, 1 takes all of the source's."
-    strength = gr.Slider(0, 1, 1, step=0.05, label="Strength", info=info, elem_id="strength")
+    info = "Goes as far from the target's identity as this pair of faces needs."
+    auto = gr.Checkbox(True, label="Automatic strength", info=info, elem_id="auto")
+    info = "0 keeps the target's identity, 1 is the source's, more goes beyond it."
+    strength = gr.Slider(
+        0, MAX_STRENGTH, 1.5, step=0.05, label="Strength", info=info, visible=False
+    )
 
     given = [source.upload, source.clear]
     gr.on(given, on.act(photos.set_source), source, [source, face], **PHOTO)
     face.input(on.act(photos.choose, "source"), face, source, **QUIET)
     source.select(on.click(photos.click, "source"), face, [source, face], **QUIET)
     more.change(on.act(photos.set_more), more, None, **PHOTO)
-    return face, strength
+    auto.input(lambda automatic: update(visible=not automatic), auto, strength, **AT_ONCE)
+    return face, (auto, strength)
 
 
 def _photo_tab(
-    photos: PhotoActions, on: _Handlers, source_face: gr.Radio, strength: gr.Slider
+    photos: PhotoActions,
+    on: _Handlers,
+    source_face: gr.Radio,
+    strength: tuple[gr.Checkbox, gr.Slider],
 ) -> None:
     """Add the photo tab, and connect its events."""
     with gr.Row():
@@ -158,14 +168,17 @@ def _photo_tab(
     gr.on(given, on.act(photos.set_target), target, [target, faces, *outputs], **PHOTO)
     faces.input(on.act(photos.choose, "target"), faces, target, **QUIET)
     target.select(on.click(photos.click, "target"), faces, [target, faces], **QUIET)
-    inputs = [source_face, faces, strength, stages]
+    inputs = [source_face, faces, *strength, stages]
     swap.click(on.act(photos.swap), inputs, outputs, **PHOTO)
-    changed = [strength.release, stages.input]
+    changed = [strength[0].input, strength[1].release, stages.input]
     gr.on(changed, on.act(photos.swap_again), inputs, outputs, **QUIET)
 
 
 def _video_tab(
-    videos: VideoActions, on: _Handlers, source_face: gr.Radio, strength: gr.Slider
+    videos: VideoActions,
+    on: _Handlers,
+    source_face: gr.Radio,
+    strength: tuple[gr.Checkbox, gr.Slider],
 ) -> None:
     """Add the video tab, and connect its events."""
     with gr.Row():
@@ -192,7 +205,7 @@ def _video_tab(
     moment.release(on.act(videos.set_moment), [moment, whom], choice, **PHOTO)
     people.input(on.act(videos.choose_person), people, [frame, whom], **QUIET)
     frame.select(on.click(videos.click_person), people, choice, **QUIET)
-    inputs = [source_face, whom, people, strength]
+    inputs = [source_face, whom, people, *strength]
     outputs = [status, player, download, report, start, stop]
     queued = start.click(on.act(videos.queue_video), None, outputs, **AT_ONCE)
     queued.then(on.stream(videos.swap_video), inputs, outputs, **VIDEO)

@@ -13,6 +13,7 @@ from jaxtyping import Float, UInt8
 from faceshifter.apps.ui import faces
 from faceshifter.apps.ui.faces import Update, Upload, update
 from faceshifter.apps.ui.sessions import Session, file_url
+from faceshifter.config import Strength
 from faceshifter.errors import FaceShifterError, ImageError, NoFaceError
 from faceshifter.images import Photo, save_photo
 from faceshifter.marks.xmp import WORKING
@@ -80,10 +81,13 @@ class PhotoActions:
         session: Session,
         source_face: int | None,
         chosen: list[int],
+        auto: bool,
         strength: float,
         stages: int,
     ) -> tuple[Update, ...]:
         """Swap faces of the target: before and after, download, steps, masks, both made visible.
+
+        With ``auto`` the strength is not used.
 
         Raises:
             ImageError: Source or target are missing.
@@ -99,7 +103,8 @@ class PhotoActions:
         swapper = self.swapper if stages == 2 else self.swapper.without_hear()
         pixels = target.photo.pixels
         targets = swapper.align(pixels, [target.faces[number] for number in chosen])
-        swaps, masks = _swap_with_masks(swapper, targets, identity, min(max(strength, 0.0), 1.0))
+        used = faces.chosen_strength(auto, strength)
+        swaps, masks = _swap_with_masks(swapper, targets, identity, used)
         swapped = replace(target.photo, pixels=paste_faces(pixels, swaps))
         stem, suffix = Path(target.name).stem or "photo", Path(target.name).suffix.lower()
         file = session.new_file(f"{stem}-swapped{suffix if suffix in PHOTO_FORMATS else '.png'}")
@@ -124,7 +129,7 @@ class PhotoActions:
 
 
 def _swap_with_masks(
-    swapper: FaceSwapper, targets: Sequence[Target], identity: Identity, strength: float
+    swapper: FaceSwapper, targets: Sequence[Target], identity: Identity, strength: Strength
 ) -> tuple[list[SwappedFace], list[list[Mask]]]:
     """Swap aligned faces, and return M^1 to M^n of each one, the means over a level's layers."""
     swaps: list[SwappedFace] = []

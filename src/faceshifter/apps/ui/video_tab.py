@@ -128,6 +128,7 @@ class VideoActions:
         source_face: int | None,
         whom: str,
         chosen: list[int],
+        auto: bool,
         strength: float,
     ) -> Selection:
         identity = faces.source_identity(session, source_face, self.swapper)
@@ -144,7 +145,7 @@ class VideoActions:
             identity,
             face="all" if whom == "all" else "largest",
             matches=matches,
-            strength=min(max(strength, 0.0), 1.0),
+            strength=faces.chosen_strength(auto, strength),
         )
 
     def cancel_video(self, session: Session) -> tuple[Update, ...]:
