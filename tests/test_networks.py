@@ -374,7 +374,7 @@ def between(cosine: float, size: int = 12) -> tuple[Tensor, Tensor]:
     return z_id_t, cosine * z_id_t + math.sqrt(1 - cosine**2) * across
 
 
-@pytest.mark.parametrize("cosine", [-1.0, -0.5, -0.1, 0.0, 0.2, 0.4, 0.5, 0.55, 0.9, 1.0])
+@pytest.mark.parametrize("cosine", [-1.0, -0.5, -0.1, 0.0, 0.2, 0.4, 0.5, 0.55, 0.75])
 def test_automatic_strength_is_the_least_that_turns_the_identity_away(cosine: float) -> None:
     z_id_t, z_id_s = between(cosine)
     (s,) = auto_strength(z_id_t[None], z_id_s[None]).tolist()
@@ -387,7 +387,14 @@ def test_automatic_strength_is_the_least_that_turns_the_identity_away(cosine: fl
     assert cosine_at(s) == pytest.approx(-0.1) or s in (1, pytest.approx(2.5))
 
 
-def test_automatic_strength_is_each_face_s_own_and_finite_for_one_person() -> None:
+def test_automatic_strength_falls_steadily_to_the_source_alone_for_one_person() -> None:
+    cosines = (0.75, 0.79, 0.83, 0.87, 0.9, 0.95, 1.0)
+    z_id_t, z_id_s = (torch.stack(z) for z in zip(*map(between, cosines), strict=True))
+    expected = pytest.approx([2.5, 2.1, 1.7, 1.3, 1, 1, 1])
+    assert auto_strength(z_id_t, z_id_s).tolist() == expected
+
+
+def test_automatic_strength_is_each_face_s_own_and_finite_for_equal_identities() -> None:
     pairs = [between(cosine) for cosine in (0.0, 0.3)]
     z_id_t, z_id_s = (torch.stack(z) for z in zip(*pairs, strict=True))
     together = auto_strength(z_id_t, z_id_s)
