@@ -68,7 +68,7 @@ def assemble(
                 dropped.append(f"{stream.type} {stream.index} ({codec})")
         result.set_chapters(source.chapters())
         swapped = _video_packets(segments, order, times, clip, video)
-        others = _other_packets(source, copies)
+        others = _other_packets(source, copies, name)
         for _, packet, stream in heapq.merge(swapped, others, key=lambda item: item[0]):
             packet.stream = stream
             result.mux(packet)
@@ -109,16 +109,20 @@ def _video_packets(
 
 
 def _other_packets(
-    source: InputContainer, copies: dict[int, Stream]
+    source: InputContainer, copies: dict[int, Stream], container: str
 ) -> Iterator[tuple[Fraction, AnyPacket, Stream]]:
-    """Give what is copied, in the order of the file; time never goes back, as merging needs."""
+    """Give what is copied, in the order of the file; time never goes back, as merging needs.
+
+    What an edit list hides is copied where the result gets an edit list too.
+    """
     latest = Fraction(-(10**9))
     streams = [source.streams[idx] for idx in copies]
     steps = {stream.index: _least_step(stream) for stream in streams}
     ends: dict[int, int] = {}
     for packet in read_packets(source, streams, Losses()) if streams else ():
         time = packet.dts if packet.dts is not None else packet.pts
-        if time is None or not packet.size:
+        hidden = packet.is_discard and container not in ("mp4", "mov")
+        if time is None or hidden or not packet.size:
             continue
         index = packet.stream_index
         if packet.dts is not None:

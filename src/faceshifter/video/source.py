@@ -35,11 +35,10 @@ MATRIX_CODECS = ("h264", "hevc", "vvc", "av1", "vp8", "vp9", "mpeg4", "mpeg2vide
 
 PyAV crashes on frames with an ICC profile or EXIF, which those of picture codecs can have.
 """
-MOV = "mov,mp4,m4a,3gp,3g2,mj2"
-SAYS_ITS_END = (MOV, "matroska,webm", "avi", "flv", "asf")
-"""FFmpeg's names of the containers that say their length in their header, if they say it."""
-CUT_OFF = 0.1
-"""Least part of a file, in seconds, that is missed at its end; less is rounding."""
+SAYS_ITS_END = ("mov", "matroska", "flv")
+"""FFmpeg's readers of the containers that say their length in their header, if they say it."""
+CUT_OFF, CUT_OFF_PACKETS = 0.06, 1.5
+"""Least part of a file, in seconds and packets, that is missed at its end; less is rounding."""
 
 
 @dataclass
@@ -50,6 +49,8 @@ class Losses:
     """Packets of the video that cannot be decoded."""
     packets: int = 0
     """Packets of the video that were read."""
+    promised: int = 0
+    """Packets of it in the index, which grows with each fragment that is read."""
     longest: Fraction = Fraction(0)
     """Duration of the longest of them, in seconds."""
     end: Fraction = Fraction(0)
@@ -74,7 +75,7 @@ class Clip:
     seconds: float
     """Length of the video stream, or of the file where the stream does not say it."""
     promised: int
-    """Packets with frames that the file's index promises; 0 where it has none at its beginning."""
+    """Packets of the video that the file's index promises; 0 where it has none at its beginning."""
     until: float
     """End of the longest stream in seconds, as the file says before its streams; 0 if it does not.
     """
@@ -93,7 +94,8 @@ class Clip:
 
     def lost(self, losses: Losses) -> int:
         """Return the number of frames that are damaged or missing, as far as the file tells."""
-        missing = max(self.promised - losses.packets, 0) + losses.undecodable
+        promised = max(self.promised, losses.promised)
+        missing = max(promised - losses.packets, 0) + losses.undecodable
         return max(missing, int(losses.broken and not self.missing(losses)))
 
     def missing(self, losses: Losses) -> float:
@@ -101,7 +103,7 @@ class Clip:
         if self.promised or not self.until:
             return 0.0
         missing = self.until - float(losses.end)
-        return missing if missing > max(CUT_OFF, float(losses.longest)) else 0.0
+        return missing if missing > max(CUT_OFF, CUT_OFF_PACKETS * losses.longest) else 0.0
 
     @property
     def frames_ahead(self) -> int:
@@ -153,7 +155,7 @@ def open_clip(path: Path) -> Clip:
             time_base=time_base,
             rate=stream.average_rate or stream.guessed_rate or Fraction(25),
             seconds=seconds or whole,
-            promised=len(stream.index_entries) if stream.frames and kind == MOV else 0,
+            promised=_promised(container, stream) if stream.frames else 0,
             until=whole if kind in SAYS_ITS_END else 0.0,
             aspect=stream.sample_aspect_ratio,
             display_matrix=_display_matrix(first, stream.codec_context.name),
@@ -256,7 +258,8 @@ def open_stream(path: Path) -> Iterator[tuple[InputContainer, VideoStream]]:
             raise VideoError(
                 f"{path} has a video codec that cannot be decoded; convert it to H.264"
             )
-        streams[0].thread_type = "AUTO"
+        # By frames, errors would come late and take whole frames along.
+        streams[0].thread_type = "SLICE"
         yield container, streams[0]
 
 
@@ -304,17 +307,25 @@ def read_packets(
             if packet.size:
                 clock.correct(packet)
             if packet.stream.index in wanted:  # packets that end a stream have no other index
-                if losses is not None and packet.size:
+                if losses is not None and (packet.size or packet.dts is not None):
                     losses.packets += 1
                     duration = (packet.duration or 0) * packet.time_base
                     losses.longest = max(losses.longest, duration)
                 yield packet
-            if losses is not None:
-                losses.end = clock.end
+        if losses is not None:
+            losses.end = clock.end
+            losses.promised = max(_promised(container, stream) for stream in streams)
     except (av.FFmpegError, OSError) as error:
         _note_damage(container, error, losses)
         assert losses is not None
         losses.broken = True
+
+
+def _promised(container: InputContainer, stream: Stream) -> int:
+    """Return the packets that an index promises: AVI's header, or MP4's tables with edit lists."""
+    if container.format.name == "avi":
+        return stream.frames
+    return len(stream.index_entries) if container.format.name == "mov" else 0
 
 
 def _note_damage(container: InputContainer, error: Exception, losses: Losses | None) -> None:
