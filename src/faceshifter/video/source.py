@@ -86,6 +86,9 @@ class Clip:
     pixel_format: str
     """FFmpeg's name of the stored frames' layout."""
     colour: Colour
+    turned: int = 0
+    """Quarter turns after those of players by which people who lie in the whole clip are upright.
+    """
 
     @property
     def count(self) -> int:
@@ -117,7 +120,8 @@ class Clip:
         turn = np.sign(np.round(np.array([[a, c], [b, d]]) / 65536))
         if abs(np.linalg.det(turn)) != 1:
             turn = np.eye(2)  # not a multiple of 90 degrees: players do not turn it either
-        linear = turn @ np.diag([float(self.aspect or 1), 1])
+        quarter = np.linalg.matrix_power(np.array([[0, -1], [1, 0]]), self.turned)
+        linear = quarter @ turn @ np.diag([float(self.aspect or 1), 1])
         ends = np.array([[-0.5, -0.5], [self.width - 0.5, self.height - 0.5]]) @ linear.T
         return np.column_stack([linear, -0.5 - ends.min(axis=0)])
 
@@ -312,13 +316,13 @@ def read_packets(
                     duration = (packet.duration or 0) * packet.time_base
                     losses.longest = max(losses.longest, duration)
                 yield packet
-        if losses is not None:
-            losses.end = clock.end
-            losses.promised = max(_promised(container, stream) for stream in streams)
     except (av.FFmpegError, OSError) as error:
         _note_damage(container, error, losses)
         assert losses is not None
         losses.broken = True
+    if losses is not None:
+        losses.end = clock.end
+        losses.promised = max(_promised(container, stream) for stream in streams)
 
 
 def _promised(container: InputContainer, stream: Stream) -> int:
