@@ -68,9 +68,9 @@ class Clock:
     def correct(self, packet: AnyPacket) -> None:
         """Put a packet on this clock, in its own time base."""
         shown = packet.dts if packet.pts is None else packet.pts
-        if shown is None:
-            return
         base, index = packet.time_base, packet.stream_index
+        if shown is None or not base:
+            return
         duration = (packet.duration or 0) * base
         end = shown * base + duration
         if index in self._timed and packet.dts is not None:

@@ -149,7 +149,7 @@ def open_clip(path: Path) -> Clip:
             promised=promised_packets(container, stream) if stream.frames else 0,
             until=whole if kind in SAYS_ITS_END else 0.0,
             aspect=stream.sample_aspect_ratio,
-            display_matrix=_display_matrix(first, stream.codec_context.name),
+            display_matrix=_display_matrix(first, stream.codec_context.codec.canonical_name),
             pixel_format=first.format.name,
             colour=colour_of(first),
         )
