@@ -20,6 +20,7 @@ from faceshifter.swap.prefetch import prefetch
 from faceshifter.swap.swapper import FaceSwapper, SwappedFace, Target, paste_faces
 from faceshifter.video.colour import Converter
 from faceshifter.video.encoders import Encoder
+from faceshifter.video.packets import Losses, file_url
 from faceshifter.video.plan import SwapPlan
 from faceshifter.video.source import Clip, read_frames
 from faceshifter.video.tracks import TrackedFrame
@@ -86,7 +87,7 @@ def render(
         for number, path in enumerate(segments[first:], first):
             with (
                 replacing(path) as temporary,
-                av.open(str(temporary), "w", format="nut") as container,
+                av.open(file_url(temporary), "w", format="nut") as container,
             ):
                 stream = encoder.add_stream(container, clip)
                 shift = lead - plan.times[number * segment][0]
@@ -107,7 +108,7 @@ def render(
 def _decode(
     clip: Clip, converter: Converter, frames: Iterator[TrackedFrame], start: int
 ) -> Iterator[_Picture]:
-    for source, frame in zip(read_frames(clip, start, []), frames, strict=False):
+    for source, frame in zip(read_frames(clip, start, Losses()), frames, strict=False):
         stored = converter.to_working(source)
         stored.duration = source.duration
         stored.time_base = clip.time_base
