@@ -52,11 +52,11 @@ class Worker:
     def call(self, call: Call) -> dict[str, Any]:
         """Make one call; the outcome is one of the child's, or crashed, hung or memory."""
         child = self._started()
-        assert child.stdin is not None
+        if call["subject"] not in self._prepared:
+            self._send({"prepare": call["subject"]}, START_SECONDS)
+            self._prepared.add(call["subject"])
         _reset_peak(child.pid)
-        child.stdin.write(json.dumps(call) + "\n")
-        child.stdin.flush()
-        line = self._answer(child, MOST_SECONDS)
+        line = self._send(call, MOST_SECONDS)
         peak = _memory(child.pid, "VmHWM")
         if line and peak <= MOST_BYTES:
             return json.loads(line)
@@ -66,10 +66,18 @@ class Worker:
         error = f"peak {peak >> 20} MiB" if outcome == "memory" else last
         return {"file": "", "outcome": outcome, "error": error, "left": []}
 
+    def _send(self, message: dict[str, Any], seconds: float) -> str | None:
+        assert self._child is not None
+        assert self._child.stdin is not None
+        self._child.stdin.write(json.dumps(message) + "\n")
+        self._child.stdin.flush()
+        return self._answer(self._child, seconds)
+
     def _started(self) -> "subprocess.Popen[str]":
         if self._child is not None and self._child.poll() is None:
             return self._child
         self._kill()
+        self._prepared: set[str] = set()
         folder = Path(tempfile.mkdtemp(dir=self._folder.name))
         self._log = folder.with_suffix(".log")
         environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
@@ -84,10 +92,17 @@ class Worker:
         return self._child
 
     def _answer(self, child: "subprocess.Popen[str]", seconds: float) -> str | None:
-        """Wait for a line; an empty one of a child that died, None of one that hangs or grows."""
+        """Wait for a line; an empty one of a child that died, None of one that hangs or grows.
+
+        The seconds are those in which the child computed, or ten times as many by the clock.
+        """
         assert child.stdout is not None
-        deadline = time.monotonic() + seconds
-        while time.monotonic() < deadline and _memory(child.pid, "VmRSS") <= MOST_BYTES:
+        deadline, begun = time.monotonic() + 10 * seconds, _computed(child.pid)
+        while (
+            time.monotonic() < deadline
+            and _computed(child.pid) - begun < seconds
+            and _memory(child.pid, "VmRSS") <= MOST_BYTES
+        ):
             if select.select([child.stdout], [], [], 0.2)[0]:
                 return child.stdout.readline()
         return None
@@ -110,6 +125,15 @@ def _memory(pid: int, key: str) -> int:
     except OSError:
         return 0
     return next((int(line.split()[1]) * 1024 for line in lines if line.startswith(key)), 0)
+
+
+def _computed(pid: int) -> float:
+    """Return the seconds in which a process has computed; 0 where there is no /proc."""
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except OSError:
+        return 0.0
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 def _reset_peak(pid: int) -> None:

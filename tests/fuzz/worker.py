@@ -39,11 +39,12 @@ def main() -> None:
     print("ready", file=answers, flush=True)
     for line in sys.stdin:
         call = json.loads(line)
-        subject = SUBJECTS[call["subject"]]
-        seeds = root / "seeds" / call["subject"]
-        if not seeds.exists():
-            seeds.mkdir(parents=True)
-            subject.write(seeds)
+        if name := call.get("prepare"):
+            (root / "seeds" / name).mkdir(parents=True)
+            SUBJECTS[name].write(root / "seeds" / name)
+            print("ready", file=answers, flush=True)
+            continue
+        subject, seeds = SUBJECTS[call["subject"]], root / "seeds" / call["subject"]
         folder = root / "work"
         shutil.copytree(seeds, folder)
         victims = sorted(p for p in folder.glob(subject.victims) if p.is_file())
