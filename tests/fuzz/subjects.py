@@ -3,6 +3,7 @@
 import io
 import json
 import tarfile
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
@@ -207,6 +208,7 @@ def read_video(folder: Path, changed: Path) -> None:
 
 
 def write_identity(folder: Path) -> None:
+    """Write an identity."""
     save_identity(folder / "anna.safetensors", identity(), swapper().networks)
 
 
@@ -221,7 +223,10 @@ def write_weights(folder: Path) -> None:
     layers = torch.nn.Sequential(
         torch.nn.AdaptiveAvgPool2d(4), torch.nn.Flatten(), torch.nn.Linear(48, 8)
     )
-    torch.jit.save(torch.jit.trace(layers, torch.zeros(1, 3, 112, 112)), folder / "recogniser.pt")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # of TorchScript
+        traced = torch.jit.trace(layers, torch.zeros(1, 3, 112, 112))
+        torch.jit.save(traced, folder / "recogniser.pt")
     torch.save(layers.state_dict(), folder / "recogniser.pth")
 
 
@@ -235,7 +240,7 @@ def read_weights(folder: Path, changed: Path) -> None:
     assert steps.Y_st.std() > 0, "networks that draw nothing"
 
 
-def _training_state() -> dict[str, torch.nn.Module | torch.optim.Optimizer]:
+def training_state() -> dict[str, torch.nn.Module | torch.optim.Optimizer]:
     torch.manual_seed(0)
     network = torch.nn.Sequential(torch.nn.Linear(8, 8), torch.nn.BatchNorm1d(8))
     adam = make_adam(network.parameters(), AdamConfig())
@@ -246,21 +251,24 @@ def _training_state() -> dict[str, torch.nn.Module | torch.optim.Optimizer]:
 
 def write_checkpoints(folder: Path) -> None:
     for step in (1, 2):
-        save_checkpoint(folder, step, _training_state())
+        save_checkpoint(folder, step, training_state())
 
 
 def read_checkpoints(folder: Path, changed: Path) -> None:
     """Resume, and train a step."""
-    state = _training_state()
+    state = training_state()
     step = load_newest(folder, state)
     assert step in (1, 2), "the other checkpoint is whole, but was not tried"
     state["net"](torch.randn(4, 8)).square().mean().backward()
     state["adam"].step()
 
 
+RUN_CONFIG = {"aei": {"batch": 4, "model": {"c_id": 320}}, "data": "faces"}
+
+
 def write_run(folder: Path) -> None:
     """Write what trainings, rank-errors and evaluations keep beside their results."""
-    claim(folder, {"aei": {"batch": 4, "model": {"c_id": 320}}, "data": "faces"}, option="--run")
+    claim(folder, RUN_CONFIG, option="--run")
     report = {"step": 25, "loss/rec": 0.5, "time/samples_per_second": 20.0, "watchdog": ["x"]}
     append_lines(folder / "stats.jsonl", report, report | {"step": 50})
     write_json(folder / "columns.json", {"methods": ["copy-target"], "features": 0})
@@ -274,7 +282,7 @@ def write_run(folder: Path) -> None:
 def read_run(folder: Path, changed: Path) -> None:
     match changed.name:
         case "config.json":
-            claim(folder, {"aei": {"batch": 4, "model": {"c_id": 320}}}, option="--run")
+            claim(folder, RUN_CONFIG, option="--run")
         case "stats.jsonl":
             read_reports(changed, remedy="delete it", torn=True)
         case "columns.json":
@@ -302,11 +310,15 @@ def write_prepared(folder: Path) -> None:
     write_shard(folder / "shard-00000.tar", jpegs)
     write_json(folder / "prepared.json", {"geometry": asdict(CropGeometry())})
     write_lines(folder / "index.jsonl", lines)
-    torch.manual_seed(0)
     encoder = load_identity_encoder("distilled", CropGeometry())
-    aei = AEINet(AEI_PRESETS["smoke"]).eval().requires_grad_(False)
-    rank_errors(folder, aei, encoder, folder / "errors")
+    rank_errors(folder, _first_stage(), encoder, folder / "errors")
     _index(folder).build()
+
+
+@cache
+def _first_stage() -> AEINet:
+    torch.manual_seed(0)
+    return AEINet(AEI_PRESETS["smoke"]).eval().requires_grad_(False)
 
 
 def _index(folder: Path) -> Index:
@@ -319,9 +331,7 @@ def _index(folder: Path) -> Index:
 def read_prepared(folder: Path, changed: Path) -> None:
     """Load the set, list its photos, and use what was computed from it."""
     if changed.parent.name == "errors":
-        torch.manual_seed(0)
-        aei = AEINet(AEI_PRESETS["smoke"]).eval().requires_grad_(False)
-        load_errors(folder / "errors", folder, aei)
+        load_errors(folder / "errors", folder, _first_stage())
         return
     if changed.parent.name == "attributes":
         index = _index(folder)
