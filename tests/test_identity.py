@@ -271,7 +271,7 @@ def wrong_files(folder: Path) -> dict[str, Path]:
         "is damaged": folder / "noise.safetensors",
         "2 unexpected (0.bias, 0.weight)": folder / "other.safetensors",
         "missing (conv1.weight, bn1.weight, bn1.bias, ...), 2 unexpected": folder / "other.pth",
-        "1 of another shape (stem.weight)": folder / "shape.safetensors",
+        "1 of another shape or type (stem.weight)": folder / "shape.safetensors",
     }
     for path in (folder / "noise.pth", folder / "noise.safetensors"):
         path.write_bytes(bytes(range(256)) * 9)

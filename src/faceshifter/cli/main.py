@@ -1,5 +1,6 @@
 """All commands by name, in groups; a user's error is one sentence and exit code 2."""
 
+import os
 import re
 import sys
 from collections.abc import Callable
@@ -11,6 +12,7 @@ from faceshifter import __version__
 from faceshifter.cli.analysing import masks, query
 from faceshifter.cli.checking import doctor, models, verify
 from faceshifter.cli.measuring import baseline, check_identity, compare, evaluate, flicker
+from faceshifter.cli.options import with_model_files
 from faceshifter.cli.serving import serve, study, ui
 from faceshifter.cli.swapping import demo, identity, swap
 from faceshifter.cli.training import ablate, bench, prepare, rank_errors, train
@@ -23,7 +25,9 @@ GROUPS: dict[str, tuple[Callable[..., Any], ...]] = {
     "measure": (evaluate, compare, flicker, check_identity, baseline, masks, query),
 }
 COMMANDS = {
-    command.__name__.replace("_", "-"): command for group in GROUPS.values() for command in group
+    command.__name__.replace("_", "-"): with_model_files(command)
+    for group in GROUPS.values()
+    for command in group
 }
 CONTINUED = re.compile(r"\n {12}(?=\S)")
 """Where the description of an argument goes on in the next line of a docstring."""
@@ -31,6 +35,9 @@ CONTINUED = re.compile(r"\n {12}(?=\S)")
 
 def main() -> None:
     """Run the command that the command line names; the entry point of ``faceshifter``."""
+    # Threads that wait for each other by spinning cost many times the work on a busy machine.
+    # OpenMP reads it as PyTorch is imported, which no command has done yet.
+    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     match sys.argv[1:]:
         case ["--version"]:
             print(f"faceshifter {__version__}")

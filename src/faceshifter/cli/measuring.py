@@ -1,6 +1,5 @@
 """Commands that measure swaps and encoders."""
 
-import os
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -19,13 +18,13 @@ def evaluate(
     /,
     *,
     out: Path,
-    recogniser: Path,
+    recogniser: options.ModelFile,
     pairs: int = 100,
     gallery: UseAppendAction[tuple[Path, ...]] = (),
     faces: Annotated[Path | None, options.default("OUT/faces")] = None,
     strengths: tuple[Strength, ...] = ("auto",),
-    landmarker: options.Optional = None,
-    features: options.Optional = None,
+    landmarker: options.OptionalModelFile = None,
+    features: options.OptionalModelFile = None,
     occluders: Annotated[tuple[Path, ...], options.default("drawn shapes")] = (),
     classical: bool = False,
     groups: options.Optional = None,
@@ -60,8 +59,6 @@ def evaluate(
         raise DataError("give --strengths one strength or more")
     for strength in strengths:
         options.check_strength(strength, "--strengths")
-    # Threads that wait for each other by spinning cost several times the work on a busy machine.
-    os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # read as torch is imported
     import cv2
 
     from faceshifter.evaluate.groups import read_groups
@@ -77,13 +74,13 @@ def evaluate(
     left_out = evaluate_swaps(
         swaps,
         out,
-        load_detector(networks.yunet and model_path(networks.yunet)),
+        load_detector(networks.yunet),
         lambda: networks.load(hear=hear),
-        recogniser=model_path(recogniser),
+        recogniser=recogniser,
         trained=() if force else [weights / name for name in stages],
-        landmarker=landmarker and model_path(landmarker),
-        features=features and model_path(features),
-        classical=model_path(landmarker or "face_landmarker") if classical else None,
+        landmarker=landmarker,
+        features=features,
+        classical=(landmarker or model_path("face_landmarker")) if classical else None,
         occluders=occluders,
         num_pairs=pairs,
         galleries=gallery,
@@ -175,7 +172,7 @@ def check_identity(
     from faceshifter.face.detect import load_detector
     from faceshifter.networks import Embedder
 
-    geometry, detector = CropGeometry(), load_detector(yunet and model_path(yunet))
+    geometry, detector = CropGeometry(), load_detector(yunet)
     embedder = Embedder.load(encoder, geometry, device)
     result = verify_encoder(embedder, labelled_crops(faces, detector, geometry))
     print(f"{result.num_faces} faces of {result.num_people} people")
@@ -190,7 +187,7 @@ def baseline(
     *,
     out: Path,
     pairs: options.Optional = None,
-    landmarker: Path = Path("face_landmarker"),
+    landmarker: options.ModelFile = Path("face_landmarker"),
     yunet: options.Yunet = None,
     watermark: bool = True,
 ) -> None:
@@ -227,8 +224,7 @@ def baseline(
     origin = replace(WARPED, watermark=watermark)
     photos = [load_photo(path) for path in (source, target) if path is not None]
     tasks = [] if pairs is None else targets.read_pairs(pairs, out)
-    landmarks = model_path(landmarker)
-    finder = MeshFinder(load_detector(yunet and model_path(yunet)), load_landmarker(landmarks))
+    finder = MeshFinder(load_detector(yunet), load_landmarker(landmarker))
 
     def swap(source: Photo, target: Photo) -> Photo:
         return replace(target, pixels=classical_swap(source.pixels, target.pixels, finder))
@@ -239,7 +235,7 @@ def baseline(
         return
     make_folder(out)
     settings = {"method": METHOD, "detector": "yunet" if yunet else "dlib"}
-    settings["landmarker"] = sha256(landmarks)
+    settings["landmarker"] = sha256(landmarker)
     method = methods.photo_method(swap, settings, origin)
     report = many.BatchRun(method, manifest.RunManifest(out / "manifest.jsonl")).run(tasks)
     targets.write_results(out / "results.csv", report.results, METHOD)

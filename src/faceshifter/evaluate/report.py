@@ -3,6 +3,7 @@
 import base64
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from faceshifter.evaluate.methods import AT, STAGES, at_strength
 from faceshifter.evaluate.metrics import frechet_interval, kernel_distance
 from faceshifter.evaluate.run import read_records
 from faceshifter.evaluate.scores import LARGE, sorted_pictures
-from faceshifter.files import markdown_table, write_atomically
+from faceshifter.files import markdown_table, read_json, write_atomically
 
 COLUMNS = {
     "top1": "ID retrieval, %", "pose": "pose, deg", "expression": "expression", "top5": "top 5, %",
@@ -32,6 +33,14 @@ FOLDS = 10  # parts of the jackknife
 Record = dict[str, Any]
 
 
+@dataclass(frozen=True, kw_only=True)
+class Columns:
+    """columns.json: names of the methods, and the length of a row's features or 0."""
+
+    methods: list[str]
+    features: int
+
+
 def write_reports(
     out: Path, left_out: list[str], groups: Mapping[str, list[str]] = {}
 ) -> dict[str, Any]:
@@ -40,11 +49,11 @@ def write_reports(
     Figures are also given for the photos of each of the ``groups``.
     """
     records = read_records(out)
-    columns = json.loads((out / "columns.json").read_text())
-    names = [n for n in columns["methods"] if any(n in record["methods"] for record in records)]
+    columns = read_json(out / "columns.json", Columns, remedy="run evaluate again")
+    names = [n for n in columns.methods if any(n in record["methods"] for record in records)]
     table = {name: _row(records, name) for name in names}
-    if columns["features"]:
-        _add_distances(out / "features.f32", table, columns["methods"], columns["features"])
+    if columns.features:
+        _add_distances(out / "features.f32", table, columns.methods, columns.features)
     occluded = [record["occlusion"] for record in records if "occlusion" in record]
     report = {
         "pairs": len(records),
@@ -60,7 +69,7 @@ def write_reports(
     }
     write_atomically(out / "report.json", json.dumps(report, indent=1, allow_nan=False).encode())
     write_atomically(out / "report.md", "\n".join([*markdown(report), ""]).encode())
-    order = ["source", "target", *columns["methods"][1:]]  # as evaluate.scores draws them
+    order = ["source", "target", *columns.methods[1:]]  # as evaluate.scores draws them
     if points := curves(table):
         write_atomically(out / "curves.svg", draw(points).encode())
     html = page(report, sorted_pictures(out / "pictures"), order)
