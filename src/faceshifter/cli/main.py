@@ -10,6 +10,7 @@ import tyro
 from faceshifter import __version__
 from faceshifter.cli.checking import doctor, models, verify
 from faceshifter.cli.measuring import baseline, check_identity, evaluate, masks, query
+from faceshifter.cli.say import accept_every_character, say
 from faceshifter.cli.serving import serve, study, ui
 from faceshifter.cli.swapping import demo, identity, swap
 from faceshifter.cli.training import ablate, bench, prepare, rank_errors, train
@@ -30,15 +31,16 @@ CONTINUED = re.compile(r"\n {12}(?=\S)")
 
 def main() -> None:
     """Run the command that the command line names; the entry point of ``faceshifter``."""
+    accept_every_character()
     match sys.argv[1:]:
         case ["--version"]:
-            print(f"faceshifter {__version__}")
+            say(f"faceshifter {__version__}")
             return
         case ["--help" | "-h"]:
-            print("\n".join(overview()))
+            say(*overview())
             return
         case []:
-            print("\n".join(overview()), file=sys.stderr)
+            say(*overview(), error=True)
             sys.exit(2)
     for command in COMMANDS.values():
         # tyro would keep each line break of these descriptions, but wraps what is one line.
@@ -54,10 +56,10 @@ def main() -> None:
             ),
         )
     except FaceShifterError as error:
-        print(f"faceshifter: {error}", file=sys.stderr)
+        say(f"faceshifter: {error}", error=True)
         sys.exit(2)
     except KeyboardInterrupt:
-        print("faceshifter: stopped", file=sys.stderr)
+        say("faceshifter: stopped", error=True)
         sys.exit(130)  # as shells do
 
 
