@@ -210,6 +210,7 @@ def _swap_photo(
     )
     count = len(swapped.faces)
     say(f"swapped {count} {'face' if count == 1 else 'faces'}: {task.out}")
+    say(*(f"note on {task.target}: {note}" for note in swapped.notes), error=True)
 
 
 def _swap_clip(
