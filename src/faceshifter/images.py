@@ -13,8 +13,9 @@ import cv2
 import numpy as np
 from jaxtyping import Shaped
 from PIL.ImageFile import ImageFile
+from PIL.TiffImagePlugin import TiffImageFile
 
-from faceshifter.errors import OutputError
+from faceshifter.errors import ImageError, OutputError
 from faceshifter.files import write_atomically
 from faceshifter.formats.encoding import ENCODER_OPTIONS as ENCODER_OPTIONS
 from faceshifter.formats.encoding import encode
@@ -42,7 +43,11 @@ Alpha = Shaped[np.ndarray, "h w"]
 
 DEEP_FORMATS = ("PNG", "TIFF")
 """Formats that are written with 16 bits a sample, if the photo has them."""
+FLOAT_WHITES = (1, 255, 65535)
+"""What white may be in a photo of floats: the least that no sample exceeds."""
 NO_METADATA = Metadata()
+BITS, PLANES, SEPARATE = 258, 284, 2
+"""TIFF's tags of the depth and of where the colours are, and the latter's value for planes."""
 PLAIN_MODES = ("1", "L", "RGB", "P", "PA", "LA", "La", "RGBA", "RGBa", "RGBX", "YCbCr", "HSV")
 """Pillow's modes of 8-bit samples that need no colour profile to be RGB or gray."""
 
@@ -75,7 +80,7 @@ def decode_photo(file: Path | BytesIO, name: str) -> Photo:
     """Read a photo as ``load_photo`` does, also from memory; ``name`` is for messages."""
     notes: list[str] = []
     with open_image(file, name) as image:
-        deep, turn = _is_deep(image), read_orientation(image, notes)
+        deep, turn = _is_deep(image, name), read_orientation(image, notes)
         image.load()  # some metadata are behind the pixels; a TIFF is turned upright
         metadata = read_metadata(image, notes)
         own = _read_deep(image, file, turn) if deep else None
@@ -85,7 +90,7 @@ def decode_photo(file: Path | BytesIO, name: str) -> Photo:
         elif image.mode in PLAIN_MODES:
             samples, alpha = _read_plain(image)
         else:
-            samples, alpha = _read_other(image, metadata.icc_profile, notes)
+            samples, alpha = _read_other(image, metadata.icc_profile, name, notes)
             if samples.dtype == np.uint8:
                 metadata = replace(metadata, icc_profile=None)  # they are sRGB now
     if metadata.xmp is not None and not can_merge(metadata.xmp):
@@ -136,7 +141,7 @@ def _read_plain(image: ImageFile) -> tuple[Samples, Alpha | None]:
 
 
 def _read_other(
-    image: ImageFile, icc_profile: bytes | None, notes: list[str]
+    image: ImageFile, icc_profile: bytes | None, name: str, notes: list[str]
 ) -> tuple[Samples, Alpha | None]:
     """Return gray samples of more than 8 bits as they are, and other colours as sRGB."""
     if image.mode.startswith("I;16"):
@@ -148,18 +153,31 @@ def _read_other(
     if image.mode == "F":
         floats = np.asarray(image)
         low, high = float(floats.min()), float(floats.max())
-        if not (low >= 0 and high <= 1):
-            raise ValueError(
-                f"its floats are from {low:g} to {high:g}, where black is 0 and white is 1"
+        white = next((white for white in FLOAT_WHITES if low >= 0 and high <= white), None)
+        if white is None:
+            raise ImageError(
+                f"{name} has samples from {low:g} to {high:g}; give one where black is 0 and white "
+                "is 1, 255 or 65535"
             )
         notes.append("its floats became integers of 16 bits")
-        return np.rint(floats * 65535).astype(np.uint16)[..., None], None
+        return np.rint(floats * (65535 / white)).astype(np.uint16)[..., None], None
     notes.append(f"its {image.mode} colours became sRGB")
     return np.array(to_srgb_image(image, icc_profile)), None
 
 
-def _is_deep(image: ImageFile) -> bool:
-    """Return whether a file has colour samples of 16 bits, of which Pillow gives 8."""
+def _is_deep(image: ImageFile, name: str) -> bool:
+    """Return whether a file has colour samples of 16 bits, of which Pillow gives 8.
+
+    Raises:
+        ImageError: It would not see them at all.
+    """
+    if isinstance(image, TiffImageFile):
+        bits, planes = image.tag_v2.get(BITS, (8,)), image.tag_v2.get(PLANES, 1)
+        if planes == SEPARATE and len(bits) > 1 and max(bits) > 8:
+            raise ImageError(
+                f"{name} has colours of 16 bits in planes of their own, which is not read; convert "
+                "it to PNG"
+            )
     raw = str(image.tile[0].args) if image.tile else ""
     return ";16" in raw and image.format in DEEP_FORMATS and image.mode in ("RGB", "RGBA", "LA")
 
@@ -169,10 +187,14 @@ def _read_deep(
 ) -> tuple[Samples, Alpha | None] | None:
     """Return 16-bit samples and opacity by OpenCV; None if it does not see what Pillow sees."""
     content = file.read_bytes() if isinstance(file, Path) else file.getvalue()
+    log_level = cv2.utils.logging.getLogLevel()
+    cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)  # it reports unknown tags
     try:
         decoded = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_UNCHANGED)
     except cv2.error:
         return None
+    finally:
+        cv2.utils.logging.setLogLevel(log_level)
     channels = 3 if image.mode == "RGB" else 4
     if decoded is None or decoded.dtype != np.uint16 or decoded.shape[2:] != (channels,):
         return None

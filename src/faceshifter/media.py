@@ -18,8 +18,8 @@ OTHER_PHOTOS = {
     "BMP": (".bmp", ".dib"),
     "GIF": (".gif",),
     "HEIF": (".heic", ".heif", ".hif"),
+    "JPEG": (".mpo",),
     "JPEG2000": (".jp2", ".j2k", ".j2c", ".jpc", ".jpf", ".jpx"),
-    "MPO": (".mpo",),
     "PCX": (".pcx",),
     "PPM": (".pbm", ".pgm", ".pnm", ".ppm"),
     "PSD": (".psd",),
@@ -27,10 +27,10 @@ OTHER_PHOTOS = {
     "SGI": (".sgi",),
     "TGA": (".tga",),
 }
-"""Suffixes of the formats that are only read, by Pillow's names."""
+"""Suffixes of photos that are only read, by Pillow's names of their formats."""
 PHOTO_SUFFIXES = (*PHOTO_FORMATS, *(suffix for group in OTHER_PHOTOS.values() for suffix in group))
 """Suffixes of photos that are searched in folders."""
-PHOTO_DECODERS = (*dict.fromkeys(PHOTO_FORMATS.values()), "DIB", *OTHER_PHOTOS)
+PHOTO_DECODERS = (*dict.fromkeys((*PHOTO_FORMATS.values(), *OTHER_PHOTOS)), "DIB")
 """Pillow's formats that are read, whatever the suffix; others run programs or fetch files."""
 VIDEO_CONTAINERS = {
     ".mp4": "mp4",
