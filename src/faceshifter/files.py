@@ -1,6 +1,7 @@
 """Files and folders on disk: whole writes, run folders, JSON lines, tables and hashes."""
 
 import csv
+import errno
 import hashlib
 import json
 import mmap
@@ -185,6 +186,8 @@ def _encode(value: Any, indent: int | None = None) -> bytes:
 def not_written(error: Exception) -> str:
     """Return the end of a sentence about a file that could not be written."""
     reason = getattr(error, "strerror", None) or error
+    if getattr(error, "errno", None) == errno.ENAMETOOLONG:
+        return f"cannot be written ({reason}); choose a shorter name"
     return f"cannot be written ({reason}); free disk space there, or choose another place"
 
 

@@ -93,6 +93,7 @@ def decode_photo(file: Path | BytesIO, name: str) -> Photo:
             samples, alpha = _read_other(image, metadata.icc_profile, name, notes)
             if samples.dtype == np.uint8:
                 metadata = replace(metadata, icc_profile=None)  # they are sRGB now
+    del image  # frees Pillow's copy of the pixels
     if metadata.xmp is not None and not can_merge(metadata.xmp):
         metadata = replace(metadata, xmp=None)
         notes.append("its XMP data are damaged and were left out")

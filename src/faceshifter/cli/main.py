@@ -3,6 +3,7 @@
 import re
 import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import tyro
@@ -15,6 +16,7 @@ from faceshifter.cli.serving import serve, study, ui
 from faceshifter.cli.swapping import demo, identity, swap
 from faceshifter.cli.training import ablate, bench, prepare, rank_errors, train
 from faceshifter.errors import FaceShifterError
+from faceshifter.media import PHOTO_SUFFIXES, VIDEO_CONTAINERS
 
 GROUPS: dict[str, tuple[Callable[..., Any], ...]] = {
     "use": (swap, identity, demo, ui, verify, doctor, models),
@@ -25,6 +27,8 @@ GROUPS: dict[str, tuple[Callable[..., Any], ...]] = {
 COMMANDS = {
     command.__name__.replace("_", "-"): command for group in GROUPS.values() for command in group
 }
+SUFFIXES = (*PHOTO_SUFFIXES, *VIDEO_CONTAINERS, ".csv", ".safetensors")
+"""Suffixes of files; no option ends in one."""
 CONTINUED = re.compile(r"\n {12}(?=\S)")
 """Where the description of an argument goes on in the next line of a docstring."""
 
@@ -32,6 +36,7 @@ CONTINUED = re.compile(r"\n {12}(?=\S)")
 def main() -> None:
     """Run the command that the command line names; the entry point of ``faceshifter``."""
     accept_every_character()
+    sys.argv[1:] = map(as_name, sys.argv[1:])
     match sys.argv[1:]:
         case ["--version"]:
             say(f"faceshifter {__version__}")
@@ -58,9 +63,20 @@ def main() -> None:
     except FaceShifterError as error:
         say(f"faceshifter: {error}", error=True)
         sys.exit(2)
+    except OSError as error:
+        if error.filename is None:
+            raise  # no name that a user gave
+        say(f"faceshifter: {error.filename} cannot be used ({error.strerror})", error=True)
+        sys.exit(2)
     except KeyboardInterrupt:
         say("faceshifter: stopped", error=True)
         sys.exit(130)  # as shells do
+
+
+def as_name(word: str) -> str:
+    """Return a word of the command line so that a file named like an option is a file."""
+    is_file = word.startswith("-") and "=" not in word and Path(word).suffix.lower() in SUFFIXES
+    return f"./{word}" if is_file else word
 
 
 def overview() -> list[str]:
