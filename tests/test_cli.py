@@ -20,6 +20,7 @@ from faceshifter.config import CropGeometry
 from faceshifter.encoders.encoder import load_identity_encoder
 from faceshifter.face.align import crop_matrix
 from faceshifter.face.detect import DlibDetector, Face
+from faceshifter.images import load_photo
 from faceshifter.marks.xmp import DIGITAL_SOURCE_TYPE, read_mark
 from faceshifter.models.aei import AEINet
 from faceshifter.networks import packaged_weights
@@ -273,8 +274,8 @@ def test_weights_that_do_not_fit_are_refused_in_one_sentence(
     [
         ("missing/result.png", "missing of --out does not exist; create it first"),
         ("file/result.png", "file of --out does not exist; create it first"),
-        ("result.bmp", "result.bmp has none of the suffixes .jpg, .jpeg, .png"),
-        ("result", "result has none of the suffixes .jpg, .jpeg, .png"),
+        ("result.bmp", "result.bmp has none of the suffixes .jpg, .jpeg"),
+        ("result", "result has none of the suffixes .jpg, .jpeg"),
         ("folder.png", "folder.png cannot be written"),
     ],
 )
@@ -467,6 +468,27 @@ def test_a_turned_photo_comes_out_upright_with_its_profile_and_texts(
         assert result.getexif()[DESCRIPTION] == "an officer"
 
 
+def test_a_photo_named_like_an_option_is_a_photo(
+    run: Run, inputs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("-dash.png").write_bytes((inputs / "grace.png").read_bytes())
+    weights = ["--weights", inputs / "weights"]
+    assert run("swap", inputs / "eileen.jpg", "-dash.png", "--out", "-out.png", *weights)[0] == 0
+    assert Path("-out.png").is_file()
+
+
+def test_a_name_that_is_too_long_is_refused_in_one_sentence(
+    refuse: Refuse, inputs: Path, tmp_path: Path
+) -> None:
+    name, source = "a" * 300, inputs / "eileen.jpg"
+    assert "name too long" in refuse("swap", tmp_path / name, source, "--out", tmp_path / "b.png")
+    long = tmp_path / f"{name}.png"
+    assert "shorter name" in refuse(
+        "swap", source, source, "--out", long, "--weights", inputs / "weights"
+    )
+
+
 def test_transparency_stays_in_a_png(run: Run, inputs: Path, tmp_path: Path) -> None:
     target, out = tmp_path / "target.png", tmp_path / "result.png"
     with Image.open(inputs / "grace.png") as grace:
@@ -481,7 +503,7 @@ def test_transparency_stays_in_a_png(run: Run, inputs: Path, tmp_path: Path) -> 
 
 
 @pytest.mark.parametrize("kind", ["8-bit", "16-bit"])
-def test_grey_targets_become_rgb_and_stay_grey_outside_of_the_face(
+def test_grey_targets_stay_grey_and_as_they_were_outside_of_the_face(
     run: Run, inputs: Path, tmp_path: Path, kind: str
 ) -> None:
     target, out = tmp_path / "target.png", tmp_path / "result.png"
@@ -498,9 +520,11 @@ def test_grey_targets_become_rgb_and_stay_grey_outside_of_the_face(
     upright = np.stack([grey] * 3, axis=2)
     (face,) = DlibDetector().detect(upright)
     outside = ~inside_crop(upright.shape, face)
-    result = pixels_of(out)
-    np.testing.assert_array_equal(result[outside], upright[outside])
-    assert (result[~outside] != upright[~outside]).mean() > 0.5
+    result = load_photo(out)
+    assert result.stored is not None
+    assert result.stored.samples.dtype == (np.uint8 if kind == "8-bit" else np.uint16)
+    np.testing.assert_array_equal(result.pixels[outside], upright[outside])
+    assert (result.pixels[~outside] != upright[~outside]).mean() > 0.5
 
 
 def test_bench_prints_a_line_for_each_preset(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:

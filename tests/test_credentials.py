@@ -79,7 +79,7 @@ def test_every_result_has_a_valid_manifest_of_this_tool(tmp_path, grace_hopper, 
 
 @pytest.mark.parametrize("suffix", MIMES)
 def test_signing_leaves_the_picture_as_it_is(tmp_path, grace_hopper, suffix):
-    photo = Photo(grace_hopper, icc_profile=None)
+    photo = Photo(grace_hopper)
     save_photo(tmp_path / f"a.{suffix}", photo, replace(SWAPPED, watermark=False))
     save_photo(tmp_path / f"b.{suffix}", photo, WORKING)
     signed, unsigned = (load_photo(tmp_path / f"{name}.{suffix}") for name in "ab")

@@ -12,6 +12,7 @@ PACKAGE = Path(__file__).parents[1] / "src" / "faceshifter"
 LAYERS = """
 errors config media
 recipes files models
+formats
 marks tensors
 images downloads
 face sheets

@@ -6,6 +6,7 @@ from PIL import Image
 
 import faceshifter
 from faceshifter.errors import ImageError
+from faceshifter.formats.metadata import Metadata
 from faceshifter.images import Photo, load_photo, save_photo
 from faceshifter.marks.xmp import Mark, parse_mark, read_mark, xmp_packet
 
@@ -24,11 +25,13 @@ def test_a_photo_with_alpha_and_exif_is_marked_too(tmp_path, suffix):
     exif = Image.Exif()
     exif[0x010E] = "holiday"
     alpha = np.full((8, 8), 128, np.uint8)
-    photo = Photo(np.zeros((8, 8, 3), np.uint8), alpha=alpha, exif=exif.tobytes())
+    photo = Photo(
+        np.zeros((8, 8, 3), np.uint8), alpha=alpha, metadata=Metadata(exif=exif.tobytes())
+    )
     save_photo(tmp_path / f"a.{suffix}", photo)
     assert read_mark(tmp_path / f"a.{suffix}") == MARK
     kept = Image.Exif()
-    kept.load(load_photo(tmp_path / f"a.{suffix}").exif)
+    kept.load(load_photo(tmp_path / f"a.{suffix}").metadata.exif)
     assert kept[0x010E] == "holiday"
 
 

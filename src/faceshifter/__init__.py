@@ -8,6 +8,7 @@ media.py      kinds of photos and videos, by suffix and first bytes
 recipes.py    presets and named complete trainings
 files.py      whole writes, run folders, JSON lines, tables, hashes
 models/       the paper: networks and losses
+formats/      what photo files hold: colours, depth, metadata
 marks/        what says that a picture is synthetic: XMP, C2PA, watermark
 tensors.py    safetensors files as NumPy arrays, a network's weights
 images.py     the pixel contract; reading and writing photos

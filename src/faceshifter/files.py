@@ -1,12 +1,14 @@
 """Files and folders on disk: whole writes, run folders, typed JSON, tables and hashes."""
 
 import csv
+import errno
 import hashlib
 import json
 import math
 import mmap
 import os
 import secrets
+import unicodedata
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -213,10 +215,23 @@ def check_claim(
     return True
 
 
+def printable(text: object) -> str:
+    """Return a text, such as a path, on one line and without characters that control a terminal.
+
+    Those are written as escapes, as are bytes of a name that are not UTF-8.
+    """
+    return "".join(
+        char
+        if char.isprintable() or unicodedata.category(char) == "Zs"
+        else char.encode("unicode_escape", "surrogatepass").decode().replace(r"\udc", r"\x")
+        for char in str(text)
+    )
+
+
 def markdown_table(header: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
     """Return a Markdown table, without a line break at its end."""
     lines = [header, ["---"] * len(header), *rows]
-    return "\n".join(f"| {' | '.join(map(str, line))} |" for line in lines)
+    return "\n".join(f"| {' | '.join(map(printable, line))} |" for line in lines)
 
 
 def user_folder(kind: Literal["config", "cache", "state"]) -> Path:
@@ -259,6 +274,8 @@ def _encode(value: Any, indent: int | None = None) -> bytes:
 def not_written(error: Exception) -> str:
     """Return the end of a sentence about a file that could not be written."""
     reason = getattr(error, "strerror", None) or error
+    if getattr(error, "errno", None) == errno.ENAMETOOLONG:
+        return f"cannot be written ({reason}); choose a shorter name"
     return f"cannot be written ({reason}); free disk space there, or choose another place"
 
 

@@ -5,14 +5,33 @@ from pathlib import Path
 PHOTO_FORMATS = {
     ".jpg": "JPEG",
     ".jpeg": "JPEG",
+    ".jpe": "JPEG",
+    ".jfif": "JPEG",
     ".png": "PNG",
     ".webp": "WEBP",
     ".tif": "TIFF",
     ".tiff": "TIFF",
 }
 """Pillow's names of the formats that can be written, by suffix."""
-PHOTO_SUFFIXES = (*PHOTO_FORMATS, ".bmp")
+OTHER_PHOTOS = {
+    "AVIF": (".avif",),
+    "BMP": (".bmp", ".dib"),
+    "GIF": (".gif",),
+    "HEIF": (".heic", ".heif", ".hif"),
+    "JPEG": (".mpo",),
+    "JPEG2000": (".jp2", ".j2k", ".j2c", ".jpc", ".jpf", ".jpx"),
+    "PCX": (".pcx",),
+    "PPM": (".pbm", ".pgm", ".pnm", ".ppm"),
+    "PSD": (".psd",),
+    "QOI": (".qoi",),
+    "SGI": (".sgi",),
+    "TGA": (".tga",),
+}
+"""Suffixes of photos that are only read, by Pillow's names of their formats."""
+PHOTO_SUFFIXES = (*PHOTO_FORMATS, *(suffix for group in OTHER_PHOTOS.values() for suffix in group))
 """Suffixes of photos that are searched in folders."""
+PHOTO_DECODERS = (*dict.fromkeys((*PHOTO_FORMATS.values(), *OTHER_PHOTOS)), "DIB")
+"""Pillow's formats that are read, whatever the suffix; others run programs or fetch files."""
 VIDEO_CONTAINERS = {
     ".mp4": "mp4",
     ".m4v": "mp4",

@@ -6,9 +6,9 @@ from typing import Literal
 
 import numpy as np
 from jaxtyping import UInt8
-from PIL import Image
 
 from faceshifter.errors import CredentialsError, ImageError, VideoError
+from faceshifter.formats.opening import open_image
 from faceshifter.images import load_photo
 from faceshifter.marks.c2pa import C2paManifest, read_manifest
 from faceshifter.marks.watermark import watermark_score
@@ -51,7 +51,7 @@ def inspect(path: Path) -> Findings:
         video = mime in DEMUXERS and not mime.startswith("image/")
         frames = sample_frames(path, NUM_FRAMES) if video else [load_photo(path).pixels]
         if mime is None:
-            with Image.open(path) as image:
+            with open_image(path, str(path)) as image:
                 mime = image.get_format_mimetype() or ""
         try:
             manifest = read_manifest(content, mime)

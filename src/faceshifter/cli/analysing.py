@@ -5,6 +5,7 @@ from pathlib import Path
 from tyro.conf import OmitArgPrefixes, Positional
 
 from faceshifter.cli import options
+from faceshifter.cli.say import say
 from faceshifter.errors import DataError
 
 
@@ -45,7 +46,7 @@ def masks(
     if json is not None:
         write_atomically(json, dumps(masks_as_json(pairs)).encode())
     for k, means in enumerate(zip(*(pair.means for pair in pairs), strict=True), 1):
-        print(f"M^{k} mean {sum(float(M.mean()) for M in means) / len(pairs):.3f}")
+        say(f"M^{k} mean {sum(float(M.mean()) for M in means) / len(pairs):.3f}")
 
 
 def query(
@@ -107,8 +108,8 @@ def query(
     if json is not None:
         write_json(json, about | {"queries": queries})
     kind = "exact" if about["exact"] else "approximate"
-    print(
+    say(
         f"{about['faces']} faces ({about['without_face']} files without one), {kind}, "
         f"{about['dimensions']} dimensions with {about['explained_variance']:.1%} of the variance"
     )
-    print("\n".join(lines))
+    say(*lines)

@@ -4,6 +4,7 @@ import os
 import re
 import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import tyro
@@ -13,10 +14,12 @@ from faceshifter.cli.analysing import masks, query
 from faceshifter.cli.checking import doctor, models, verify
 from faceshifter.cli.measuring import baseline, check_identity, compare, evaluate, flicker
 from faceshifter.cli.options import with_model_files
+from faceshifter.cli.say import accept_every_character, say
 from faceshifter.cli.serving import serve, study, ui
 from faceshifter.cli.swapping import demo, identity, swap
 from faceshifter.cli.training import ablate, bench, prepare, rank_errors, train
 from faceshifter.errors import FaceShifterError
+from faceshifter.media import PHOTO_SUFFIXES, VIDEO_CONTAINERS
 
 GROUPS: dict[str, tuple[Callable[..., Any], ...]] = {
     "use": (swap, identity, demo, ui, verify, doctor, models),
@@ -29,6 +32,8 @@ COMMANDS = {
     for group in GROUPS.values()
     for command in group
 }
+SUFFIXES = (*PHOTO_SUFFIXES, *VIDEO_CONTAINERS, ".csv", ".safetensors")
+"""Suffixes of files; no option ends in one."""
 CONTINUED = re.compile(r"\n {12}(?=\S)")
 """Where the description of an argument goes on in the next line of a docstring."""
 
@@ -38,15 +43,17 @@ def main() -> None:
     # Threads that wait for each other by spinning cost many times the work on a busy machine.
     # OpenMP reads it as PyTorch is imported, which no command has done yet.
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+    accept_every_character()
+    sys.argv[1:] = map(as_name, sys.argv[1:])
     match sys.argv[1:]:
         case ["--version"]:
-            print(f"faceshifter {__version__}")
+            say(f"faceshifter {__version__}")
             return
         case ["--help" | "-h"]:
-            print("\n".join(overview()))
+            say(*overview())
             return
         case []:
-            print("\n".join(overview()), file=sys.stderr)
+            say(*overview(), error=True)
             sys.exit(2)
     for command in COMMANDS.values():
         # tyro would keep each line break of these descriptions, but wraps what is one line.
@@ -62,11 +69,22 @@ def main() -> None:
             ),
         )
     except FaceShifterError as error:
-        print(f"faceshifter: {error}", file=sys.stderr)
+        say(f"faceshifter: {error}", error=True)
+        sys.exit(2)
+    except OSError as error:
+        if error.filename is None:
+            raise  # no name that a user gave
+        say(f"faceshifter: {error.filename} cannot be used ({error.strerror})", error=True)
         sys.exit(2)
     except KeyboardInterrupt:
-        print("faceshifter: stopped", file=sys.stderr)
+        say("faceshifter: stopped", error=True)
         sys.exit(130)  # as shells do
+
+
+def as_name(word: str) -> str:
+    """Return a word of the command line so that a file named like an option is a file."""
+    is_file = word.startswith("-") and "=" not in word and Path(word).suffix.lower() in SUFFIXES
+    return f"./{word}" if is_file else word
 
 
 def overview() -> list[str]:

@@ -7,6 +7,7 @@ from typing import Annotated
 from tyro.conf import OmitArgPrefixes, Positional, UseAppendAction
 
 from faceshifter.cli import options
+from faceshifter.cli.say import say
 from faceshifter.cli.swapping import print_report
 from faceshifter.config import Strength
 from faceshifter.downloads import model_path
@@ -88,7 +89,7 @@ def evaluate(
         strengths=strengths,
     )
     report = write_reports(out, left_out, labels)
-    print("\n".join(markdown(report)))
+    say(*"\n".join(markdown(report)).splitlines())
     if strict and report["notes"]:
         sys.exit(2)
 
@@ -104,7 +105,7 @@ def compare(reports: Positional[tuple[Path, ...]], /, *, out: Path) -> None:
         raise DataError("give compare one folder of a report or more")
     from faceshifter.evaluate.compare import compare_reports
 
-    print(compare_reports(reports, out))
+    say(*compare_reports(reports, out).splitlines())
 
 
 def flicker(
@@ -143,11 +144,11 @@ def flicker(
         rows.append([result.name, found.frames, *cells])
         paths = {"video": str(target), "swap": str(result)}
         lines.append(paths | asdict(found) | {"ratio": found.ratio})
-    print(markdown_table(["swap", "frames", "levels", "of the video", "ratio"], rows))
+    say(*markdown_table(["swap", "frames", "levels", "of the video", "ratio"], rows).splitlines())
     if json is not None:
         write_json(json, {"swaps": lines, "failed": failed})
     if failed:
-        print("\n".join(f"faceshifter: {text}" for text in failed), file=sys.stderr)
+        say(*(f"faceshifter: {text}" for text in failed), error=True)
         sys.exit(1)
 
 
@@ -175,9 +176,9 @@ def check_identity(
     geometry, detector = CropGeometry(), load_detector(yunet)
     embedder = Embedder.load(encoder, geometry, device)
     result = verify_encoder(embedder, labelled_crops(faces, detector, geometry))
-    print(f"{result.num_faces} faces of {result.num_people} people")
-    print(f"{result.num_same} same and {result.num_different} different pairs")
-    print(f"AUC {result.auc:.5f}, true accepts at 0.1 % false accepts {result.tar_at_far:.4f}")
+    say(f"{result.num_faces} faces of {result.num_people} people")
+    say(f"{result.num_same} same and {result.num_different} different pairs")
+    say(f"AUC {result.auc:.5f}, true accepts at 0.1 % false accepts {result.tar_at_far:.4f}")
 
 
 def baseline(
@@ -231,7 +232,7 @@ def baseline(
 
     if pairs is None:
         save_photo(out, swap(*photos), origin)
-        print(f"swapped classically: {out}")
+        say(f"swapped classically: {out}")
         return
     make_folder(out)
     settings = {"method": METHOD, "detector": "yunet" if yunet else "dlib"}

@@ -10,6 +10,7 @@ from tyro.conf import OmitArgPrefixes, Positional, UseAppendAction
 
 from faceshifter.batch.targets import SwapTask, are_many, check_tasks, find_tasks, read_tasks
 from faceshifter.cli import options
+from faceshifter.cli.say import say
 from faceshifter.config import Strength
 from faceshifter.errors import DataError, OutputError
 from faceshifter.files import make_folder
@@ -118,7 +119,7 @@ def swap(
     )
     if pairs is None:
         for line in sources.skipped(tasks[0].source):
-            print(f"not used: {line}", file=sys.stderr)
+            say(f"not used: {line}", error=True)
     encoding = VideoOptions(codec=video.codec, quality=video.quality, watermark=outputs.watermark)
     if manifest is not None:
         from faceshifter.batch.manifest import RunManifest
@@ -208,7 +209,8 @@ def _swap_photo(
         watermark=outputs.watermark,
     )
     count = len(swapped.faces)
-    print(f"swapped {count} {'face' if count == 1 else 'faces'}: {task.out}")
+    say(f"swapped {count} {'face' if count == 1 else 'faces'}: {task.out}")
+    say(*(f"note on {task.target}: {note}" for note in swapped.notes), error=True)
 
 
 def _swap_clip(
@@ -237,28 +239,28 @@ def _swap_clip(
             report=report,
             progress=progress,
         )
-    print(f"swapped {summary.swapped} of {summary.frames} frames: {task.out}")
+    say(f"swapped {summary.swapped} of {summary.frames} frames: {task.out}")
     if summary.faceless:
-        print(f"no face in {summary.faceless} frames, which are unchanged")
+        say(f"no face in {summary.faceless} frames, which are unchanged")
     if summary.lost:
-        print(f"{summary.lost} frames are damaged or missing in {task.target}")
+        say(f"{summary.lost} frames are damaged or missing in {task.target}")
     if summary.missing:
-        print(f"the last {summary.missing:.1f} s are missing in {task.target}, which is cut off")
+        say(f"the last {summary.missing:.1f} s are missing in {task.target}, which is cut off")
     for stream in summary.dropped:
-        print(f"not copied, as {task.out.suffix} cannot hold it: {stream}; try --out with .mkv")
+        say(f"not copied, as {task.out.suffix} cannot hold it: {stream}; try --out with .mkv")
 
 
 def print_report(report: "Report", count: int, path: Path) -> None:
     """Print what became of many targets; exit with 1 if any failed."""
     for line in report.failures:
-        print(f"not swapped: {line}", file=sys.stderr)
-    print(f"swapped {len(report.results)} of {count}: {path}")
+        say(f"not swapped: {line}", error=True)
+    say(f"swapped {len(report.results)} of {count}: {path}")
     if report.num_unmatched:
-        print(f"no match found in {report.num_unmatched}")
+        say(f"no match found in {report.num_unmatched}")
     if report.num_kept:
-        print(f"{report.num_kept} already up to date")
+        say(f"{report.num_kept} already up to date")
     if report.failures:
-        print(f"faceshifter: {len(report.failures)} of {count} failed", file=sys.stderr)
+        say(f"faceshifter: {len(report.failures)} of {count} failed", error=True)
         sys.exit(1)
 
 
@@ -292,8 +294,8 @@ def identity(
     person = average_photos(swapper, files, source_face)
     save_identity(out, person.identity, swapper.networks)
     for line in person.skipped:
-        print(f"not used: {line}", file=sys.stderr)
-    print(f"identity of {len(person.files)} of {len(files)} photos: {out}")
+        say(f"not used: {line}", error=True)
+    say(f"identity of {len(person.files)} of {len(files)} photos: {out}")
 
 
 def demo(*, out: Path = Path("demo.png"), device: options.Device = "auto") -> None:
@@ -307,4 +309,4 @@ def demo(*, out: Path = Path("demo.png"), device: options.Device = "auto") -> No
     from faceshifter.swap.demo import write_demo
 
     write_demo(out, device)
-    print(f"source, target, both stages and masks: {out}")
+    say(f"source, target, both stages and masks: {out}")

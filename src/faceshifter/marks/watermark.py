@@ -15,6 +15,8 @@ import cv2
 import numpy as np
 from jaxtyping import Bool, Float32, UInt8
 
+from faceshifter.formats.stored import strips
+
 TAG = b"faceshifter watermark 1"
 """Seed of the pattern; a change makes older marks undetectable."""
 GRIDS = {512: 640, 384: 480, 256: 320, 192: 240, 128: 0}
@@ -79,7 +81,10 @@ def embed_watermark(pixels: UInt8[np.ndarray, "h w 3"]) -> UInt8[np.ndarray, "h 
             else:
                 strength = middle
     added = cv2.resize(strength * pattern, (width, height), interpolation=cv2.INTER_CUBIC)
-    return cv2.add(pixels, cv2.merge([added, added, added]), dtype=cv2.CV_8U)
+    marked = np.empty_like(pixels)
+    for rows in strips(height, width):
+        marked[rows] = cv2.add(pixels[rows], cv2.merge([added[rows]] * 3), dtype=cv2.CV_8U)
+    return marked
 
 
 def watermark_score(frames: Sequence[UInt8[np.ndarray, "h w 3"]]) -> float:

@@ -53,10 +53,10 @@ def swap_file(
         _, png = cv2.imencode(".png", np.where(changed, np.uint8(255), np.uint8(0)))
         write_atomically(mask, png.tobytes())
     origin = replace(SWAPPED, watermark=watermark)
-    save_photo(out, replace(photo, pixels=swapped.pixels), origin)
+    notes = save_photo(out, replace(photo, pixels=swapped.pixels), origin)
     if steps is not None:
-        save_steps(steps, photo, swapped.faces)
-    return swapped
+        save_steps(steps, swapped.faces)
+    return replace(swapped, notes=notes)
 
 
 def mask_path(out: Path) -> Path:

@@ -1,7 +1,7 @@
 """FaceSwapper: find, align, swap and paste faces."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
 
@@ -54,6 +54,8 @@ class Swapped:
 
     pixels: Pixels
     faces: list[SwappedFace]
+    notes: tuple[str, ...] = ()
+    """What of the photo's file its written result lacks, and why."""
 
 
 class FaceSwapper:
@@ -244,11 +246,11 @@ def paste_faces(pixels: Pixels, faces: Sequence[SwappedFace]) -> Pixels:
     return result
 
 
-def save_steps(folder: Path, photo: Photo, faces: Sequence[SwappedFace]) -> None:
+def save_steps(folder: Path, faces: Sequence[SwappedFace]) -> None:
     """Write every intermediate picture of every face: FACE-X_t.png, FACE-Y_hat_st.png and so on."""
     for idx, face in enumerate(faces):
         pictures = {"X_t": face.target.crop, **vars(face.steps)}
         del pictures["strength"]
         for name, pixels in pictures.items():
-            step = replace(photo, pixels=pixels, alpha=None, exif=None)
-            save_photo(folder / f"{idx}-{'result' if name == 'Y_st' else name}.png", step, WORKING)
+            file = folder / f"{idx}-{'result' if name == 'Y_st' else name}.png"
+            save_photo(file, Photo(pixels), WORKING)
