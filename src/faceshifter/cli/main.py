@@ -1,8 +1,10 @@
 """All commands by name, in groups; a user's error is one sentence and exit code 2."""
 
+import io
 import re
 import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import tyro
@@ -14,6 +16,7 @@ from faceshifter.cli.serving import serve, study, ui
 from faceshifter.cli.swapping import demo, identity, swap
 from faceshifter.cli.training import ablate, bench, prepare, rank_errors, train
 from faceshifter.errors import FaceShifterError
+from faceshifter.files import exists
 
 GROUPS: dict[str, tuple[Callable[..., Any], ...]] = {
     "use": (swap, identity, demo, ui, verify, doctor, models),
@@ -30,6 +33,9 @@ CONTINUED = re.compile(r"\n {12}(?=\S)")
 
 def main() -> None:
     """Run the command that the command line names; the entry point of ``faceshifter``."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # names of files that are not UTF-8
     match sys.argv[1:]:
         case ["--version"]:
             print(f"faceshifter {__version__}")
@@ -47,6 +53,7 @@ def main() -> None:
         tyro.extras.subcommand_cli_from_dict(
             COMMANDS,
             prog="faceshifter",
+            args=[_as_name(word) for word in sys.argv[1:]],
             config=(
                 tyro.conf.OmitSubcommandPrefixes,
                 tyro.conf.DisallowNone,
@@ -59,6 +66,12 @@ def main() -> None:
     except KeyboardInterrupt:
         print("faceshifter: stopped", file=sys.stderr)
         sys.exit(130)  # as shells do
+
+
+def _as_name(word: str) -> str:
+    """Return a word that looks like an option, but is the name of a file, as such a name."""
+    is_name = word.startswith("-") and (word[:2] != "--" or Path(word).suffix)
+    return f"./{word}" if is_name and exists(Path(word)) else word
 
 
 def overview() -> list[str]:

@@ -9,6 +9,7 @@ from tyro.conf import arg
 
 from faceshifter.downloads import model_path
 from faceshifter.errors import ImageError, OutputError
+from faceshifter.files import exists
 from faceshifter.media import PHOTO_FORMATS
 
 if TYPE_CHECKING:
@@ -60,7 +61,7 @@ NETWORKS = Networks()
 def check_exists(*paths: Path | None) -> None:
     """Refuse a path that does not exist, before the networks are loaded."""
     for path in paths:
-        if path is not None and not path.exists():
+        if path is not None and not exists(path):
             raise ImageError(f"{path} does not exist; check the path")
 
 
@@ -76,7 +77,7 @@ def check_folder(out: Path | None, option: str) -> None:
     """Refuse a file whose folder is missing or cannot be written, before the work."""
     if out is None:
         return
-    if not out.parent.is_dir():
+    if not (exists(out.parent) and out.parent.is_dir()):
         raise OutputError(f"the folder {out.parent} of {option} does not exist; create it first")
     if not os.access(out.parent, os.W_OK):
         raise OutputError(f"the folder {out.parent} of {option} cannot be written; choose another")

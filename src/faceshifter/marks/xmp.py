@@ -25,6 +25,10 @@ IPTC_EXT = "http://iptc.org/std/Iptc4xmpExt/2008-02-29/"
 XMP = "http://ns.adobe.com/xap/1.0/"
 DC = "http://purl.org/dc/elements/1.1/"
 
+GIF_XMP = b"\x21\xff\x0bXMP DataXMP"
+"""Begin of the block that holds XMP in a GIF."""
+GIF_XMP_END = bytes([1, *range(255, -1, -1), 0])
+"""Its end: a reader that takes the packet for sub-blocks comes out of them here."""
 XMP_BOX = bytes.fromhex("be7acfcb97a942e89c71999491e3afac")
 """Type of the box that holds XMP in an MP4 or QuickTime file (XMP specification, part 3)."""
 
@@ -99,8 +103,21 @@ def append_xmp_box(path: Path, origin: Origin = SWAPPED) -> None:
         raise OutputError(f"{path} {not_written(error)}") from None
 
 
+def insert_gif_xmp(content: bytes, packet: bytes) -> bytes:
+    """Return a GIF with the packet behind its global colours (XMP specification, part 3)."""
+    flags = content[10]
+    start = 13 + (3 * 2 ** ((flags & 7) + 1) if flags & 128 else 0)
+    return content[:start] + GIF_XMP + packet + GIF_XMP_END + content[start:]
+
+
+def _read_gif_xmp(content: bytes) -> bytes | None:
+    """Return the first packet of a GIF."""
+    _, found, rest = content.partition(GIF_XMP)
+    return rest.partition(GIF_XMP_END)[0] if found else None
+
+
 def read_mark(path: Path) -> Mark | None:
-    """Return the mark of a JPEG, PNG, WebP, TIFF, MP4 or QuickTime file; None if it has none.
+    """Return the mark of a JPEG, PNG, WebP, TIFF, GIF, MP4 or QuickTime file; None if it has none.
 
     Raises:
         ImageError: The file is missing, damaged or of another format.
@@ -110,7 +127,11 @@ def read_mark(path: Path) -> Mark | None:
             if sniff(file.read(HEAD_BYTES)) in ("video/mp4", "video/quicktime"):
                 xmp = _read_xmp_box(file)
             else:
-                xmp = Image.open(file).info.get("xmp")
+                with Image.open(file) as image:
+                    xmp = image.info.get("xmp")
+                    if image.format == "GIF":
+                        file.seek(0)
+                        xmp = _read_gif_xmp(file.read())
     except (OSError, SyntaxError, ValueError) as error:
         raise ImageError(f"{path} cannot be read as an image; check the file") from error
     return parse_mark(xmp) if xmp else None

@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import Callable
 from contextlib import closing, suppress
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import av
@@ -27,7 +28,7 @@ from faceshifter.video.colour import Converter
 from faceshifter.video.encoders import CodecName, Encoder, choose_encoder
 from faceshifter.video.plan import NO_FACE, SwapPlan, record
 from faceshifter.video.render import SEGMENT, render
-from faceshifter.video.scan import scan
+from faceshifter.video.scan import read_scan, scan
 from faceshifter.video.source import Clip, open_clip
 
 WORK_FILES = ("faces.jsonl", "report.jsonl", "lock", "result.*", "segment-*", ".faceshifter-*.tmp")
@@ -174,7 +175,7 @@ class _Work:
             identify=bool(self.selection.matches),
             tick=lambda done: tick(done, 2 * max(clip.count, done)),
         )
-        plan = SwapPlan(faces, clip, self.selection, self.swapper)
+        plan = SwapPlan(partial(read_scan, faces), clip, self.selection, self.swapper)
         count = len(plan.times)
         with closing(record(plan, lines)) as frames:
             segments = render(

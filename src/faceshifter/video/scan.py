@@ -2,7 +2,7 @@
 
 import json
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any
@@ -54,21 +54,38 @@ def scan(
     done, num_faces = (0, -1) if last is None else (last["number"] + 1, len(last["faces"]))
     damaged: list[str] = []
     pictures = prefetch(_pictures(clip, converter, done, damaged), clip.frames_ahead)
+    frames = find_faces(swapper, pictures, done, num_faces, identify=identify)
     with path.open("a", encoding="utf-8") as file, closing(pictures):
-        for time, duration, pixels, change in pictures:
-            found = swapper.detector.detect(pixels, thorough=False)
-            due = identify and (done % IDENTIFY_EVERY == 0 or len(found) != num_faces)
-            num_faces = len(found)
-            faces = [
-                TrackedFace(f.box, f.landmarks, _identity(swapper, pixels, f) if due else None)
-                for f in found
-            ]
-            file.write(_line(TrackedFrame(done, time, duration, change, faces)))
+        for frame in frames:
+            file.write(_line(frame))
             file.flush()
             done += 1
             tick(done)
         file.write(json.dumps({"frames": done, "damaged": len(damaged)}) + "\n")
     return len(damaged)
+
+
+def find_faces(
+    swapper: FaceSwapper,
+    pictures: Iterable[tuple[int, int, Pixels, float]],
+    first: int = 0,
+    num_faces: int = -1,
+    *,
+    identify: bool,
+) -> Iterator[TrackedFrame]:
+    """Detect the faces of frames, from number ``first`` on; the frame before has ``num_faces``.
+
+    The pictures are given with each frame's time, duration, and change from the frame before.
+    """
+    for number, (time, duration, pixels, change) in enumerate(pictures, first):
+        found = swapper.detector.detect(pixels, thorough=False)
+        due = identify and (number % IDENTIFY_EVERY == 0 or len(found) != num_faces)
+        num_faces = len(found)
+        faces = [
+            TrackedFace(f.box, f.landmarks, _identity(swapper, pixels, f) if due else None)
+            for f in found
+        ]
+        yield TrackedFrame(number, time, duration, change, faces)
 
 
 def read_scan(path: Path) -> Iterator[TrackedFrame]:
@@ -92,13 +109,12 @@ def _pictures(
     clip: Clip, converter: Converter, start: int, damaged: list[str]
 ) -> Iterator[tuple[int, int, Pixels, float]]:
     """Give each frame's time, duration, upright picture, and change from the frame before."""
-    before = None
+    before: Pixels | None = None
     begin = max(start - 1, 0)  # one frame more, which the first new frame is compared with
     for number, frame in enumerate(read_frames(clip, begin, damaged), begin):
         pixels = upright_rgb(frame, clip, converter)
-        small = cv2.resize(pixels, (THUMBNAIL, THUMBNAIL), interpolation=cv2.INTER_AREA)
-        change = 0.0 if before is None else _change(before, small)
-        before = small
+        change = 0.0 if before is None else measure_change(before, pixels)
+        before = pixels
         if number >= start:
             assert frame.pts is not None
             yield frame.pts, frame.duration or 0, pixels, change
@@ -110,8 +126,12 @@ def _identity(swapper: FaceSwapper, pixels: Pixels, face: Face) -> Identity | No
     return None
 
 
-def _change(before: Pixels, after: Pixels) -> float:
+def measure_change(before: Pixels, after: Pixels) -> float:
     """Return how much of the picture is new: both its colours and their places have to change."""
+    before, after = (
+        cv2.resize(picture, (THUMBNAIL, THUMBNAIL), interpolation=cv2.INTER_AREA)
+        for picture in (before, after)
+    )
     colours = [
         cv2.calcHist([picture], [0, 1, 2], None, [BINS] * 3, [0, 256] * 3) / THUMBNAIL**2
         for picture in (before, after)
