@@ -137,6 +137,41 @@ def test_where_hog_finds_nothing_the_network_does(dlib_detector, grace_hopper, m
     assert crop_distance(face.landmarks * 2 + 0.5, HOPPER) < 0.04
 
 
+def test_what_hog_takes_for_faces_and_the_network_does_not_is_left_out(
+    dlib_detector, astronaut, monkeypatch
+):
+    monkeypatch.setattr(detect, "HOG_SCORE", -0.5)  # patches, buttons and the helmet
+    for thorough in (False, True):
+        (face,) = dlib_detector.detect(astronaut, thorough=thorough)
+        assert face.score > 0.5
+
+
+def test_an_unsure_face_stays_where_the_network_sees_it_too(
+    dlib_detector, grace_hopper, monkeypatch
+):
+    monkeypatch.setattr(detect, "HOG_SURE", 100.0)
+    (face,) = dlib_detector.detect(grace_hopper, thorough=False)
+    assert crop_distance(face.landmarks, HOPPER) < 0.04
+
+
+@pytest.mark.parametrize("turns", [1, 2, 3])
+def test_people_who_lie_beside_upright_ones_are_found(
+    dlib_detector, grace_hopper, astronaut, turns
+):
+    photo = np.zeros((600, 1024, 3), np.uint8)
+    photo[:, :512] = grace_hopper
+    photo[44:556, 512:] = np.rot90(astronaut, turns)
+    first, second = dlib_detector.detect(photo)
+    assert crop_distance(first.landmarks, HOPPER) < 0.04
+    (alone,) = dlib_detector.detect(astronaut)
+    to_astronaut = similarity(1, 90 * turns)
+    centre = [[255.5, 255.5]]
+    to_astronaut[:, 2] += centre[0] - transform_points(to_astronaut, np.array(centre))[0]
+    expected = transform_points(invert_matrix(to_astronaut), alone.landmarks)
+    expected += (512, 44)
+    assert crop_distance(second.landmarks, expected) < 0.03
+
+
 def test_the_largest_face_comes_first(dlib_detector, grace_hopper):
     half = cv2.resize(grace_hopper, None, fx=0.5, fy=0.5, interpolation=cv2.INTER_AREA)
     photo = np.zeros((grace_hopper.shape[0], 800, 3), np.uint8)

@@ -14,6 +14,7 @@ from faceshifter.checks import doctor
 from faceshifter.checks.verify import inspect, sample_frames
 from faceshifter.cli import main as cli
 from faceshifter.downloads import MODEL_FILES
+from faceshifter.files import markdown_table, printable
 from faceshifter.images import Photo, save_photo
 from faceshifter.marks import signer
 from faceshifter.marks.c2pa import mark_video
@@ -38,6 +39,14 @@ def run(monkeypatch, capsys):
         return code, *capsys.readouterr()
 
     return run_command
+
+
+@pytest.fixture
+def picture():
+    """A small PNG file."""
+    file = io.BytesIO()
+    Image.new("RGB", (8, 8)).save(file, "PNG")
+    return file.getvalue()
 
 
 def write_video(path, frames, codec="libx264", **options):
@@ -114,7 +123,7 @@ def test_marks_of_other_tools_are_told(run, tmp_path, grace_hopper, config):
     code, out, _ = run("verify", tmp_path / "a.jpg")
     assert code == 0
     assert "  XMP: digitalCapture, by Camera" in out
-    assert "  C2PA: digitalCapture, by Camera ?[31m\n" in out
+    assert r"  C2PA: digitalCapture, by Camera \x1b[31m" in out
     assert "\x1b" not in out
     assert "watermark: none of ours" in out
     assert "says that the picture itself" not in out
@@ -263,3 +272,20 @@ def test_only_as_many_frames_are_decoded_as_are_looked_at(tmp_path, astronaut):
     write_video(tmp_path / "a.mp4", frames, g="5")
     levels = [frame.mean() for frame in sample_frames(tmp_path / "a.mp4", 4)]
     np.testing.assert_allclose(levels, [30, 80, 130, 180], atol=12)
+
+
+@pytest.mark.parametrize("sound", [True, False])
+def test_a_name_can_neither_forge_a_line_nor_control_the_terminal(run, tmp_path, picture, sound):
+    path = tmp_path / "a\n  C2PA: valid, unchanged\x1b[2J\x9b\u202e\udce9.png"
+    path.write_bytes(picture if sound else b"hello")
+    code, out, err = run("verify", path)
+    assert code == (0 if sound else 2)
+    assert (out + err).isascii()
+    assert "\x1b" not in out + err
+    assert (out + err).count("\n") == (4 if sound else 1)
+    assert r"a\n  C2PA: valid, unchanged\x1b[2J\x9b\u202e\xe9.png" in out + err
+
+
+def test_printable_keeps_the_letters_and_spaces_of_every_script():
+    assert printable("Søn, 東京\u3000の写真.jpg") == "Søn, 東京\u3000の写真.jpg"
+    assert markdown_table(["a"], [["x\n| y"]]).count("\n") == 2

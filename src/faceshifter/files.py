@@ -9,6 +9,7 @@ import mmap
 import os
 import secrets
 import socket
+import unicodedata
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -285,10 +286,23 @@ def check_claim(
     return True
 
 
+def printable(text: object) -> str:
+    """Return a text, such as a path, on one line and without characters that control a terminal.
+
+    Those are written as escapes, as are bytes of a name that are not UTF-8.
+    """
+    return "".join(
+        char
+        if char.isprintable() or unicodedata.category(char) == "Zs"
+        else char.encode("unicode_escape", "surrogatepass").decode().replace(r"\udc", r"\x")
+        for char in str(text)
+    )
+
+
 def markdown_table(header: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
     """Return a Markdown table, without a line break at its end."""
     lines = [header, ["---"] * len(header), *rows]
-    return "\n".join(f"| {' | '.join(map(str, line))} |" for line in lines)
+    return "\n".join(f"| {' | '.join(map(printable, line))} |" for line in lines)
 
 
 def user_folder(kind: Literal["config", "cache", "state"]) -> Path:

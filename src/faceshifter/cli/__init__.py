@@ -2,6 +2,7 @@
 
 main.py       every command in its group, the overview, errors and exit codes
 options.py    options that several commands share, checks of paths
+say.py        lines for the terminal
 swapping.py   swap, identity, demo
 serving.py    serve, study, ui
 training.py   prepare, train, rank-errors, bench, ablate

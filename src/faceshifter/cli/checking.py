@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from tyro.conf import Positional
 
+from faceshifter.cli.say import say
 from faceshifter.errors import DataError, FaceShifterError
 
 if TYPE_CHECKING:
@@ -34,17 +35,17 @@ def verify(files: Positional[tuple[Path, ...]], /, *, json: bool = False) -> Non
         try:
             found = inspect(path)
         except FaceShifterError as error:
-            print(f"faceshifter: {error}", file=sys.stderr)
+            say(f"faceshifter: {error}", error=True)
             rows.append({"file": str(path), "error": str(error)})
             continue
         marked = found.watermark_score >= THRESHOLD
         rows.append({"file": str(path), **asdict(found), "watermark": marked})
         if not json:
-            print(path)
+            say(path)
             for line in _lines(found, marked):
-                print(f"  {_printable(line)}")
+                say(f"  {line}")
     if json:
-        print(codec.dumps(rows, indent=2))
+        say(*codec.dumps(rows, indent=2).splitlines())
     if any("error" in row for row in rows):
         sys.exit(2)
 
@@ -87,11 +88,6 @@ def _term(source_type: str) -> str:
     return source_type.rstrip("/").rsplit("/", 1)[-1]
 
 
-def _printable(text: str) -> str:
-    """Return text of an untrusted file without characters that control the terminal."""
-    return "".join(char if char.isprintable() else "?" for char in text)
-
-
 def doctor() -> None:
     """Check the installation, device, models, codecs and keys; exit with 1 if anything is wrong."""
     from faceshifter.checks.doctor import examine
@@ -99,14 +95,14 @@ def doctor() -> None:
     problems = 0
     for check in examine():
         if check.remedy is None:
-            print(f"ok      {check.name}: {check.found}")
+            say(f"ok      {check.name}: {check.found}")
             continue
         problems += 1
-        print(f"PROBLEM {check.name}: {check.found}\n        {check.remedy}")
+        say(f"PROBLEM {check.name}: {check.found}", f"        {check.remedy}")
     if problems:
-        print(f"{problems} {'problem' if problems == 1 else 'problems'}")
+        say(f"{problems} {'problem' if problems == 1 else 'problems'}")
         sys.exit(1)
-    print("all checks passed")
+    say("all checks passed")
 
 
 def models() -> None:
@@ -115,5 +111,5 @@ def models() -> None:
 
     for name, model in MODEL_FILES.items():
         path = cached_path(name)
-        print(f"{name}: {model.purpose}; {model.licence}; {model.size / 1e6:.1f} MB")
-        print(f"  {'is in' if path.is_file() else 'not yet in'} {path}\n  from {model.url}")
+        say(f"{name}: {model.purpose}; {model.licence}; {model.size / 1e6:.1f} MB")
+        say(f"  {'is in' if path.is_file() else 'not yet in'} {path}", f"  from {model.url}")

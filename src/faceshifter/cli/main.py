@@ -12,6 +12,7 @@ import tyro
 from faceshifter import __version__
 from faceshifter.cli.checking import doctor, models, verify
 from faceshifter.cli.measuring import baseline, check_identity, evaluate, masks, query
+from faceshifter.cli.say import accept_every_character, say
 from faceshifter.cli.serving import serve, study, ui
 from faceshifter.cli.swapping import demo, identity, swap
 from faceshifter.cli.training import ablate, bench, prepare, rank_errors, train
@@ -36,15 +37,16 @@ def main() -> None:
     # Threads that wait for each other by spinning cost many times the work on a busy machine.
     # OpenMP reads it as PyTorch is imported, which no command has done yet.
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+    accept_every_character()
     match sys.argv[1:]:
         case ["--version"]:
-            print(f"faceshifter {__version__}")
+            say(f"faceshifter {__version__}")
             return
         case ["--help" | "-h"]:
-            print("\n".join(overview()))
+            say(*overview())
             return
         case []:
-            print("\n".join(overview()), file=sys.stderr)
+            say(*overview(), error=True)
             sys.exit(2)
     for command in COMMANDS.values():
         # tyro would keep each line break of these descriptions, but wraps what is one line.
@@ -61,10 +63,10 @@ def main() -> None:
             ),
         )
     except FaceShifterError as error:
-        print(f"faceshifter: {error}", file=sys.stderr)
+        say(f"faceshifter: {error}", error=True)
         sys.exit(2)
     except KeyboardInterrupt:
-        print("faceshifter: stopped", file=sys.stderr)
+        say("faceshifter: stopped", error=True)
         sys.exit(130)  # as shells do
 
 

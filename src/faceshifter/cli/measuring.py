@@ -7,6 +7,7 @@ from typing import Annotated
 from tyro.conf import OmitArgPrefixes, Positional
 
 from faceshifter.cli import options
+from faceshifter.cli.say import say
 from faceshifter.cli.swapping import print_report
 from faceshifter.downloads import model_path
 from faceshifter.errors import DataError, OutputError
@@ -69,7 +70,7 @@ def evaluate(
         num_pairs=pairs,
     )
     report = write_reports(out, left_out)
-    print("\n".join(markdown(report)))
+    say(*"\n".join(markdown(report)).splitlines())
     if strict and report["notes"]:
         sys.exit(2)
 
@@ -98,9 +99,9 @@ def check_identity(
     geometry, detector = CropGeometry(), load_detector(yunet and model_path(yunet))
     embedder = Embedder.load(encoder, geometry, device)
     result = verify_encoder(embedder, labelled_crops(faces, detector, geometry))
-    print(f"{result.num_faces} faces of {result.num_people} people")
-    print(f"{result.num_same} same and {result.num_different} different pairs")
-    print(f"AUC {result.auc:.5f}, true accepts at 0.1 % false accepts {result.tar_at_far:.4f}")
+    say(f"{result.num_faces} faces of {result.num_people} people")
+    say(f"{result.num_same} same and {result.num_different} different pairs")
+    say(f"AUC {result.auc:.5f}, true accepts at 0.1 % false accepts {result.tar_at_far:.4f}")
 
 
 def baseline(
@@ -155,7 +156,7 @@ def baseline(
 
     if pairs is None:
         save_photo(out, swap(*photos), origin)
-        print(f"swapped classically: {out}")
+        say(f"swapped classically: {out}")
         return
     make_folder(out)
     settings = {"method": METHOD, "detector": "yunet" if yunet else "dlib"}
@@ -203,7 +204,7 @@ def masks(
     if json is not None:
         write_atomically(json, dumps(masks_as_json(pairs)).encode())
     for k, means in enumerate(zip(*(pair.means for pair in pairs), strict=True), 1):
-        print(f"M^{k} mean {sum(float(M.mean()) for M in means) / len(pairs):.3f}")
+        say(f"M^{k} mean {sum(float(M.mean()) for M in means) / len(pairs):.3f}")
 
 
 def query(
@@ -265,8 +266,8 @@ def query(
     if json is not None:
         write_json(json, about | {"queries": queries})
     kind = "exact" if about["exact"] else "approximate"
-    print(
+    say(
         f"{about['faces']} faces ({about['without_face']} files without one), {kind}, "
         f"{about['dimensions']} dimensions with {about['explained_variance']:.1%} of the variance"
     )
-    print("\n".join(lines))
+    say(*lines)

@@ -9,6 +9,7 @@ from typing import Annotated
 from tyro.conf import OmitArgPrefixes, Positional
 
 from faceshifter.cli.options import NETWORKS, Networks, Optional, check_folder, default
+from faceshifter.cli.say import say
 from faceshifter.errors import DataError, OutputError
 
 
@@ -57,7 +58,7 @@ def serve(
         swapper = networks.load()
         limits = Limits(max_mb, max_video_mb, max_megapixels, queue, jobs, keep_hours)
         app = create_app(swapper, folder, limits, token)
-        print(f"serving at {http.address(listening)}; stop with Ctrl+C", flush=True)
+        say(f"serving at {http.address(listening)}; stop with Ctrl+C")
         http.serve(app, listening)
 
 
@@ -107,16 +108,16 @@ def study(
             for method, by_question in result.items()
         }
         write_json(table, {"raters": raters, "finished": finished, "methods": methods})
-        print(f"{raters} raters, {finished} of them with all questions answered; percent of votes")
-        print(f"\n{share_table(result)}")
+        say(f"{raters} raters, {finished} of them with all questions answered; percent of votes")
+        say("", *share_table(result).splitlines())
         return
     from faceshifter.apps.http import listen, serve
     from faceshifter.apps.study.server import create_app
 
     with listen(host, port) as where:
         app = create_app(Votes(votes, read), pairs)
-        print(f"{len(read.units)} pairs, methods {', '.join(read.methods)}")
-        print(f"http://{host}:{where.getsockname()[1]}, until Ctrl-C", flush=True)
+        say(f"{len(read.units)} pairs, methods {', '.join(read.methods)}")
+        say(f"http://{host}:{where.getsockname()[1]}, until Ctrl-C")
         serve(app, where)
 
 
@@ -143,5 +144,5 @@ def ui(
     with private_folder() as folder, listen(host, port) as where:
         swapper = networks.load()
         app = create_app(swapper, folder)
-        print(f"http://{host}:{where.getsockname()[1]}, until Ctrl-C", flush=True)
+        say(f"http://{host}:{where.getsockname()[1]}, until Ctrl-C")
         serve(app, where)

@@ -17,6 +17,7 @@ from faceshifter.batch.targets import (
     read_tasks,
 )
 from faceshifter.cli import options
+from faceshifter.cli.say import say
 from faceshifter.errors import DataError, OutputError
 from faceshifter.files import exists, make_folder
 
@@ -127,7 +128,7 @@ def swap(
     )
     if pairs is None:
         for line in sources.skipped(tasks[0].source):
-            print(f"not used: {line}", file=sys.stderr)
+            say(f"not used: {line}", error=True)
     encoding = VideoOptions(codec=video.codec, quality=video.quality, watermark=outputs.watermark)
     if manifest is not None:
         from faceshifter.batch.manifest import RunManifest
@@ -212,7 +213,7 @@ def _swap_photo(
         watermark=outputs.watermark,
     )
     count = len(swapped.faces)
-    print(f"swapped {count} {'face' if count == 1 else 'faces'}: {task.out}")
+    say(f"swapped {count} {'face' if count == 1 else 'faces'}: {task.out}")
 
 
 def _swap_clip(
@@ -244,30 +245,30 @@ def _swap_clip(
             report=report,
             progress=progress,
         )
-    print(f"swapped {summary.swapped} of {summary.frames} frames: {task.out}")
+    say(f"swapped {summary.swapped} of {summary.frames} frames: {task.out}")
     if summary.faceless:
-        print(f"no face in {summary.faceless} frames, which are unchanged")
+        say(f"no face in {summary.faceless} frames, which are unchanged")
     if summary.lost:
-        print(f"{summary.lost} frames are damaged or missing in {task.target}")
+        say(f"{summary.lost} frames are damaged or missing in {task.target}")
     for stream in summary.dropped:
-        print(f"not copied, as {task.out.suffix} cannot hold it: {stream}; try --out with .mkv")
+        say(f"not copied, as {task.out.suffix} cannot hold it: {stream}; try --out with .mkv")
 
 
 def print_report(report: "Report", count: int, path: Path) -> None:
     """Print what became of many targets; exit with 1 if any failed."""
     for line in report.failures:
-        print(f"not swapped: {line}", file=sys.stderr)
+        say(f"not swapped: {line}", error=True)
     for line in report.passed_over[:NAMED]:
-        print(f"passed over: {line}", file=sys.stderr)
-    print(f"swapped {len(report.results)} of {count}: {path}")
+        say(f"passed over: {line}", error=True)
+    say(f"swapped {len(report.results)} of {count}: {path}")
     if report.num_unmatched:
-        print(f"no match found in {report.num_unmatched}")
+        say(f"no match found in {report.num_unmatched}")
     if passed := len(report.passed_over):
-        print(f"passed over {passed} that {'is' if passed == 1 else 'are'} no photo or video")
+        say(f"passed over {passed} that {'is' if passed == 1 else 'are'} no photo or video")
     if report.num_kept:
-        print(f"{report.num_kept} already up to date")
+        say(f"{report.num_kept} already up to date")
     if report.failures:
-        print(f"faceshifter: {len(report.failures)} of {count} failed", file=sys.stderr)
+        say(f"faceshifter: {len(report.failures)} of {count} failed", error=True)
         sys.exit(1)
 
 
@@ -301,8 +302,8 @@ def identity(
     person = average_photos(swapper, files, source_face)
     save_identity(out, person.identity, swapper.networks)
     for line in person.skipped:
-        print(f"not used: {line}", file=sys.stderr)
-    print(f"identity of {len(person.files)} of {len(files)} photos: {out}")
+        say(f"not used: {line}", error=True)
+    say(f"identity of {len(person.files)} of {len(files)} photos: {out}")
 
 
 def demo(*, out: Path = Path("demo.png"), device: options.Device = "auto") -> None:
@@ -316,4 +317,4 @@ def demo(*, out: Path = Path("demo.png"), device: options.Device = "auto") -> No
     from faceshifter.swap.demo import write_demo
 
     write_demo(out, device)
-    print(f"source, target, both stages and masks: {out}")
+    say(f"source, target, both stages and masks: {out}")

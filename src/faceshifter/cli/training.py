@@ -10,6 +10,7 @@ from tyro.conf import Positional, UseAppendAction, arg, subcommand
 
 from faceshifter import recipes
 from faceshifter.cli.options import Device, Optional, Yunet, default
+from faceshifter.cli.say import say
 from faceshifter.config import AEITrainConfig, Intervals, Runtime
 from faceshifter.downloads import model_path
 from faceshifter.errors import DataError
@@ -42,11 +43,11 @@ def prepare(
     from faceshifter.data.prepare import prepare as run_prepare
 
     report = run_prepare(photos, out, size=size, yunet=yunet and model_path(yunet), workers=workers)
-    print(f"{report.num_crops} faces of {report.num_people} people from {report.num_photos} photos")
+    say(f"{report.num_crops} faces of {report.num_people} people from {report.num_photos} photos")
     for reason, number in report.skipped.items():
-        print(f"skipped {number}: {reason}")
+        say(f"skipped {number}: {reason}")
     if report.skipped:
-        print(f"{out / 'skipped.jsonl'} lists each")
+        say(f"{out / 'skipped.jsonl'} lists each")
 
 
 def choices(table: dict[str, tuple[str, Any]]) -> Any:
@@ -201,8 +202,8 @@ def rank_errors(
     size = network.config.image_size
     hardest = write_selection(data, out, faces, cutouts, share=share, size=size)
     mean = sum(face.error for face in faces) / len(faces)
-    print(f"{len(faces)} faces, mean error {mean:.4f}")
-    print(f"{len(hardest)} hardest, from {hardest[-1].error:.4f} to {hardest[0].error:.4f}: {out}")
+    say(f"{len(faces)} faces, mean error {mean:.4f}")
+    say(f"{len(hardest)} hardest, from {hardest[-1].error:.4f} to {hardest[0].error:.4f}: {out}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -216,7 +217,7 @@ class BenchSwap:
         """Measure and print."""
         from faceshifter.train.bench import swap_table
 
-        print(swap_table(self.device))
+        say(*swap_table(self.device).splitlines())
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -241,8 +242,7 @@ class BenchTrain:
         speeds = [
             bench_training(preset, self.batch, self.steps, self.runtime) for preset in self.presets
         ]
-        print(f"{speeds[0]['device']}\n")
-        print(training_table(speeds))
+        say(speeds[0]["device"], "", *training_table(speeds).splitlines())
         if self.out is not None:
             write_json(self.out, speeds)
 
@@ -270,14 +270,14 @@ def print_plan(plan: "TrainingCost") -> None:
         in_all = sizes | {"in all": sum(sizes.values())}
         _print_section(title, {name: f"{size / 1e6:12,.1f} MB" for name, size in in_all.items()})
     if plan.notes:
-        print("missing", *plan.notes, sep="\n  ")
+        say("missing", *(f"  {note}" for note in plan.notes))
 
 
 def _print_section(title: str, rows: dict[str, Any]) -> None:
-    print(title)
+    say(title)
     for name, value in rows.items():
-        print(f"  {name:44}{value}")
-    print()
+        say(f"  {name:44}{value}")
+    say("")
 
 
 RUNTIME, INTERVALS = Runtime(), Intervals()
@@ -312,10 +312,10 @@ def ablate(
 
     result = run_ablate(recipe, data, out, embed=embed, runtime=runtime, intervals=every)
     if result is None:
-        print(f"stopped; give the same command again to resume in {out}")
+        say(f"stopped; give the same command again to resume in {out}")
         return
-    print(markdown(result))
-    print(f"\n{out / 'ablation.png'} shows the first of these pairs")
+    say(*markdown(result).splitlines(), "")
+    say(f"{out / 'ablation.png'} shows the first of these pairs")
 
 
 def _load(recogniser: Path, recipe: AEITrainConfig) -> "Embed":

@@ -2,7 +2,7 @@
 
 import math
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache, partial
 from pathlib import Path
@@ -23,6 +23,7 @@ from faceshifter.face.align import (
     fit_similarity,
     invert_matrix,
     transform_points,
+    warp,
 )
 from faceshifter.face.landmarks import PATCH_BOX, PATCH_LANDMARKS, refine_landmarks
 from faceshifter.images import Pixels
@@ -38,9 +39,15 @@ HOG_UPSAMPLE_SIDE = 800
 HOG_SCORE = 0.2
 """Least score of a HOG face: few false alarms reach it, and 10 of 675 true faces do not."""
 HOG_SURE = 0.5
-"""Least score of the best HOG face in a turned photo."""
+"""Score from which a HOG face is believed; below it the CNN is asked too, if it is upright."""
 CNN_MIN_SIDE = 20
 """Shorter side in pixels of the smallest photo for the CNN detector."""
+CNN_SURE = 0.5
+"""Least confidence of the CNN in an unsure HOG face: 48 true ones get 0.82 and more."""
+CNN_PATCH = 160
+"""Side in pixels of the patch in which the CNN looks at one face."""
+CNN_BOX = np.array([[30.0, 30.0], [130.0, 30.0], [130.0, 130.0], [30.0, 130.0]])
+"""Corners of the face's box in that patch, clockwise."""
 SLOW_SIDE = 800
 """Longer side to which photos are reduced for turning and for the CNN, which take seconds."""
 YUNET_SIDES = (320, 1280)
@@ -51,6 +58,8 @@ YUNET_SURE = 0.9
 """Confidence that only upright faces reach: on its side, one gets up to 0.87."""
 TURNS = (45, -45, 90, -90, 135, -135, 180)
 """Degrees by which a photo without upright faces is turned; HOG tolerates 30 degrees."""
+SIDE_TURNS = (90, -90, 180)
+"""Degrees by which a photo with upright faces is turned, to find people who lie beside them."""
 
 MAX_MOVE = 20.0
 """Greatest mean distance in patch pixels of refined landmarks from YuNet's; above, dlib failed.
@@ -93,7 +102,10 @@ class DlibDetector:
     """dlib's HOG and CNN detectors, whose files come with the installation."""
 
     def detect(self, pixels: Pixels, *, thorough: bool = True) -> list[Face]:
-        """Find faces by HOG; if there are none, in the photo enlarged or turned; then by CNN."""
+        """Find faces by HOG, also lying ones; without any, in the photo turned further, or by CNN.
+
+        What HOG is not sure of is no face unless the CNN sees one there too.
+        """
         faces = []
         for corners, score in _find_boxes(pixels, thorough):
             landmarks = refine_landmarks(pixels, fit_similarity(corners, PATCH_BOX))
@@ -128,7 +140,7 @@ class YuNetDetector:
         """Find faces; use ``LockedDetector`` to call it from several threads."""
         found = self._find(pixels)
         if thorough and _best(found) < YUNET_SURE:
-            turned = partial(_find_turned, self._find, YUNET_SURE)
+            turned = partial(_find_turned, self._find, YUNET_SURE, TURNS)
             found = _find_reduced(turned, pixels, SLOW_SIDE) or found
         faces = []
         for points, score in found:
@@ -148,11 +160,7 @@ class YuNetDetector:
         """Find faces from coarse to fine, without parts of faces that were found before."""
         found: list[Found] = []
         for side in YUNET_SIDES:
-            coarser = [_bounds(points[:4]) for points, _ in found]
-            for points, score in _find_reduced(self._run, pixels, side):
-                x, y = points[:4].mean(axis=0)
-                if not any(x0 <= x <= x1 and y0 <= y <= y1 for x0, y0, x1, y1 in coarser):
-                    found.append((points, score))
+            found = _without_overlaps([*found, *_find_reduced(self._run, pixels, side)])
             if max(pixels.shape) <= side:
                 break
         return found
@@ -204,14 +212,40 @@ def crop_largest(
 
 
 def _find_boxes(pixels: Pixels, thorough: bool) -> list[Found]:
-    """Return the faces of the first of dlib's detectors that finds any."""
+    """Return the faces that dlib's detectors find."""
     found = _find_reduced(_hog, pixels, HOG_SIDE)
     if not found and max(pixels.shape) <= HOG_UPSAMPLE_SIDE:
         found = _hog(pixels, upsample=1)
-    if not found and thorough:
-        turned = partial(_find_turned, _hog, HOG_SURE)
-        found = _find_reduced(turned, pixels, SLOW_SIDE) or _find_reduced(_cnn, pixels, SLOW_SIDE)
-    return found
+    found = [pair for pair in found if pair[1] >= HOG_SURE or _confirmed(pixels, pair[0])]
+    if not thorough:
+        return found
+    turns = SIDE_TURNS if found else TURNS
+    turned = partial(_find_turned, _hog, HOG_SURE, turns)
+    found = _without_overlaps([*found, *_find_reduced(turned, pixels, SLOW_SIDE)])
+    return found or _find_reduced(_cnn, pixels, SLOW_SIDE)
+
+
+def _confirmed(pixels: Pixels, corners: Float[np.ndarray, "4 2"]) -> bool:
+    """Return whether the CNN sees a face where HOG is not sure of one."""
+    matrix = fit_similarity(corners, CNN_BOX)
+    patch = warp(pixels, matrix, width=CNN_PATCH, height=CNN_PATCH)
+    (left, top), (right, bottom) = CNN_BOX[[0, 2]]
+    for box, score in _cnn(patch):
+        x, y = box.mean(axis=0)
+        if left < x < right and top < y < bottom and score >= CNN_SURE:
+            return True
+    return False
+
+
+def _without_overlaps(found: list[Found]) -> list[Found]:
+    """Return the faces whose centre is in the box of no earlier one."""
+    kept: list[Found] = []
+    for points, score in found:
+        x, y = points[:4].mean(axis=0)
+        boxes = (_bounds(points[:4]) for points, _ in kept)
+        if not any(x0 <= x <= x1 and y0 <= y <= y1 for x0, y0, x1, y1 in boxes):
+            kept.append((points, score))
+    return kept
 
 
 def _hog(pixels: Pixels, upsample: int = 0) -> list[Found]:
@@ -226,20 +260,23 @@ def _cnn(pixels: Pixels) -> list[Found]:
     return [(_box_corners(face.rect), face.confidence) for face in _cnn_detector()(pixels)]
 
 
-def _find_turned(find: Callable[[Pixels], list[Found]], sure: float, pixels: Pixels) -> list[Found]:
-    """Find the faces of the best turn, if its score is above ``sure``, in photo coordinates."""
+def _find_turned(
+    find: Callable[[Pixels], list[Found]], sure: float, turns: Sequence[int], pixels: Pixels
+) -> list[Found]:
+    """Find the faces whose score is above ``sure`` in the turned photo, in photo coordinates."""
     height, width = pixels.shape[:2]
-    side = math.ceil(math.hypot(height, width))
-    best: list[Found] = []
-    for turn in TURNS:
+    found: list[Found] = []
+    for turn in turns:
         matrix = cv2.getRotationMatrix2D(((width - 1) / 2, (height - 1) / 2), turn, 1)
-        matrix[:, 2] += (side - width) / 2, (side - height) / 2
+        (cos, sin), _ = abs(matrix[:, :2])
+        w, h = round(width * cos + height * sin), round(width * sin + height * cos)
+        matrix[:, 2] += (w - width) / 2, (h - height) / 2
         back = invert_matrix(matrix)
         # Black around the photo: reflection would show false faces.
-        found = find(cv2.warpAffine(pixels, matrix, (side, side)))
-        if _best(found) > max(_best(best), sure):
-            best = [(transform_points(back, points), score) for points, score in found]
-    return best
+        for points, score in find(cv2.warpAffine(pixels, matrix, (w, h))):
+            if score > sure:
+                found.append((transform_points(back, points), score))
+    return _without_overlaps(sorted(found, key=lambda pair: -pair[1]))
 
 
 def _box_corners(box: Any) -> Float[np.ndarray, "4 2"]:

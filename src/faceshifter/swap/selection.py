@@ -71,7 +71,8 @@ def why_none(
     """Return the error that says why no face was chosen in ``where``, and what helps."""
     count, last = len(faces), len(faces) - 1
     if not faces:
-        why = f"no face was found in {where}; give one with a larger or less turned face"
+        why = f"no face was found in {where}; give one with a larger or less turned face, or try "
+        why += "the other detector (--yunet)"
     elif matches:
         why = f"nobody who is to be replaced was found in {where}; give other photos of the person"
     elif choice == "only":
