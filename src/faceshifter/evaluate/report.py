@@ -57,10 +57,12 @@ def write_reports(out: Path, left_out: list[str]) -> dict[str, Any]:
         "notes": _notes(records),
     }
     write_atomically(out / "report.json", json.dumps(report, indent=1, allow_nan=False).encode())
-    write_atomically(out / "report.md", "\n".join([*markdown(report), ""]).encode())
+    write_atomically(
+        out / "report.md", "\n".join([*markdown(report), ""]).encode("utf-8", "backslashreplace")
+    )
     order = ["source", "target", *columns.methods[1:]]  # as evaluate.scores draws them
     html = page(report, sorted_pictures(out / "pictures"), order)
-    write_atomically(out / "report.html", html.encode())
+    write_atomically(out / "report.html", html.encode("utf-8", "backslashreplace"))
     return report
 
 
