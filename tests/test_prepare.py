@@ -91,7 +91,7 @@ def test_the_report_counts_photos_crops_people_and_reasons(prepared) -> None:
         num_photos=9,
         num_crops=6,
         num_people=4,
-        skipped={"unreadable": 2, "no face found": 1},
+        skipped={"unreadable": 2, "not a photo": 2, "no face found": 1},
     )
 
 
@@ -102,6 +102,8 @@ def test_every_photo_skipped_is_named_with_its_reason(prepared) -> None:
     } == {
         "cut.jpg": "unreadable",
         "note.jpg": "unreadable",
+        "notes.txt": "not a photo",
+        "people.tar/people/notes.txt": "not a photo",
         "wall.png": "no face found",
     }
 

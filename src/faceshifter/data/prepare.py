@@ -8,7 +8,6 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 import cv2
 import numpy as np
@@ -38,6 +37,17 @@ JPEG_PARAMS = (
 MIN_EYE_DISTANCE = 16.0
 """Pixels; a face below this has nothing to teach at 128 pixels and more."""
 SHARPNESS_SIZE = 128
+
+
+@dataclass(frozen=True)
+class Skipped:
+    """One line of skipped.jsonl."""
+
+    photo: str
+    skipped: str
+    """Reason, of a few."""
+    why: str | None = None
+    """A sentence, where there is more to say."""
 
 
 @dataclass(frozen=True)
@@ -97,6 +107,8 @@ def prepare(
     others: dict[str, str] = {}
     files = list(find_photos(photos, others))
     if not files:
+        if unread := [why for why in others.values() if why != NO_PHOTO]:
+            raise DataError(unread[0])
         raise DataError(
             f"{photos} holds no photos; give a folder with "
             f"{', '.join(sorted(PHOTO_SUFFIXES))} or .tar"
@@ -138,24 +150,23 @@ def _prepare_shard(task: ShardTask) -> int:
     lines: list[dict[str, object]] = []
     jpegs = []
     for idx, photo in enumerate(task.photos):
-        skipped: dict[str, str] = {}
+        reason, why = None, None
         try:
             with one_of_many():
                 pixels = photo.pixels()
                 image, matrix = crop_largest(pixels, detector, task.geometry, task.size, photo.name)
-        except ImageError as error:
-            skipped = {"skipped": "unreadable", "why": str(error)}
         except NoFaceError:
-            skipped = {"skipped": "no face found"}
+            reason = "no face found"
         except FaceShifterError as error:
-            skipped = {"skipped": "failed", "why": str(error)}
+            reason = "unreadable" if isinstance(error, ImageError) else "failed"
+            why = str(error)
         else:
             scale = np.hypot(matrix[0, 0], matrix[1, 0])
             eye_distance = float(task.geometry.eye_distance * task.size / scale)
             if eye_distance < MIN_EYE_DISTANCE:
-                skipped = {"skipped": f"eyes less than {MIN_EYE_DISTANCE:.0f} pixels apart"}
-        if skipped:
-            lines.append({"photo": photo.name, **skipped})
+                reason = f"eyes less than {MIN_EYE_DISTANCE:.0f} pixels apart"
+        if reason:
+            lines.append(asdict(Skipped(photo.name, reason, why)))
             continue
         _, encoded = cv2.imencode(".jpg", np.ascontiguousarray(image[:, :, ::-1]), JPEG_PARAMS)
         jpeg = encoded.tobytes()
@@ -185,23 +196,22 @@ def _write_index(
     out: Path, tasks: list[ShardTask], num_photos: int, others: dict[str, str]
 ) -> PrepareReport:
     crops: list[Crop] = []
-    skipped: list[dict[str, Any]] = []
+    skipped: list[Skipped] = []
     for task in tasks:
         for number, line in enumerate(read_lines(task.lines_path, remedy=PREPARE_AGAIN), 1):
             where = f"{task.lines_path}, line {number},"
             if "skipped" in line:
-                skipped.append(as_type(line, dict[str, str], where, PREPARE_AGAIN))
+                skipped.append(as_type(line, Skipped, where, PREPARE_AGAIN))
             else:
                 crops.append(as_type(line, Crop, where, PREPARE_AGAIN))
     skipped += [
-        {"photo": name, "skipped": NO_PHOTO} | ({} if why == NO_PHOTO else {"why": why})
-        for name, why in others.items()
+        Skipped(name, NO_PHOTO, None if why == NO_PHOTO else why) for name, why in others.items()
     ]
-    write_lines(out / "skipped.jsonl", skipped)
+    write_lines(out / "skipped.jsonl", map(asdict, skipped))
     write_lines(out / "index.jsonl", map(asdict, crops))
     return PrepareReport(
         num_photos=num_photos,
         num_crops=len(crops),
         num_people=len({crop.identity for crop in crops}),
-        skipped=dict(Counter(line["skipped"] for line in skipped).most_common()),
+        skipped=dict(Counter(line.skipped for line in skipped).most_common()),
     )
