@@ -29,7 +29,7 @@ from faceshifter.swap.swapper import FaceSwapper
 from faceshifter.video import clip as clips
 from faceshifter.video.clip import VideoOptions, discard_work, swap_video
 from faceshifter.video.encoders import choose_encoder
-from faceshifter.video.source import frames_at, open_clip, read_frames
+from faceshifter.video.source import Losses, frames_at, open_clip, read_frames
 
 SIDE = 176
 FRAMES = 15
@@ -429,9 +429,9 @@ def test_damage_is_counted_or_an_error(talking: Any, tmp_path: Path) -> None:
     content = source.read_bytes()
     packet = packets(source, "video")[FRAMES // 2][1]
     broken.write_bytes(content.replace(packet, b"\xff" * len(packet)))
-    damaged: list[str] = []
-    assert len(list(read_frames(open_clip(broken), damaged=damaged))) == FRAMES - 1
-    assert len(damaged) == 1
+    clip, losses = open_clip(broken), Losses()
+    assert len(list(read_frames(clip, losses=losses))) == FRAMES - 1
+    assert (losses.undecodable, clip.lost(losses)) == (1, 1)
     for read in (read_frames(open_clip(broken)), frames_at(open_clip(broken), [0.5])):
         with pytest.raises(VideoError, match=r"broken\.mp4 is damaged or cut off"):
             list(read)

@@ -250,6 +250,8 @@ def _swap_clip(
         say(f"no face in {summary.faceless} frames, which are unchanged")
     if summary.lost:
         say(f"{summary.lost} frames are damaged or missing in {task.target}")
+    if summary.missing:
+        say(f"the last {summary.missing:.1f} s are missing in {task.target}, which is cut off")
     for stream in summary.dropped:
         say(f"not copied, as {task.out.suffix} cannot hold it: {stream}; try --out with .mkv")
 

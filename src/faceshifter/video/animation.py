@@ -16,15 +16,14 @@ import numpy as np
 from jaxtyping import UInt8
 from PIL import Image, PngImagePlugin
 
-from faceshifter.errors import ImageError, NoFaceError, OutputError
-from faceshifter.face.detect import Face
+from faceshifter.errors import ImageError, OutputError
 from faceshifter.files import replacing, write_atomically
 from faceshifter.images import DECODE_ERRORS, Pixels
 from faceshifter.marks.c2pa import sign
 from faceshifter.marks.watermark import embed_watermark
 from faceshifter.marks.xmp import SWAPPED, Origin, insert_gif_xmp, xmp_packet
 from faceshifter.media import ANIMATION_FORMATS
-from faceshifter.swap.selection import Selection, why_none
+from faceshifter.swap.selection import Selection
 from faceshifter.swap.swapper import FaceSwapper, paste_faces
 from faceshifter.video.clip import VideoOptions, VideoSummary
 from faceshifter.video.colour import FULL, Colour
@@ -32,7 +31,6 @@ from faceshifter.video.plan import SwapPlan, record
 from faceshifter.video.render import Picture, swap_pictures
 from faceshifter.video.scan import find_faces, measure_change
 from faceshifter.video.source import UPRIGHT, Clip
-from faceshifter.video.tracks import TrackedFrame
 
 T = TypeVar("T")
 
@@ -188,7 +186,7 @@ def swap_animation(
     plan = SwapPlan(lambda: scanned, _as_clip(animation), selection, swapper)
     frames = list(plan)
     if not any(frame.swaps for frame in frames):
-        raise _why_none(path, selection, frames)
+        raise plan.why_nobody()
     stored = (
         Picture(frame, picture, picture.pixels if frame.swaps else None)
         for picture, frame in zip(animation.frames(), frames, strict=False)
@@ -209,6 +207,7 @@ def swap_animation(
         swapped=sum(bool(frame.swaps) for frame in frames),
         faceless=sum(not frame.faces for frame in frames),
         lost=animation.promised - len(frames),
+        missing=0.0,
         dropped=(),
         seconds=time.monotonic() - started,
     )
@@ -238,21 +237,12 @@ def _as_clip(animation: Animation) -> Clip:
         rate=Fraction(10),
         seconds=0.0,
         promised=animation.promised,
+        until=0.0,
         aspect=None,
         display_matrix=UPRIGHT,
         pixel_format="rgb24",
         colour=SRGB,
     )
-
-
-def _why_none(path: Path, selection: Selection, frames: Sequence[TrackedFrame]) -> NoFaceError:
-    """Return the error that says why nobody is swapped in any frame."""
-    most = max((frame.faces for frame in frames), key=len)
-    if most and not selection.matches and not isinstance(selection.face, int):
-        why = next(face.why for face in most)
-        return NoFaceError(f"no face of {path} can be swapped ({why}); give one with a clear face")
-    faces = [Face(face.box, face.landmarks, 1.0) for face in most]
-    return why_none(faces, selection.face, f"any frame of {path}", selection.matches)
 
 
 def _image(pixels: Pixels, alpha: UInt8[np.ndarray, "h w"] | None) -> Image.Image:

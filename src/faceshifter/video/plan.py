@@ -12,7 +12,7 @@ from jaxtyping import Float
 from faceshifter.errors import NoFaceError
 from faceshifter.face.detect import Box, Face
 from faceshifter.networks import Identity
-from faceshifter.swap.selection import Selection, match_people, pick_faces
+from faceshifter.swap.selection import Selection, match_people, pick_faces, why_none
 from faceshifter.swap.swapper import FaceSwapper
 from faceshifter.video.source import Clip
 from faceshifter.video.tracks import TrackedFace, TrackedFrame, follow, steady
@@ -71,10 +71,29 @@ class SwapPlan:
                 if face.z_id is not None:
                     track.z_id = face.z_id + (0 if track.z_id is None else track.z_id)
 
+    @property
+    def faces(self) -> list[Face]:
+        """Mean boxes of the people who are seen together at most, without false alarms."""
+        most: list[Face] = []
+        for frame in self._follow():
+            lasting = [f for f in frame.faces if self._lasts(self._tracks[f.track])]
+            if len(lasting) > len(most):
+                most = [Face(self._tracks[f.track].mean_box(), f.landmarks, 1.0) for f in lasting]
+        return most
+
+    def _lasts(self, track: _Track) -> bool:
+        return track.frames >= min(BRIEF, self._scenes[track.scene])
+
     def __iter__(self) -> Iterator[TrackedFrame]:
         for frame in steady(self._follow(), self.clip.time_base):
             chosen = self._choose(frame)
             yield replace(frame, faces=[self._decide(f, *chosen[f.track]) for f in frame.faces])
+
+    def why_nobody(self) -> NoFaceError:
+        """Return the error that says why nobody is swapped."""
+        choice, matches = self.selection.face, self.selection.matches
+        chosen = bool(matches) or choice not in ("largest", "all")
+        return why_none(self.faces if chosen else [], choice, str(self.clip.path), matches)
 
     def _follow(self) -> Iterator[TrackedFrame]:
         return follow(self._scanned(), self.clip.time_base)
@@ -97,7 +116,7 @@ class SwapPlan:
         lasting = {}
         for number in sorted({face.track for face in frame.faces}):
             track = self._tracks[number]
-            if track.frames < min(BRIEF, self._scenes[track.scene]):
+            if not self._lasts(track):
                 chosen[number] = None, "seen too briefly"
             else:
                 chosen[number] = None, "somebody else" if matches else "not chosen"

@@ -4,6 +4,7 @@ import json
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing, suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,11 +19,15 @@ from faceshifter.networks import Identity
 from faceshifter.swap.prefetch import prefetch
 from faceshifter.swap.swapper import FaceSwapper
 from faceshifter.video.colour import Converter
-from faceshifter.video.source import Clip, read_frames, upright_rgb
+from faceshifter.video.source import Clip, Losses, read_frames, upright_rgb
 from faceshifter.video.tracks import TrackedFace, TrackedFrame
 
 IDENTIFY_EVERY = 5
 """Frames after which faces are identified again, where certain people are swapped."""
+TURNS = (1, 3, 2)
+"""Quarter turns of a clip in which nobody is upright."""
+SAMPLES, LEAST_FOUND = 8, 2
+"""Evenly spaced frames that are turned, and in how many a face has to be found."""
 THUMBNAIL = 64
 """Side in pixels of the pictures that are compared to find cuts."""
 BINS = 8
@@ -39,21 +44,21 @@ def scan(
     *,
     identify: bool,
     tick: Callable[[int], None],
-) -> int:
+) -> tuple[int, float]:
     """Find the faces of every frame, resuming after the last whole line of ``path``.
 
     With ``identify`` the identity of each face is computed too, now and then; ``tick`` is called
     with the number of frames done.
 
     Returns:
-        Number of packets that could not be decoded.
+        Number of frames that are lost, and of seconds that are missing at the end.
     """
     last = _last_record(path)
-    if last is not None and "damaged" in last:
-        return last["damaged"]
+    if last is not None and "lost" in last:
+        return last["lost"], last["missing"]
     done, num_faces = (0, -1) if last is None else (last["number"] + 1, len(last["faces"]))
-    damaged: list[str] = []
-    pictures = prefetch(_pictures(clip, converter, done, damaged), clip.frames_ahead)
+    losses = Losses()
+    pictures = prefetch(_pictures(clip, converter, done, losses), clip.frames_ahead)
     frames = find_faces(swapper, pictures, done, num_faces, identify=identify)
     with path.open("a", encoding="utf-8") as file, closing(pictures):
         for frame in frames:
@@ -61,8 +66,25 @@ def scan(
             file.flush()
             done += 1
             tick(done)
-        file.write(json.dumps({"frames": done, "damaged": len(damaged)}) + "\n")
-    return len(damaged)
+        lost, missing = clip.lost(losses), round(clip.missing(losses), 3)
+        file.write(json.dumps({"frames": done, "lost": lost, "missing": missing}) + "\n")
+    return lost, missing
+
+
+def find_turn(swapper: FaceSwapper, clip: Clip, converter: Converter, count: int) -> int:
+    """Return the quarter turns by which people who lie in a clip of ``count`` frames are upright.
+
+    A few frames are searched; it is 0 where none of the three turns shows faces in them.
+    """
+    found = dict.fromkeys(TURNS, 0)
+    sampled = set(np.linspace(0, count - 1, min(SAMPLES, count)).round().astype(int).tolist())
+    for number, frame in enumerate(read_frames(clip, 0, Losses())):
+        if number in sampled:
+            for turn in TURNS:
+                pixels = upright_rgb(frame, replace(clip, turned=turn), converter)
+                found[turn] += bool(swapper.detector.detect(pixels, thorough=False))
+    best = max(TURNS, key=found.__getitem__)
+    return best if found[best] >= min(LEAST_FOUND, len(sampled)) else 0
 
 
 def find_faces(
@@ -106,12 +128,12 @@ def read_scan(path: Path) -> Iterator[TrackedFrame]:
 
 
 def _pictures(
-    clip: Clip, converter: Converter, start: int, damaged: list[str]
+    clip: Clip, converter: Converter, start: int, losses: Losses
 ) -> Iterator[tuple[int, int, Pixels, float]]:
     """Give each frame's time, duration, upright picture, and change from the frame before."""
     before: Pixels | None = None
     begin = max(start - 1, 0)  # one frame more, which the first new frame is compared with
-    for number, frame in enumerate(read_frames(clip, begin, damaged), begin):
+    for number, frame in enumerate(read_frames(clip, begin, losses), begin):
         pixels = upright_rgb(frame, clip, converter)
         change = 0.0 if before is None else measure_change(before, pixels)
         before = pixels
