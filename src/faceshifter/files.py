@@ -53,7 +53,7 @@ def _temporary(process: int | str) -> str:
 
 def delete_orphans(folder: Path) -> None:
     """Delete the temporary files in a folder that processes of this machine left when killed."""
-    for path in folder.glob(f"{_temporary('*')}*.tmp"):
+    for path in folder.glob(f"{_temporary('*')}*.tmp") if exists(folder) else ():
         process = path.name.split("-")[2]
         if process.isdecimal() and not _is_running(int(process)):
             with suppress(OSError):
@@ -80,9 +80,10 @@ def exists(path: Path) -> bool:
         return False
 
 
-def files_below(folder: Path) -> list[Path]:
+def files_below(folder: Path, depth: int | None = None) -> list[Path]:
     """Return everything but folders below a folder, by path, also in folders that are linked.
 
+    Folders are searched down to a ``depth``, where 1 is the folder itself, or all of them.
     Names that begin with a dot are left out: they are hidden, also our own unfinished work. A
     folder that cannot be read is among the results itself. A link to a folder that it lies in is
     not followed again.
@@ -99,7 +100,8 @@ def files_below(folder: Path) -> list[Path]:
         kept = []
         for below in folders:
             real = os.path.realpath(here / below)
-            if not below.startswith(".") and real not in around:
+            deep = depth is not None and len(around) >= depth
+            if not (deep or below.startswith(".") or real in around):
                 above[here / below] = (*around, real)
                 kept.append(below)
         folders[:] = kept

@@ -1,12 +1,12 @@
 """What is swapped in one run: the photos and videos of a folder, a pattern, or a CSV file."""
 
 import csv
-import glob
 import hashlib
 import io
 import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 from functools import cached_property
 from pathlib import Path
 from typing import Literal
@@ -116,17 +116,19 @@ def _files(target: Path) -> tuple[Path, list[Path]]:
     # A part that exists is a name, whatever is in it; the first other one begins the pattern.
     while fixed < len(parts) - 1 and exists(Path(*parts[: fixed + 1])):
         fixed += 1
-    root, pattern = Path(*parts[:fixed]), str(Path(*parts[fixed:]))
-    # Unlike Path.glob it leaves out hidden files, and ** leads into linked folders.
-    names = glob.glob(pattern, root_dir=root, recursive=True)  # noqa: PTH207
-    found = {root / name for name in names if not (root / name).is_dir()}
-    return root, sorted(path for path in found if not _is_circular(path, root))
+    root, pattern = Path(*parts[:fixed]), parts[fixed:]
+    paths = files_below(root, None if "**" in pattern else len(pattern))
+    return root, [path for path in paths if _matches(path.relative_to(root).parts, pattern)]
 
 
-def _is_circular(path: Path, root: Path) -> bool:
-    """Return whether a path leads through a linked folder into one that it lies in."""
-    folders = [os.path.realpath(folder) for folder in path.parents if folder.is_relative_to(root)]
-    return len(set(folders)) < len(folders)
+def _matches(parts: Sequence[str], pattern: Sequence[str]) -> bool:
+    """Return whether a path below the pattern's root fits it; ** is any number of folders."""
+    if not pattern or not parts:
+        return not parts and all(part == "**" for part in pattern)
+    if pattern[0] == "**":
+        return _matches(parts, pattern[1:]) or _matches(parts[1:], pattern)
+    here = parts[0] == pattern[0] or fnmatchcase(parts[0], pattern[0])
+    return here and _matches(parts[1:], pattern[1:])
 
 
 def _result_name(path: Path, root: Path) -> str:

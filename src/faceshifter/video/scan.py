@@ -4,7 +4,7 @@ import json
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing, suppress
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +12,8 @@ import cv2
 import numpy as np
 
 from faceshifter.errors import NoFaceError
-from faceshifter.face.detect import Face
-from faceshifter.files import drop_torn_line
+from faceshifter.face.detect import Box, Face
+from faceshifter.files import as_type, drop_torn_line, iterate_lines
 from faceshifter.images import Pixels
 from faceshifter.networks import Identity
 from faceshifter.swap.prefetch import prefetch
@@ -22,6 +22,9 @@ from faceshifter.video.colour import Converter
 from faceshifter.video.source import Clip, Losses, read_frames, upright_rgb
 from faceshifter.video.tracks import TrackedFace, TrackedFrame
 
+AGAIN = "delete that folder and give the command again"
+"""Remedy for a damaged file of unfinished work."""
+_Point = tuple[float, float]
 IDENTIFY_EVERY = 5
 """Frames after which faces are identified again, where certain people are swapped."""
 TURNS = (1, 3, 2)
@@ -34,6 +37,35 @@ BINS = 8
 """Of each colour in their histograms."""
 CLEAR_CHANGE = 32
 """Mean difference of two thumbnails, in levels, that counts as 1."""
+
+
+@dataclass(frozen=True)
+class _Face:
+    """A face in a line."""
+
+    box: Box
+    landmarks: tuple[_Point, _Point, _Point, _Point, _Point]
+    z_id: tuple[float, ...] | None = None
+
+
+@dataclass(frozen=True)
+class _Line:
+    """A frame's line."""
+
+    number: int
+    time: int
+    duration: int
+    change: float
+    faces: tuple[_Face, ...]
+
+
+@dataclass(frozen=True)
+class _End:
+    """The last line, after those of all frames."""
+
+    frames: int
+    lost: int
+    missing: float
 
 
 def scan(
@@ -54,9 +86,9 @@ def scan(
         Number of frames that are lost, and of seconds that are missing at the end.
     """
     last = _last_record(path)
-    if last is not None and "lost" in last:
-        return last["lost"], last["missing"]
-    done, num_faces = (0, -1) if last is None else (last["number"] + 1, len(last["faces"]))
+    if isinstance(last, _End):
+        return last.lost, last.missing
+    done, num_faces = (0, -1) if last is None else (last.number + 1, len(last.faces))
     losses = Losses()
     pictures = prefetch(_pictures(clip, converter, done, losses), clip.frames_ahead)
     frames = find_faces(swapper, pictures, done, num_faces, identify=identify)
@@ -111,20 +143,23 @@ def find_faces(
 
 
 def read_scan(path: Path) -> Iterator[TrackedFrame]:
-    """Read the frames that ``scan`` has written; their faces have no tracks yet."""
-    with path.open(encoding="utf-8") as file:
-        for line in file:
-            record = json.loads(line)
-            if "number" in record:
-                faces = [
-                    TrackedFace(
-                        box=tuple(face["box"]),
-                        landmarks=np.array(face["landmarks"], float),
-                        z_id=np.array(face["z_id"]) if "z_id" in face else None,
-                    )
-                    for face in record["faces"]
-                ]
-                yield TrackedFrame(**record | {"faces": faces})
+    """Read the frames that ``scan`` has written; their faces have no tracks yet.
+
+    Raises:
+        DataError: The file is damaged.
+    """
+    for number, line in enumerate(iterate_lines(path, remedy=AGAIN), 1):
+        if "number" in line:
+            frame = as_type(line, _Line, f"{path}, line {number},", AGAIN)
+            faces = [
+                TrackedFace(
+                    box=face.box,
+                    landmarks=np.array(face.landmarks, float),
+                    z_id=None if face.z_id is None else np.array(face.z_id),
+                )
+                for face in frame.faces
+            ]
+            yield TrackedFrame(frame.number, frame.time, frame.duration, frame.change, faces)
 
 
 def _pictures(
@@ -177,11 +212,16 @@ def _line(frame: TrackedFrame) -> str:
     return json.dumps(record | {"change": round(frame.change, 3), "faces": faces}) + "\n"
 
 
-def _last_record(path: Path) -> dict[str, Any] | None:
+def _last_record(path: Path) -> _Line | _End | None:
     """Return the last record that was written whole, and cut off a torn one after it."""
     if not path.is_file():
         return None
     drop_torn_line(path)
-    with path.open(encoding="utf-8") as file:
-        last = deque(file, maxlen=1)
-    return json.loads(last[0]) if last else None
+    last = deque(enumerate(iterate_lines(path, remedy=AGAIN), 1), maxlen=1)
+    if not last:
+        return None
+    number, line = last[0]
+    where = f"{path}, line {number},"
+    if "number" in line:
+        return as_type(line, _Line, where, AGAIN)
+    return as_type(line, _End, where, AGAIN)
