@@ -1,6 +1,6 @@
 """Third-party model files by name: downloaded on first use, verified, kept in one cache folder.
 
-Only the command line resolves names, by ``model_path``; everything else takes paths.
+Only the command line resolves names (``cli.options``); everything else takes paths.
 """
 
 import importlib.util

@@ -235,7 +235,7 @@ def as_type(
         typed = msgspec.convert(value, kind)
         if unknown := next(_unknown(value, msgspec.to_builtins(typed)), None):
             raise msgspec.ValidationError(f"Unknown key {unknown[:80]!r}")
-    except (msgspec.ValidationError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:  # msgspec's are ValueErrors
         raise raises(f"{source} is damaged ({error}); {remedy}") from None
     return typed
 
