@@ -2,8 +2,9 @@
 
 clip.py       one video from file to file
 animation.py  one animated picture from file to file: GIF, WebP, APNG
-source.py     reading streams, frames and times
+packets.py    opening a file, and its packets
 clock.py      one clock for all streams of a file
+source.py     frames and their times
 colour.py     between a video's YUV and RGB
 scan.py       first pass: detect the faces of every frame
 tracks.py     frames and faces, followed and smoothed

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from fractions import Fraction
 from io import BytesIO
 from pathlib import Path
+from typing import Any
 
 import av
 from av.container import InputContainer, OutputContainer
@@ -16,8 +17,9 @@ from faceshifter import __version__
 from faceshifter.errors import OutputError
 from faceshifter.marks.xmp import IPTC_TERMS, Origin
 from faceshifter.media import VIDEO_CONTAINERS
-from faceshifter.video.clock import AnyPacket
-from faceshifter.video.source import UPRIGHT, Clip, Losses, file_url, open_stream, read_packets
+from faceshifter.video.clock import AnyPacket, Clock
+from faceshifter.video.packets import Losses, file_url, open_stream, read_packets
+from faceshifter.video.source import UPRIGHT, Clip
 
 
 def assemble(
@@ -66,7 +68,7 @@ def assemble(
             else:
                 codec = stream.codec_context.name if stream.codec_context else "unknown"
                 dropped.append(f"{stream.type} {stream.index} ({codec})")
-        result.set_chapters(source.chapters())
+        result.set_chapters(_chapters(source))
         swapped = _video_packets(segments, order, times, clip, video)
         others = _other_packets(source, copies, name)
         for _, packet, stream in heapq.merge(swapped, others, key=lambda item: item[0]):
@@ -83,6 +85,16 @@ def is_result(path: Path) -> bool:
     """
     with open_stream(path) as (container, _):
         return IPTC_TERMS in container.metadata.get("comment", "")
+
+
+def _chapters(source: InputContainer) -> list[Any]:
+    """Return the chapters on the clock of the packets."""
+    chapters: list[Any] = source.chapters()
+    start = Clock(source).start
+    for chapter in chapters:
+        shift = round(start / chapter["time_base"])
+        chapter["start"], chapter["end"] = chapter["start"] - shift, chapter["end"] - shift
+    return chapters
 
 
 def _packets(segments: list[Path]) -> Iterator[tuple[AnyPacket, int]]:
@@ -107,14 +119,15 @@ def _video_packets(
     """
     delay = max(place - number for place, number in enumerate(order))
     shown = [time for time, _ in times]
-    step = max(shown[1] - shown[0], 1) if len(shown) > 1 else 1
+    usual = max(round(1 / (clip.rate * clip.time_base)), 1)
+    step = max(shown[1] - shown[0], 1) if len(shown) > 1 else usual
     decoded = [shown[0] - step * (delay - idx) for idx in range(delay)] + shown
     for place, (packet, number) in enumerate(_packets(segments)):
         begin = decoded[place]
         is_last = place + 1 == len(order)
         packet.time_base = clip.time_base
         packet.pts, packet.dts = shown[number], begin
-        packet.duration = times[number][1] if is_last else decoded[place + 1] - begin
+        packet.duration = times[number][1] or step if is_last else decoded[place + 1] - begin
         yield begin * clip.time_base, packet, stream
 
 

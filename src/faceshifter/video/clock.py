@@ -32,6 +32,8 @@ class _Stream:
     """Decoding time of its last packet."""
     end: Fraction
     """Where its packets end, as they are shown."""
+    step: Fraction = Fraction(0)
+    """Time between its last two packets."""
 
 
 class Clock:
@@ -66,14 +68,16 @@ class Clock:
     def correct(self, packet: AnyPacket) -> None:
         """Put a packet on this clock, in its own time base."""
         shown = packet.dts if packet.pts is None else packet.pts
-        if shown is None:
-            return
         base, index = packet.time_base, packet.stream_index
+        if shown is None or not base:
+            return
         duration = (packet.duration or 0) * base
         end = shown * base + duration
         if index in self._timed and packet.dts is not None:
             offset = self._offsets[self._follow(packet, packet.dts * base, shown * base)]
-            self._streams[index].end = max(self._streams[index].end, end)
+            stream = self._streams[index]
+            # The last packet before a joint may say no duration, or a wrong one.
+            stream.end = max(stream.end, end, shown * base + stream.step)
         else:
             offset = self._offsets[self._streams[index].part if index in self._streams else -1]
         shift = round(offset / base)
@@ -87,10 +91,12 @@ class Clock:
         stream = self._streams.setdefault(packet.stream_index, _Stream(newest, time, shown))
         if stream.part < newest:
             if min(abs(time - last) for last in self._last(newest)) < abs(time - stream.last):
-                stream.part, stream.end = newest, shown
+                stream.part, stream.end, stream.step = newest, shown, Fraction(0)
         elif self._jumps(packet, time):
             self._offsets.append(self._offsets[newest] + stream.end - shown)
-            stream.part, stream.end = newest + 1, shown
+            stream.part, stream.end, stream.step = newest + 1, shown, Fraction(0)
+        else:
+            stream.step = max(time - stream.last, Fraction(0))
         stream.last = time
         return stream.part
 

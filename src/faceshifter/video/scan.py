@@ -19,7 +19,8 @@ from faceshifter.networks import Identity
 from faceshifter.swap.prefetch import prefetch
 from faceshifter.swap.swapper import FaceSwapper
 from faceshifter.video.colour import Converter
-from faceshifter.video.source import Clip, Losses, read_frames, upright_rgb
+from faceshifter.video.packets import Losses
+from faceshifter.video.source import Clip, read_frames, upright_rgb
 from faceshifter.video.tracks import TrackedFace, TrackedFrame
 
 AGAIN = "delete that folder and give the command again"
