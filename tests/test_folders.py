@@ -116,7 +116,7 @@ def test_names_that_are_not_utf_8_survive_manifest_and_table(tmp_path: Path) -> 
 
 def test_a_table_in_another_encoding_is_told_with_its_line(tmp_path: Path) -> None:
     (tmp_path / "t.csv").write_bytes(b"source,target\na.jpg,b.jpg\ncaf\xe9.jpg,b.jpg\n")
-    with pytest.raises(DataError, match="line 3, is not UTF-8 and names no file; save"):
+    with pytest.raises(DataError, match=r"not a CSV file in UTF-8 \(line 3 names no file\)"):
         read_table(tmp_path / "t.csv", ("source", "target"))
 
 

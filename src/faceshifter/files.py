@@ -409,11 +409,13 @@ def read_table(
         cells = {key: row.get(key) or "" for key in (*columns, *optional)}
         if not any("".join(cell).strip() for cell in row.values() if cell):
             continue
-        if empty := [column for column in columns if not cells[column]]:
-            raise DataError(f"{where} lacks {empty[0]}; fill it in")
         foreign = [cell for cell in cells.values() if not _is_unicode(cell)]
         if foreign and not any(exists(path.parent / cell) for cell in foreign):
-            raise DataError(f"{where} is not UTF-8 and names no file; save the table as UTF-8")
+            raise DataError(
+                f"{path} is not a CSV file in UTF-8 (line {number} names no file); save it as one"
+            )
+        if empty := [column for column in columns if not cells[column]]:
+            raise DataError(f"{where} lacks {empty[0]}; fill it in")
         found.append((where, cells))
     if not found:
         raise DataError(f"{path} has no rows; give one or more below its first line")
