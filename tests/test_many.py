@@ -13,7 +13,7 @@ from PIL import Image
 from faceshifter.batch.manifest import RunManifest
 from faceshifter.batch.targets import SwapTask, are_many, check_tasks, find_tasks, read_tasks
 from faceshifter.cli import main as cli
-from faceshifter.errors import DataError, OutputError
+from faceshifter.errors import LOG_VARIABLE, DataError, OutputError, debug_log
 from faceshifter.files import read_table, sha256
 from faceshifter.images import load_photo
 from faceshifter.marks.xmp import read_mark
@@ -111,10 +111,12 @@ def test_a_folder_keeps_its_tree_and_a_bad_file_stops_nothing(
     words = inputs / "eileen.png", inputs / "targets", "--out", out
     code, text, err = run(*words)
     assert code == 1
-    assert text == f"swapped 3 of 4: {out / 'manifest.jsonl'}\n"
+    passed = "passed over 1 that is no photo or video\n"
+    assert text == f"swapped 3 of 4: {out / 'manifest.jsonl'}\n{passed}"
     assert err == (
         f"not swapped: {inputs / 'targets' / 'text.jpg'} is not an image in a known format; "
-        "convert it to JPEG\nfaceshifter: 1 of 4 failed\n"
+        f"convert it to JPEG\npassed over: {inputs / 'targets' / 'notes.txt'}: this is neither a "
+        "photo nor a video by its suffix\nfaceshifter: 1 of 4 failed\n"
     )
     names = ["a.png", "deep/a.jpg", "deep/b.bmp.png", "manifest.jsonl"]
     first = files_in(out)
@@ -128,7 +130,7 @@ def test_a_folder_keeps_its_tree_and_a_bad_file_stops_nothing(
     # The same command does only what failed, and leaves everything as it is.
     detections.clear()
     code, text, err = run(*words)
-    assert (code, err.count("\n")) == (1, 2)
+    assert (code, err.count("\n")) == (1, 3)
     assert text.endswith("3 already up to date\n")
     assert len(detections) == 1  # the source
     assert files_in(out) == first
@@ -143,7 +145,13 @@ def test_the_manifest_says_what_each_output_is_made_of(
     out = tmp_path / "out"
     run(inputs / "eileen.png", inputs / "targets", "--out", out, "--masks", "--strength", "1.75")
     lines = lines_of(out / "manifest.jsonl")
-    assert list(lines) == ["a.png", "deep/a.jpg", "deep/b.bmp.png", "text.jpg"]
+    assert list(lines) == ["a.png", "deep/a.jpg", "deep/b.bmp.png", "notes.txt", "text.jpg"]
+    assert lines["notes.txt"] == {
+        "out": "notes.txt",
+        "target": "../in/targets/notes.txt",
+        "status": "passed over",
+        "why": "this is neither a photo nor a video by its suffix",
+    }
     swapper = FaceSwapper.from_pretrained(smoke_weights, device="cpu")
     target = inputs / "targets" / "deep" / "a.jpg"
     (face,) = DlibDetector().detect(load_photo(target).pixels)
@@ -216,6 +224,7 @@ def test_other_settings_or_another_target_are_swapped_anew_and_the_rest_is_kept(
 ) -> None:
     out, targets = tmp_path / "out", inputs / "targets"
     (targets / "text.jpg").unlink()
+    (targets / "notes.txt").unlink()
     words = inputs / "eileen.png", targets, "--out", out
     assert run(*words)[1].count("\n") == 1
     # One target changes, one result is deleted.
@@ -266,7 +275,7 @@ def test_a_run_killed_at_any_write_goes_on_to_the_same_files(
         with pytest.raises(Killed):
             run(*words)
     code, text, _ = run(*words)
-    assert (code, text.splitlines()[1]) == (0, "2 already up to date")
+    assert (code, text.splitlines()[-1]) == (0, "2 already up to date")
     assert contents_of(out) == contents_of(whole)
 
 
@@ -296,6 +305,8 @@ def test_a_fault_of_the_program_with_one_target_stops_no_other(
     from faceshifter.swap import photo as module
 
     out, save_photo = tmp_path / "out", module.save_photo
+    monkeypatch.setenv(LOG_VARIABLE, str(tmp_path / "log"))
+    debug_log.cache_clear()
 
     def faulty(path: Path, *args: Any) -> None:
         if path.name == "a.png":
@@ -306,22 +317,50 @@ def test_a_fault_of_the_program_with_one_target_stops_no_other(
     (inputs / "targets" / "text.jpg").unlink()
     code, text, err = run(inputs / "eileen.png", inputs / "targets", "--out", out)
     assert (code, text.splitlines()[0]) == (1, f"swapped 2 of 3: {out / 'manifest.jsonl'}")
-    assert "a.png: failed: ZeroDivisionError: no such number\n" in err
+    fault = "a fault of the program stopped it (ZeroDivisionError: no such number); set "
+    assert f"a.png: {fault}" in err
+    assert "Traceback" not in err
     assert lines_of(out / "manifest.jsonl")["a.png"]["status"] == "failed"
+    assert "ZeroDivisionError" in (tmp_path / "log").read_text()
+    assert "Traceback" in (tmp_path / "log").read_text()
 
 
 def test_half_a_line_of_a_killed_run_is_dropped_and_other_damage_is_told(tmp_path: Path) -> None:
     path = tmp_path / "manifest.jsonl"
-    path.write_text('{"out": "a", "x": 1}\n{"out": "b", "x": 1}\n{"out": "a", "x": 2}\n{"out": "c')
+
+    def line(out: str, x: int) -> dict[str, Any]:
+        return {"out": out, "status": "failed", "x": x}
+
+    written = [json.dumps(line(*values)) for values in (("a", 1), ("b", 1), ("a", 2))]
+    path.write_text("\n".join([*written, '{"out": "c']))
     manifest = RunManifest(path)
     with manifest.writing():
-        manifest.add({"out": "0", "x": 3})
-    expected = [{"out": "0", "x": 3}, {"out": "a", "x": 2}, {"out": "b", "x": 1}]
+        manifest.add(line("0", 3))
+    expected = [line("0", 3), line("a", 2), line("b", 1)]
     assert [json.loads(line) for line in path.read_text().splitlines()] == expected
-    assert RunManifest(path).find(tmp_path / "a", {"x": 2}) == {"out": "a", "x": 2}
+    assert RunManifest(path).find(tmp_path / "a", {"x": 2}) == line("a", 2)
     assert RunManifest(path).find(tmp_path / "a", {"x": 1}) is None
-    path.write_text('a photo album\n{"out": "b"}\n')
-    with pytest.raises(DataError, match="line 1, is damaged; repair or remove"):
+
+
+@pytest.mark.parametrize(
+    "second",
+    [
+        b"a photo album",
+        b"",
+        b'{"out": "caf\xe9", "status": "failed"}',
+        b"[" * 100_000,
+        b'["out", "status"]',
+        b'{"status": "failed"}',
+        b'{"out": 1, "status": "failed"}',
+        b'{"out": "b"}',
+        b'{"out": "b", "status": "failed", "why": 5}',
+    ],
+    ids=lambda line: line[:40].decode("latin-1"),
+)
+def test_a_manifest_that_is_damaged_is_told_with_its_line(tmp_path: Path, second: bytes) -> None:
+    path = tmp_path / "manifest.jsonl"
+    path.write_bytes(b'{"out": "a", "status": "failed", "why": null}\n' + second + b"\n")
+    with pytest.raises(DataError, match=r"line 2, is .*; repair or remove"):
         RunManifest(path)
 
 
@@ -359,11 +398,11 @@ def test_a_table_of_pairs_names_its_sources_targets_and_outputs(
         ("source,target\na.png,b.png\n", "lacks the column out; its first line has to name"),
         (
             "source,target,out\na.png,b.png,c.gif\n",
-            r"line 2, names c.gif, which has none of the suffixes .jpg,",
+            r"line 2, out .*c.gif has none of the suffixes .jpg,",
         ),
         (
             "source,target,out\na.png,b.mp4,c.jpg\n",
-            r"line 2, names c.jpg, which has none of the suffixes .mp4",
+            r"b.mp4 is a video, and .*line 2, out .*c.jpg has none of the suffixes .mp4",
         ),
         ("source,target,out\na.png,,c.jpg\n", "line 2, lacks target; fill it in"),
         ("source,target,out\n", "has no rows"),
@@ -371,7 +410,7 @@ def test_a_table_of_pairs_names_its_sources_targets_and_outputs(
 )
 def test_a_table_that_is_none_is_refused(tmp_path: Path, text: str, message: str) -> None:
     (tmp_path / "pairs.csv").write_text(text)
-    with pytest.raises(DataError, match=message):
+    with pytest.raises((DataError, OutputError), match=message):
         read_tasks(tmp_path / "pairs.csv")
 
 
@@ -385,7 +424,7 @@ def test_a_pattern_keeps_the_tree_below_its_fixed_part(inputs: Path, tmp_path: P
     out = tmp_path / "out"
 
     def outs(pattern: str) -> list[str]:
-        jobs = find_tasks(None, inputs / pattern, out)
+        jobs = find_tasks(None, inputs / pattern, out).tasks
         return [job.out.relative_to(out).as_posix() for job in jobs]
 
     assert outs("targets/*.png") == ["a.png"]
@@ -398,7 +437,7 @@ def test_a_pattern_keeps_the_tree_below_its_fixed_part(inputs: Path, tmp_path: P
 def test_videos_are_targets_that_keep_their_suffix(inputs: Path, tmp_path: Path) -> None:
     for name in ("clip.MP4", "old.webm"):
         (inputs / "targets" / name).touch()
-    jobs = find_tasks(None, inputs / "targets", tmp_path / "out")
+    jobs = find_tasks(None, inputs / "targets", tmp_path / "out").tasks
     found = {job.out.name for job in jobs}
     assert found == {"a.png", "a.jpg", "b.bmp.png", "text.jpg", "clip.MP4", "old.webm"}
 
@@ -413,7 +452,7 @@ def test_what_means_many_and_what_one(inputs: Path) -> None:
 
 def test_results_within_the_folder_of_targets_are_no_targets(inputs: Path) -> None:
     out = inputs / "targets" / "deep"
-    found = [job.target.name for job in find_tasks(None, inputs / "targets", out)]
+    found = [job.target.name for job in find_tasks(None, inputs / "targets", out).tasks]
     assert found == ["a.png", "text.jpg"]
 
 
@@ -449,6 +488,7 @@ def test_photos_without_the_wanted_person_are_counted_and_not_tried_again(
     run: Run, inputs: Path, tmp_path: Path, detections: list[int]
 ) -> None:
     (inputs / "targets" / "text.jpg").unlink()
+    (inputs / "targets" / "notes.txt").unlink()
     out, eileen = tmp_path / "out", inputs / "eileen.png"
     words = inputs / "targets" / "a.png", inputs / "targets", "--out", out, "--match", eileen
     code, text, err = run(*words)
@@ -502,7 +542,10 @@ def test_an_identity_file_is_as_good_as_its_photos(run: Run, inputs: Path, tmp_p
         (["a.png", "b.png", "--out", "c.png", "--match", "d="], "d= lacks a path; give"),
         (["a.png", "b.png"], "give --out, where"),
         (["a.png", "--out", "c.png"], "give SOURCE and TARGET"),
-        (["{0}/eileen.png", "{0}/a.mp4", "--out", "c.png"], "--out c.png has none of .mp4"),
+        (
+            ["{0}/eileen.png", "{0}/a.mp4", "--out", "c.png"],
+            "--out c.png has none of the suffixes .mp4",
+        ),
         (["{0}/eileen.png", "{0}/a.mp4", "--out", "c.mp4", "--masks"], "are for photos; leave"),
         (["--pairs", "p.csv", "--out", "c"], "leave others out"),
         (["--pairs", "p.csv"], "p.csv does not exist"),

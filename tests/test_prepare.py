@@ -14,10 +14,10 @@ import torch
 from PIL import Image
 
 from faceshifter.config import CropGeometry
-from faceshifter.data.photos import PhotoFile
+from faceshifter.data.photos import PhotoFile, find_photos
 from faceshifter.data.prepare import PrepareReport, prepare
 from faceshifter.data.shards import Crop, load_faces, read_geometry, read_index, write_shard
-from faceshifter.errors import DataError, FaceShifterError, OutputError
+from faceshifter.errors import DataError, FaceShifterError, ImageError, OutputError
 from faceshifter.files import read_lines, write_atomically, write_lines
 
 SIZE = 96
@@ -91,7 +91,7 @@ def test_the_report_counts_photos_crops_people_and_reasons(prepared) -> None:
         num_photos=9,
         num_crops=6,
         num_people=4,
-        skipped={"unreadable": 2, "no face found": 1},
+        skipped={"unreadable": 2, "not a photo": 2, "no face found": 1},
     )
 
 
@@ -102,6 +102,8 @@ def test_every_photo_skipped_is_named_with_its_reason(prepared) -> None:
     } == {
         "cut.jpg": "unreadable",
         "note.jpg": "unreadable",
+        "notes.txt": "not a photo",
+        "people.tar/people/notes.txt": "not a photo",
         "wall.png": "no face found",
     }
 
@@ -364,3 +366,135 @@ def test_a_damaged_plan_is_refused_in_one_sentence(tmp_path, grace_hopper_path):
     with pytest.raises(OutputError, match=r"prepared\.json is damaged; .* another --out"):
         prepare(photos, out)
     assert (out / "prepared.json").read_text() == '{"size": 2'
+
+
+def write_tar(path: Path, members: dict[bytes, bytes]) -> None:
+    with tarfile.open(path, "w", encoding="utf-8", errors="surrogateescape") as tar:
+        for name, content in members.items():
+            info = tarfile.TarInfo(name.decode("utf-8", "surrogateescape"))
+            info.size = len(content)
+            tar.addfile(info, io.BytesIO(content))
+
+
+def test_a_name_in_a_tar_that_is_not_utf_8_is_prepared_like_any_other(
+    tmp_path: Path, portraits
+) -> None:
+    jpeg = io.BytesIO()
+    portraits[0].save(jpeg, "JPEG")
+    write_tar(tmp_path / "t.tar", {b"a/caf\xe9.jpg": jpeg.getvalue()})
+    report = prepare(tmp_path / "t.tar", tmp_path / "out", size=SIZE)
+    assert (report.num_crops, report.skipped) == (1, {})
+    (line,) = read_lines(tmp_path / "out" / "index.jsonl", remedy="")
+    assert line["photo"] == "t.tar/a/caf\udce9.jpg"
+    assert prepare(tmp_path / "t.tar", tmp_path / "out", size=SIZE) == report
+
+
+def test_one_tar_that_cannot_be_read_is_named_and_the_rest_is_prepared(
+    tmp_path: Path, portraits
+) -> None:
+    folder = tmp_path / "in"
+    folder.mkdir()
+    (folder / "b.tar").write_bytes(b"no tar" * 100)
+    (folder / ".hidden.jpg").write_bytes(b"no photo")
+    portraits[0].save(folder / "a.png")
+    (tmp_path / "else").mkdir()
+    portraits[1].save(tmp_path / "else" / "c.png")
+    (folder / "linked").symlink_to(tmp_path / "else")
+    report = prepare(folder, tmp_path / "out", size=SIZE)
+    assert (report.num_crops, report.skipped) == (2, {"not a photo": 1})
+    (line,) = read_lines(tmp_path / "out" / "skipped.jsonl", remedy="")
+    assert line["photo"] == "b.tar"
+    assert "cannot be read as an uncompressed tar" in line["why"]
+
+
+def test_whatever_goes_wrong_with_one_photo_stops_no_other(
+    tmp_path: Path, portraits, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("a.png", "b.png"):
+        (tmp_path / "in").mkdir(exist_ok=True)
+        portraits[0].save(tmp_path / "in" / name)
+    pixels = PhotoFile.pixels
+
+    def faulty(photo: PhotoFile) -> np.ndarray:
+        if photo.name == "a.png":
+            raise TypeError("bad operand")
+        return pixels(photo)
+
+    monkeypatch.setattr(PhotoFile, "pixels", faulty)
+    report = prepare(tmp_path / "in", tmp_path / "out", size=SIZE)
+    assert (report.num_crops, report.skipped) == (1, {"failed": 1})
+    (line,) = read_lines(tmp_path / "out" / "skipped.jsonl", remedy="")
+    assert "a fault of the program stopped it (TypeError: bad operand)" in line["why"]
+
+
+@pytest.mark.parametrize(
+    ("line", "problem"),
+    [
+        ('{"identity": "x"}', "line 1, has no file; name the photo it is about"),
+        ('{"identity": ["x"], "file": "a.jpg"}', "line 1, is damaged"),
+        ('{"identity": "x", "file": 1}', "line 1, is damaged"),
+        ("[" * 50_000, "line 1, is damaged"),
+    ],
+    ids=lambda text: text[:20],
+)
+def test_an_index_of_people_that_is_none_is_told_with_its_line(
+    tmp_path: Path, line: str, problem: str
+) -> None:
+    (tmp_path / "a.jpg").write_bytes(b"x")
+    (tmp_path / "index.jsonl").write_text(line + "\n")
+    with pytest.raises(DataError, match=problem):
+        list(find_photos(tmp_path))
+
+
+def test_photos_of_the_same_name_in_two_shards_keep_their_people(tmp_path: Path) -> None:
+    for number in (0, 1):
+        write_shard(tmp_path / f"shard-{number}.tar", [("00000.jpg", b"x")])
+    write_lines(
+        tmp_path / "index.jsonl",
+        [{"shard": f"shard-{n}.tar", "file": "00000.jpg", "identity": f"p{n}"} for n in (0, 1)],
+    )
+    assert [photo.identity for photo in find_photos(tmp_path)] == ["p0", "p1"]
+
+
+def test_every_flipped_byte_of_a_crop_is_detected_and_named(tmp_path: Path, portraits) -> None:
+    (tmp_path / "in").mkdir()
+    for number, portrait in enumerate(portraits):
+        portrait.save(tmp_path / "in" / f"{number}.png")
+    data = tmp_path / "out"
+    prepare(tmp_path / "in", data, size=SIZE)
+    assert all(crop.crc32 is not None for crop in read_index(data))
+    shard = data / "shard-00000.tar"
+    content, rng = shard.read_bytes(), np.random.default_rng(0)
+    with tarfile.open(shard) as tar:
+        member = tar.getmembers()[1]
+    for place in rng.integers(member.size, size=20).tolist():
+        changed = bytearray(content)
+        changed[member.offset_data + place] ^= 1 << int(rng.integers(8))
+        shard.write_bytes(changed)
+        with pytest.raises(DataError, match=rf"{member.name} in .*shard-00000\.tar is damaged"):
+            load_faces(data, SIZE, progress=False)
+        damaged = [photo for photo in find_photos(data) if photo.name.endswith(member.name)]
+        with pytest.raises(ImageError, match=rf"{member.name} is damaged; delete its shard"):
+            damaged[0].pixels()
+    shard.write_bytes(content)
+    # A set from before there were checksums is still one.
+    lines = read_lines(data / "index.jsonl", remedy="")
+    write_lines(
+        data / "index.jsonl", [{k: line[k] for k in line if k != "crc32"} for line in lines]
+    )
+    assert len(load_faces(data, SIZE, progress=False).crops) == 2
+
+
+@pytest.mark.parametrize(
+    "change", [{"z": 1}, {"sharpness": "high"}, {"identity": None}, {"file": 0}]
+)
+def test_a_line_of_a_sets_index_of_another_form_is_told_with_its_number(
+    tmp_path: Path, faces_data: Path, change: dict[str, object]
+) -> None:
+    data = tmp_path / "data"
+    shutil.copytree(faces_data, data)
+    lines = read_lines(data / "index.jsonl", remedy="")
+    for damaged in (lines[1] | change, {k: v for k, v in lines[1].items() if k != "shard"}):
+        write_lines(data / "index.jsonl", [lines[0], damaged, *lines[2:]])
+        with pytest.raises(DataError, match=r"index\.jsonl, line 2, is damaged"):
+            read_index(data)

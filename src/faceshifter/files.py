@@ -3,14 +3,16 @@
 import csv
 import errno
 import hashlib
+import io
 import json
 import math
 import mmap
 import os
 import secrets
+import socket
 import unicodedata
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
@@ -32,7 +34,7 @@ def replacing(path: Path) -> Iterator[Path]:
         OutputError: The file cannot be written.
     """
     # Not made from the file's own name, which may be as long as a name can be.
-    temporary = path.with_name(f".faceshifter-{secrets.token_hex(8)}.tmp")
+    temporary = path.with_name(f"{_temporary(os.getpid())}{secrets.token_hex(8)}.tmp")
     try:
         yield temporary
         with temporary.open("rb+") as file:
@@ -42,6 +44,70 @@ def replacing(path: Path) -> Iterator[Path]:
         raise OutputError(f"{path} {not_written(error)}") from None
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def _temporary(process: int | str) -> str:
+    """Return how the names of a process's temporary files begin; machines may share a folder."""
+    machine = hashlib.sha256(socket.gethostname().encode()).hexdigest()[:8]
+    return f".faceshifter-{machine}-{process}-"
+
+
+def delete_orphans(folder: Path) -> None:
+    """Delete the temporary files in a folder that processes of this machine left when killed."""
+    for path in folder.glob(f"{_temporary('*')}*.tmp") if exists(folder) else ():
+        process = path.name.split("-")[2]
+        if process.isdecimal() and not _is_running(int(process)):
+            with suppress(OSError):
+                path.unlink()
+
+
+def _is_running(process: int) -> bool:
+    if os.name == "nt":  # where os.kill would end it
+        return True
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except (PermissionError, OverflowError):
+        pass
+    return True
+
+
+def exists(path: Path) -> bool:
+    """Return whether something has this name; none has one that is too long, or has a null."""
+    try:
+        return path.exists()
+    except (OSError, ValueError):
+        return False
+
+
+def files_below(folder: Path, depth: int | None = None) -> list[Path]:
+    """Return everything but folders below a folder, by path, also in folders that are linked.
+
+    Folders are searched down to a ``depth``, where 1 is the folder itself, or all of them.
+    Names that begin with a dot are left out: they are hidden, also our own unfinished work. A
+    folder that cannot be read is among the results itself. A link to a folder that it lies in is
+    not followed again.
+    """
+    found = []
+    above: dict[Path, tuple[str, ...]] = {
+        folder: (os.path.realpath(folder),)
+    }  # real paths of a folder and those around it
+    unreadable: list[OSError] = []
+    for name, folders, files in os.walk(folder, onerror=unreadable.append, followlinks=True):
+        here = Path(name)
+        around = above.pop(here)
+        found += [here / file for file in files if not file.startswith(".")]
+        kept = []
+        for below in folders:
+            real = os.path.realpath(here / below)
+            deep = depth is not None and len(around) >= depth
+            if not (deep or below.startswith(".") or real in around):
+                above[here / below] = (*around, real)
+                kept.append(below)
+        folders[:] = kept
+    found += [Path(error.filename) for error in unreadable]
+    return sorted(found)
 
 
 def write_atomically(path: Path, data: bytes) -> None:
@@ -78,34 +144,42 @@ def append_lines(path: Path, *lines: Mapping[str, Any]) -> None:
 
 
 def read_lines(path: Path, *, remedy: str, torn: bool = False) -> list[dict[str, Any]]:
-    """Read JSON lines.
+    """Read JSON lines: the one reader of all of them.
 
     A file that a killed run may have written is read with ``torn``: a missing one has no lines, and
     a last line that was cut off is dropped, from the file too, so that more can be appended.
 
     Raises:
-        DataError: The file is missing or damaged; the message ends with ``remedy``.
+        DataError: The file is missing or damaged; the message has the line's number and ends with
+            ``remedy``.
     """
     if torn:
         if not path.exists():
             return []
         drop_torn_line(path)
+    return list(iterate_lines(path, remedy=remedy))
+
+
+def iterate_lines(path: Path, *, remedy: str) -> Iterator[dict[str, Any]]:
+    """Give the JSON lines of a file one at a time, for files larger than memory.
+
+    Raises:
+        DataError: As of ``read_lines``.
+    """
     try:
-        text = path.read_text("utf-8")
+        with path.open("rb") as file:
+            for number, line in enumerate(file, 1):
+                try:
+                    record = json.loads(line.decode("utf-8"))
+                except (ValueError, RecursionError):
+                    record = None
+                if not isinstance(record, dict):
+                    raise DataError(f"{path}, line {number}, is damaged; {remedy}")
+                yield record
     except FileNotFoundError:
         raise DataError(f"{path} does not exist; {remedy}") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"{path} cannot be read ({error}); {remedy}") from None
-    records = []
-    for number, line in enumerate(text.removesuffix("\n").split("\n") if text else [], 1):
-        try:
-            record = json.loads(line)
-        except (ValueError, RecursionError):
-            record = None
-        if not isinstance(record, dict):
-            raise DataError(f"{path}, line {number}, is damaged; {remedy}")
-        records.append(record)
-    return records
+    except OSError as error:
+        raise DataError(f"{path} cannot be read ({error.strerror}); {remedy}") from None
 
 
 def read_json(path: Path, kind: type[T], *, remedy: str) -> T:
@@ -313,33 +387,47 @@ def read_table(
     """Return the rows of a CSV file in UTF-8, at least one: its place for messages, and its cells.
 
     Every row has a text in each of the columns, which the file's first line names; optional ones
-    are empty texts where they are not there.
+    are empty texts where they are not there. Empty rows are left out. Bytes that are not UTF-8 are
+    taken where they name a file that exists, relative to the table's folder.
 
     Raises:
         DataError: It is not such a table.
     """
     try:
-        with path.open(newline="", encoding="utf-8-sig") as file:
-            reader = csv.DictReader(file, restval="")
-            rows = list(reader)
-            header = reader.fieldnames or ()
+        text = path.read_bytes().decode("utf-8-sig", "surrogateescape")
+        reader = csv.DictReader(io.StringIO(text, newline=""), restval="")
+        rows = [(reader.line_num, row) for row in reader]
+        header = reader.fieldnames or ()
     except OSError as error:
         raise DataError(f"{path} cannot be read ({error.strerror}); give a CSV file") from None
-    except (UnicodeDecodeError, csv.Error) as error:
+    except csv.Error as error:
         raise DataError(f"{path} is not a CSV file in UTF-8 ({error}); save it as one") from None
     if lacking := [column for column in columns if column not in header]:
         raise DataError(
             f"{path} lacks the column {lacking[0]}; its first line has to name {','.join(columns)}"
         )
-    if not rows:
-        raise DataError(f"{path} has no rows; give one or more below its first line")
     found = []
-    for number, row in enumerate(rows, 2):
+    for number, row in rows:
         where = f"{path}, line {number},"
-        if empty := [column for column in columns if not row[column]]:
+        cells = {key: row.get(key) or "" for key in (*columns, *optional)}
+        if not any("".join(cell).strip() for cell in row.values() if cell):
+            continue
+        foreign = [cell for cell in cells.values() if not _is_unicode(cell)]
+        if foreign and not any(exists(path.parent / cell) for cell in foreign):
+            raise DataError(
+                f"{path} is not a CSV file in UTF-8 (line {number} names no file); save it as one"
+            )
+        if empty := [column for column in columns if not cells[column]]:
             raise DataError(f"{where} lacks {empty[0]}; fill it in")
-        found.append((where, {key: row.get(key) or "" for key in (*columns, *optional)}))
+        found.append((where, cells))
+    if not found:
+        raise DataError(f"{path} has no rows; give one or more below its first line")
     return found
+
+
+def _is_unicode(text: str) -> bool:
+    """Return whether a text has no bytes that were kept although they are not UTF-8."""
+    return not any("\udc80" <= letter <= "\udcff" for letter in text)
 
 
 def make_folder(folder: Path) -> None:

@@ -32,6 +32,13 @@ PHOTO_SUFFIXES = (*PHOTO_FORMATS, *(suffix for group in OTHER_PHOTOS.values() fo
 """Suffixes of photos that are searched in folders."""
 PHOTO_DECODERS = (*dict.fromkeys((*PHOTO_FORMATS.values(), *OTHER_PHOTOS)), "DIB")
 """Pillow's formats that are read, whatever the suffix; others run programs or fetch files."""
+ANIMATION_FORMATS = {
+    ".gif": "GIF",
+    ".webp": "WEBP",
+    ".png": "PNG",
+    ".apng": "PNG",
+}
+"""Pillow's names of the formats in which animated pictures are written, by suffix."""
 VIDEO_CONTAINERS = {
     ".mp4": "mp4",
     ".m4v": "mp4",
@@ -40,6 +47,12 @@ VIDEO_CONTAINERS = {
     ".webm": "webm",
 }
 """FFmpeg's names of the containers that are read and written, by suffix."""
+VIDEO_SUFFIXES = (
+    *VIDEO_CONTAINERS,
+    *(".3g2", ".3gp", ".asf", ".avi", ".f4v", ".flv", ".m2ts", ".m2v", ".mpeg", ".mpg", ".mts"),
+    *(".mxf", ".nut", ".ogv", ".ts", ".vob", ".wmv"),
+)
+"""Suffixes of videos that are searched in folders; results of the others become MP4."""
 MP4_SUFFIXES = (".mp4", ".m4v", ".mov")
 """Suffixes of videos that can hold XMP and a signed manifest."""
 HEAD_BYTES = 1024
@@ -85,12 +98,18 @@ TS_LONGEST = 204
 
 def is_video(path: Path) -> bool:
     """Return whether a path has the suffix of a video."""
+    return path.suffix.lower() in VIDEO_SUFFIXES
+
+
+def writes_video(path: Path) -> bool:
+    """Return whether a result of this name is a video."""
     return path.suffix.lower() in VIDEO_CONTAINERS
 
 
 def is_photo(path: Path) -> bool:
     """Return whether a path is a file with the suffix of a photo; hidden files do not count."""
-    known = path.suffix.lower() in PHOTO_SUFFIXES
+    suffix = path.suffix.lower()
+    known = suffix in PHOTO_SUFFIXES or suffix in ANIMATION_FORMATS
     return known and not path.name.startswith(".") and path.is_file()
 
 

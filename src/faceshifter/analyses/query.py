@@ -114,7 +114,7 @@ class Gallery:
         digest = hashlib.sha256()
         for file in self.files:
             size = file.path.stat().st_size if file.size < 0 else file.size
-            digest.update(f"{file.name}\n{file.offset} {size}\n".encode())
+            digest.update(f"{file.name}\n{file.offset} {size}\n".encode("utf-8", "surrogateescape"))
         return digest.hexdigest()
 
 

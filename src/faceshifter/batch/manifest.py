@@ -20,7 +20,15 @@ REMEDY = "repair or remove the file, then all is swapped again"
 
 def relative_path(path: Path, folder: Path) -> str:
     """Return a path relative to a folder, with forward slashes."""
-    return Path(os.path.relpath(path.resolve(), folder.resolve())).as_posix()
+    return Path(os.path.relpath(resolve(path), resolve(folder))).as_posix()
+
+
+def resolve(path: Path) -> Path:
+    """Return an absolute path without links; a name that no file can have is kept as it is."""
+    try:
+        return path.resolve()
+    except (OSError, RuntimeError, ValueError):  # too long, links in a circle, a null character
+        return path.absolute()
 
 
 class RunManifest:
@@ -35,17 +43,18 @@ class RunManifest:
         self.path = path
         self._records: dict[str, Record] = {}
         for number, record in enumerate(read_lines(path, remedy=REMEDY, torn=True), 1):
-            if "out" not in record:
-                raise DataError(f"{path}, line {number}, is damaged; {REMEDY}")
+            texts = [record.get("out"), record.get("status"), record.get("why") or ""]
+            if not all(isinstance(text, str) for text in texts):
+                raise DataError(f"{path}, line {number}, is no line of a manifest; {REMEDY}")
             self._records[record["out"]] = record
 
     def relative(self, path: Path) -> str:
         """Return a path relative to the manifest's folder, as its lines have it."""
         return relative_path(path, self.path.parent)
 
-    def __contains__(self, out: Path) -> bool:
-        """Return whether an earlier run had this output."""
-        return self.relative(out) in self._records
+    def hash_of(self, out: Path, kind: str = "out") -> str | None:
+        """Return the SHA-256 of an output, or of its ``mask``, that an earlier run wrote."""
+        return self._records.get(self.relative(out), {}).get(f"{kind}_sha256")
 
     def find(self, out: Path, inputs: Mapping[str, Any]) -> Record | None:
         """Return the line of an output, if it was made of the same inputs."""
@@ -63,11 +72,13 @@ class RunManifest:
             self._rewrite()
 
     def add(self, record: Record) -> None:
-        """Append a line.
+        """Append a line, unless the output has the same one.
 
         Raises:
             OutputError: The disk is full.
         """
+        if self._records.get(record["out"]) == record:
+            return
         self._records[record["out"]] = record
         append_lines(self.path, record)
 

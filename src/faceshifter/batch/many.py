@@ -1,6 +1,6 @@
 """The run over all targets; run again, it resumes."""
 
-from collections.abc import Generator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from contextlib import closing, suppress
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -11,16 +11,25 @@ from tqdm import tqdm
 from faceshifter.batch.manifest import Record, RunManifest
 from faceshifter.batch.methods import Method
 from faceshifter.batch.targets import SwapTask
-from faceshifter.errors import FaceShifterError, ImageError, NoFaceError, OutputError
-from faceshifter.files import make_folder, sha256
+from faceshifter.errors import (
+    FaceShifterError,
+    ImageError,
+    NoFaceError,
+    OutputError,
+    one_of_many,
+)
+from faceshifter.files import delete_orphans, make_folder, sha256
 from faceshifter.marks.xmp import read_mark
-from faceshifter.media import is_video
+from faceshifter.media import writes_video
 from faceshifter.swap.people import PEOPLE, name_file
-from faceshifter.swap.photo import mask_path
+from faceshifter.swap.photo import is_mask, mask_path
 from faceshifter.swap.prefetch import prefetch
+from faceshifter.video.assemble import is_result
 
 AHEAD = 2
 """Targets that are read and searched for faces while another is swapped."""
+PASSED_OVER = "passed over"
+"""Status of a file that is no target; not a failure."""
 UNMATCHED = "nobody matched"
 """Status of a target without any match; not a failure."""
 Steps = Generator[tuple[Record, bool] | None]
@@ -36,6 +45,8 @@ class Report:
     num_unmatched: int = 0
     failures: list[str] = field(default_factory=list)
     """A line for each other target without a result."""
+    passed_over: list[str] = field(default_factory=list)
+    """A line for each file that is neither a photo nor a video."""
 
 
 @dataclass
@@ -51,13 +62,18 @@ class BatchRun:
     def __post_init__(self) -> None:
         self._hash_once = lru_cache(PEOPLE)(_hash)  # many targets share a source
 
-    def run(self, tasks: Sequence[SwapTask]) -> Report:
+    def run(self, tasks: Sequence[SwapTask], others: Sequence[tuple[Path, Path]] = ()) -> Report:
         """Swap all that is not finished; a target that cannot be swapped stops no other.
+
+        Files that are no targets are the others, each with the place that its result would have;
+        they get a line in the manifest too.
 
         Raises:
             OutputError: The manifest cannot be written.
         """
         report = Report()
+        for folder in {task.out.parent for task in tasks} | {self.manifest.path.parent}:
+            delete_orphans(folder)
         with self.manifest.writing(), closing(prefetch(map(self._open, tasks), AHEAD)) as opened:
             for task, steps, first in tqdm(opened, unit="file", total=len(tasks)):
                 record, kept = first or next(steps)
@@ -71,6 +87,11 @@ class BatchRun:
                 else:
                     report.failures.append(name_file(task.target, record["why"]))
                 steps.close()  # frees the photo's memory before the next one is awaited
+            for path, out in others:
+                relative, why = self.manifest.relative, why_passed_over(path)
+                record = {"out": relative(out), "target": relative(path)}
+                self.manifest.add(record | {"status": PASSED_OVER, "why": why})
+                report.passed_over.append(name_file(path, why))
         return report
 
     def _open(self, task: SwapTask) -> tuple[SwapTask, Steps, tuple[Record, bool] | None]:
@@ -84,30 +105,31 @@ class BatchRun:
         If it cannot be opened, there is no None; an earlier run's line comes alone, with True.
         """
         relative = self.manifest.relative
-        mask = mask_path(task.out) if self.masks and not is_video(task.target) else None
         record: Record = {"out": relative(task.out), "target": relative(task.target)}
         try:
-            steps = self.method(task, mask, self._describe)
-            inputs = next(steps)
-            record |= {"target_sha256": _hash(task.target)} | inputs
-            earlier = self.manifest.find(task.out, record)
-            if earlier is not None and _is_finished(earlier, task.out, mask):
-                yield earlier, True
-                return
-            next(steps)
-            yield None
-            if task.out not in self.manifest:
-                _check_ours(task.out)
-            make_folder(task.out.parent)
-            outcome = next(steps)
-            record |= {"status": "swapped", "why": None, "out_sha256": _hash(task.out), **outcome}
-            if mask is not None:
-                record |= {"mask": relative(mask), "mask_sha256": _hash(mask)}
-        except Exception as error:  # noqa: BLE001  # of this target alone
+            with one_of_many():
+                mask = mask_path(task.out) if self.masks and task.kind == "photo" else None
+                steps = self.method(task, mask, self._describe)
+                inputs = next(steps)
+                record |= {"target_sha256": _hash(task.target)} | inputs
+                earlier = self.manifest.find(task.out, record)
+                if earlier is not None and _is_finished(earlier, task.out, mask):
+                    yield earlier, True
+                    return
+                next(steps)
+                yield None
+                _check_ours(task.out, self.manifest.hash_of(task.out), _is_marked)
+                if mask is not None:
+                    _check_ours(mask, self.manifest.hash_of(task.out, "mask"), is_mask)
+                make_folder(task.out.parent)
+                outcome = next(steps)
+                record |= {"status": "swapped", "why": None, "out_sha256": _hash(task.out)}
+                record |= outcome
+                if mask is not None:
+                    record |= {"mask": relative(mask), "mask_sha256": _hash(mask)}
+        except FaceShifterError as error:  # of this target alone
             record |= {"status": "failed", "why": str(error)}
-            if not isinstance(error, FaceShifterError):  # a fault of the program
-                record["why"] = f"failed: {type(error).__name__}: {error}"
-            elif isinstance(error, NoFaceError) and "source" in record:  # not of the source
+            if isinstance(error, NoFaceError) and "source" in record:  # not of the source
                 record["status"] = UNMATCHED if record.get("matches") else "no face"
         yield record, False
 
@@ -127,13 +149,34 @@ def _hash(path: Path) -> str:
         return sha256(path)
     except OSError as error:
         raise ImageError(f"{path} cannot be read ({error.strerror}); check the path") from None
+    except ValueError as error:  # a null character
+        raise ImageError(f"{path} cannot be a file's name ({error}); correct it") from None
 
 
-def _check_ours(out: Path) -> None:
-    """Refuse to replace a photo that is not a result of a swap."""
-    if not out.exists() or is_video(out):
+def _check_ours(out: Path, written: str | None, looks_ours: Callable[[Path], bool]) -> None:
+    """Refuse to replace a file that no swap has written.
+
+    ``written`` is the hash of what an earlier run wrote there. A killed run may have written a file
+    and not its line, so what a file looks like counts too.
+    """
+    if not (out.is_symlink() or out.exists()):
         return
-    with suppress(ImageError):
-        if read_mark(out) is not None:
+    with suppress(FaceShifterError, OSError):
+        if sha256(out) == written:
+            return
+        if looks_ours(out):
             return
     raise OutputError(f"{out} exists and is not a result of a swap; choose another place")
+
+
+def _is_marked(out: Path) -> bool:
+    return is_result(out) if writes_video(out) else read_mark(out) is not None
+
+
+def why_passed_over(path: Path) -> str:
+    """Return why a file among targets is none."""
+    if path.is_dir():
+        return "this folder cannot be read"
+    if not path.is_file():
+        return "this is not a regular file, or a link to none"
+    return "this is neither a photo nor a video by its suffix"

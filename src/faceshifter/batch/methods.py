@@ -13,10 +13,10 @@ from faceshifter.batch.targets import SwapTask
 from faceshifter.face.detect import DlibDetector
 from faceshifter.images import Photo, load_photo, save_photo
 from faceshifter.marks.xmp import Origin
-from faceshifter.media import is_video
 from faceshifter.swap.people import SourceReader
 from faceshifter.swap.photo import open_target, swap_file
 from faceshifter.swap.swapper import FaceSwapper, SwappedFace
+from faceshifter.video.animation import swap_animation
 from faceshifter.video.clip import VideoOptions, swap_video
 
 Describe = Callable[[Sequence[Path]], list[Record]]
@@ -55,11 +55,13 @@ def network_method(swapper: FaceSwapper, sources: SourceReader, options: VideoOp
             "face": None if people else selection.face,
             "strength": selection.strength,
         }
-        if is_video(task.target):
-            yield inputs | settings | asdict(options)
+        if task.kind != "photo":
+            encoding = asdict(options) if task.kind == "video" else {}
+            yield inputs | settings | encoding
             yield {}
+            swap_frames = swap_video if task.kind == "video" else swap_animation
             with detecting:
-                done = swap_video(swapper, selection, task.target, task.out, options=options)
+                done = swap_frames(swapper, selection, task.target, task.out, options=options)
             summary = asdict(done)
             del summary["seconds"]  # the rest is the same in every run
             yield {"video": summary}

@@ -3,14 +3,26 @@
 import csv
 import hashlib
 import io
+import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from functools import cached_property
 from pathlib import Path
+from typing import Literal
 
-from faceshifter.batch.manifest import relative_path
+from faceshifter.batch.manifest import relative_path, resolve
 from faceshifter.errors import DataError, OutputError
-from faceshifter.files import read_table, write_atomically
-from faceshifter.media import PHOTO_FORMATS, VIDEO_CONTAINERS, is_photo, is_video
+from faceshifter.files import exists, files_below, read_table, write_atomically
+from faceshifter.media import (
+    ANIMATION_FORMATS,
+    PHOTO_FORMATS,
+    VIDEO_CONTAINERS,
+    is_photo,
+    is_video,
+    writes_video,
+)
+from faceshifter.video.animation import VIDEO_FORMATS, animation_format
 
 WILDCARDS = frozenset("*?[")
 
@@ -24,53 +36,136 @@ class SwapTask:
     target: Path
     out: Path
 
+    @cached_property
+    def kind(self) -> Literal["photo", "animation", "video"]:
+        """How it is swapped: what the result is to be, and whether the target moves."""
+        if writes_video(self.out):
+            return "video"
+        return "animation" if self._animation_format else "photo"
+
+    @cached_property
+    def _animation_format(self) -> str | None:
+        return animation_format(self.target)
+
+    def check_suffix(self, name: str) -> None:
+        """Refuse an output that cannot hold what the target is; ``name`` is its option's, or place.
+
+        Raises:
+            OutputError: Its suffix is that of no format that is written for such a target.
+        """
+        kind, known = "a photo", tuple(PHOTO_FORMATS)
+        if is_video(self.target):
+            kind, known = "a video", tuple(VIDEO_CONTAINERS)
+        elif self._animation_format:
+            kind, known = "an animated picture", tuple(ANIMATION_FORMATS)
+            if self._animation_format in VIDEO_FORMATS:
+                known += tuple(VIDEO_CONTAINERS)
+        elif writes_video(self.out):
+            return  # a video without the suffix of one
+        if self.out.suffix.lower() not in known:
+            raise OutputError(
+                f"{self.target} is {kind}, and {name} {self.out} has none of the suffixes "
+                f"{', '.join(known)}; choose one"
+            )
+
+
+@dataclass(frozen=True)
+class Found:
+    """Files of a folder or a pattern."""
+
+    tasks: list[SwapTask]
+    others: Sequence[tuple[Path, Path]] = ()
+    """Those that are neither photos nor videos, with the place of a result."""
+
 
 def are_many(target: Path) -> bool:
-    """Return whether a path means several targets: a folder, or a pattern."""
-    return target.is_dir() or bool(WILDCARDS & set(str(target)) and not target.exists())
+    """Return whether a path means several targets: a folder, or a pattern that is no name."""
+    if exists(target):
+        return target.is_dir()
+    return bool(WILDCARDS & set(str(target)))
 
 
-def find_tasks(source: Path | None, target: Path, out: Path) -> list[SwapTask]:
+def find_tasks(source: Path | None, target: Path, out: Path) -> Found:
     """Return every photo and video of a folder or pattern, each with its place below ``out``.
 
-    Suffixes stay; ``.png`` is added to those of photos that cannot be written in their own format.
+    Suffixes stay; ``.png`` or ``.mp4`` is added to those of formats that cannot be written. Hidden
+    files and folders are left out, and folders that are linked are searched too.
 
     Raises:
         DataError: There are none.
     """
-    parts = target.parts
-    first = next((idx for idx, part in enumerate(parts) if WILDCARDS & set(part)), 0)
-    root, pattern = Path(*parts[:first]), str(Path(*parts[first:]))
-    if target.is_dir():
-        root, pattern = target, "**/*"
-    inside, tasks = out.resolve(), []
-    for path in sorted(root.glob(pattern)):
-        video = is_video(path) and path.is_file()
-        if not (video or is_photo(path)) or path.resolve().is_relative_to(inside):
+    root, paths = _files(target)
+    inside, tasks, others = out.resolve(), [], []
+    for path in paths:
+        if path.resolve().is_relative_to(inside):
             continue
-        png = not video and path.suffix.lower() not in PHOTO_FORMATS
-        name = f"{path.relative_to(root)}{'.png' if png else ''}"
-        tasks.append(SwapTask(source, path, out / name))
+        if path.is_file() and (is_video(path) or is_photo(path)):
+            tasks.append(SwapTask(source, path, out / _result_name(path, root)))
+        else:
+            others.append((path, out / path.relative_to(root)))
     if not tasks:
         raise DataError(f"{target} holds no photos; give a folder, or a quoted pattern, of some")
-    return tasks
+    return Found(_apart(tasks), others)
+
+
+def _files(target: Path) -> tuple[Path, list[Path]]:
+    """Return the folder that a target's own tree begins in, and all its files."""
+    if exists(target):
+        return target, files_below(target)
+    parts, fixed = target.parts, 0
+    # A part that exists is a name, whatever is in it; the first other one begins the pattern.
+    while fixed < len(parts) - 1 and exists(Path(*parts[: fixed + 1])):
+        fixed += 1
+    root, pattern = Path(*parts[:fixed]), parts[fixed:]
+    paths = files_below(root, None if "**" in pattern else len(pattern))
+    return root, [path for path in paths if _matches(path.relative_to(root).parts, pattern)]
+
+
+def _matches(parts: Sequence[str], pattern: Sequence[str]) -> bool:
+    """Return whether a path below the pattern's root fits it; ** is any number of folders."""
+    if not pattern or not parts:
+        return not parts and all(part == "**" for part in pattern)
+    if pattern[0] == "**":
+        return _matches(parts, pattern[1:]) or _matches(parts[1:], pattern)
+    here = parts[0] == pattern[0] or fnmatchcase(parts[0], pattern[0])
+    return here and _matches(parts[1:], pattern[1:])
+
+
+def _result_name(path: Path, root: Path) -> str:
+    """Return where a result goes below ``out``: the target's own place, in a written format."""
+    suffix, name = path.suffix.lower(), str(path.relative_to(root))
+    if is_video(path):
+        return name if suffix in VIDEO_CONTAINERS else f"{name}.mp4"
+    if suffix in PHOTO_FORMATS or (suffix in ANIMATION_FORMATS and animation_format(path)):
+        return name
+    return f"{name}.png"
+
+
+def _apart(tasks: list[SwapTask]) -> list[SwapTask]:
+    """Give one of two targets with the same result another suffix: a.bmp beside a.bmp.png."""
+    taken = {task.out for task in tasks if task.out.name == task.target.name}
+    apart = []
+    for task in tasks:
+        out = task.out
+        if out.name != task.target.name:
+            while out in taken:
+                out = out.with_name(out.name + out.suffix)
+            taken.add(out)
+        apart.append(SwapTask(task.source, task.target, out))
+    return apart
 
 
 def read_tasks(table: Path) -> list[SwapTask]:
     """Return the rows of a CSV file: source, target, out, relative to the file's own folder.
 
     Raises:
-        DataError: It is not such a table, or an output's suffix does not fit its target.
+        DataError: It is not such a table.
+        OutputError: An output's suffix does not fit its target.
     """
     tasks = []
     for where, row in read_table(table, ("source", "target", "out")):
         task = SwapTask(*(table.parent / row[column] for column in ("source", "target", "out")))
-        known = tuple(VIDEO_CONTAINERS if is_video(task.target) else PHOTO_FORMATS)
-        if task.out.suffix.lower() not in known:
-            raise DataError(
-                f"{where} names {row['out']}, which has none of the suffixes "
-                f"{', '.join(known)}; choose one"
-            )
+        task.check_suffix(f"{where} out")
         tasks.append(task)
     return tasks
 
@@ -88,7 +183,7 @@ def read_pairs(table: Path, out: Path) -> list[SwapTask]:
     tasks = []
     for source, target in dict.fromkeys(pairs):
         pair = f"{relative_path(source, out)}\n{relative_path(target, out)}"
-        digest = hashlib.sha256(pair.encode()).hexdigest()[:8]
+        digest = hashlib.sha256(os.fsencode(pair)).hexdigest()[:8]
         name = f"{source.stem[:24]}-in-{target.stem[:24]}-{digest}.png"
         tasks.append(SwapTask(source, target, out / name))
     return tasks
@@ -107,7 +202,7 @@ def write_results(table: Path, results: Iterable[SwapTask], method: str) -> None
         assert task.source is not None
         paths = (task.source, task.target, task.out)
         writer.writerow([*(relative_path(path, table.parent) for path in paths), method])
-    write_atomically(table, text.getvalue().encode())
+    write_atomically(table, text.getvalue().encode("utf-8", "surrogateescape"))
 
 
 def check_tasks(tasks: Sequence[SwapTask]) -> None:
@@ -116,10 +211,10 @@ def check_tasks(tasks: Sequence[SwapTask]) -> None:
     Raises:
         OutputError: There is one.
     """
-    inputs = {path.resolve() for task in tasks for path in (task.source, task.target) if path}
+    inputs = {resolve(path) for task in tasks for path in (task.source, task.target) if path}
     outputs = set()
     for task in tasks:
-        out = task.out.resolve()
+        out = resolve(task.out)
         if out in inputs:
             raise OutputError(f"{task.out} would replace the photo of that name; choose another")
         if out in outputs:

@@ -14,6 +14,7 @@ from faceshifter.marks.c2pa import C2paManifest, read_manifest
 from faceshifter.marks.watermark import watermark_score
 from faceshifter.marks.xmp import Mark, read_mark
 from faceshifter.media import DEMUXERS, HEAD_BYTES, sniff
+from faceshifter.video.animation import animation_format, open_animation
 from faceshifter.video.source import frames_at, open_clip
 
 NUM_FRAMES = 10
@@ -49,7 +50,12 @@ def inspect(path: Path) -> Findings:
     with content:
         mime = sniff(content.read(HEAD_BYTES))
         video = mime in DEMUXERS and not mime.startswith("image/")
-        frames = sample_frames(path, NUM_FRAMES) if video else [load_photo(path).pixels]
+        if video:
+            frames = sample_frames(path, NUM_FRAMES)
+        elif animation_format(path):
+            frames = open_animation(path).sample(NUM_FRAMES)
+        else:
+            frames = [load_photo(path).pixels]
         if mime is None:
             with open_image(path, str(path)) as image:
                 mime = image.get_format_mimetype() or ""

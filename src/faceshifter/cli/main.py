@@ -19,6 +19,7 @@ from faceshifter.cli.serving import serve, study, ui
 from faceshifter.cli.swapping import demo, identity, swap
 from faceshifter.cli.training import ablate, bench, prepare, rank_errors, train
 from faceshifter.errors import FaceShifterError
+from faceshifter.files import exists
 from faceshifter.media import PHOTO_SUFFIXES, VIDEO_CONTAINERS
 
 GROUPS: dict[str, tuple[Callable[..., Any], ...]] = {
@@ -44,7 +45,6 @@ def main() -> None:
     # OpenMP reads it as PyTorch is imported, which no command has done yet.
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     accept_every_character()
-    sys.argv[1:] = map(as_name, sys.argv[1:])
     match sys.argv[1:]:
         case ["--version"]:
             say(f"faceshifter {__version__}")
@@ -62,6 +62,7 @@ def main() -> None:
         tyro.extras.subcommand_cli_from_dict(
             COMMANDS,
             prog="faceshifter",
+            args=[_as_name(word) for word in sys.argv[1:]],
             config=(
                 tyro.conf.OmitSubcommandPrefixes,
                 tyro.conf.DisallowNone,
@@ -81,10 +82,17 @@ def main() -> None:
         sys.exit(130)  # as shells do
 
 
-def as_name(word: str) -> str:
-    """Return a word of the command line so that a file named like an option is a file."""
-    is_file = word.startswith("-") and "=" not in word and Path(word).suffix.lower() in SUFFIXES
-    return f"./{word}" if is_file else word
+def _as_name(word: str) -> str:
+    """Return a word that looks like an option, but is the name of a file, as such a name."""
+    is_name = (
+        word.startswith("-")
+        and "=" not in word
+        and (
+            Path(word).suffix.lower() in SUFFIXES
+            or (exists(Path(word)) and (word[:2] != "--" or Path(word).suffix))
+        )
+    )
+    return f"./{word}" if is_name else word
 
 
 def overview() -> list[str]:

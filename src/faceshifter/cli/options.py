@@ -13,6 +13,7 @@ from tyro.conf import arg
 from faceshifter.config import MAX_STRENGTH, Strength, is_strength
 from faceshifter.downloads import model_path
 from faceshifter.errors import DataError, ImageError, OutputError
+from faceshifter.files import exists
 from faceshifter.media import PHOTO_FORMATS
 
 if TYPE_CHECKING:
@@ -103,7 +104,7 @@ def _resolve(value: Any, hint: Any) -> Any:
 def check_exists(*paths: Path | None) -> None:
     """Refuse a path that does not exist, before the networks are loaded."""
     for path in paths:
-        if path is not None and not path.exists():
+        if path is not None and not exists(path):
             raise ImageError(f"{path} does not exist; check the path")
 
 
@@ -119,7 +120,7 @@ def check_folder(out: Path | None, option: str) -> None:
     """Refuse a file whose folder is missing or cannot be written, before the work."""
     if out is None:
         return
-    if not out.parent.is_dir():
+    if not (exists(out.parent) and out.parent.is_dir()):
         raise OutputError(f"the folder {out.parent} of {option} does not exist; create it first")
     if not os.access(out.parent, os.W_OK):
         raise OutputError(f"the folder {out.parent} of {option} cannot be written; choose another")

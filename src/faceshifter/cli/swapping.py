@@ -8,13 +8,19 @@ from typing import TYPE_CHECKING, Annotated, Literal
 from tqdm import tqdm
 from tyro.conf import OmitArgPrefixes, Positional, UseAppendAction
 
-from faceshifter.batch.targets import SwapTask, are_many, check_tasks, find_tasks, read_tasks
+from faceshifter.batch.targets import (
+    Found,
+    SwapTask,
+    are_many,
+    check_tasks,
+    find_tasks,
+    read_tasks,
+)
 from faceshifter.cli import options
 from faceshifter.cli.say import say
 from faceshifter.config import Strength
 from faceshifter.errors import DataError, OutputError
-from faceshifter.files import make_folder
-from faceshifter.media import VIDEO_CONTAINERS, is_video
+from faceshifter.files import exists, make_folder
 
 if TYPE_CHECKING:
     from faceshifter.batch.many import Report
@@ -22,6 +28,8 @@ if TYPE_CHECKING:
     from faceshifter.swap.swapper import FaceSwapper
     from faceshifter.video.clip import VideoOptions
 
+NAMED = 20
+"""Most files that are passed over and named one by one; the manifest names all."""
 SourceFace = Literal["only", "largest"] | int
 
 
@@ -95,7 +103,8 @@ def swap(
     if faces.match and faces.face is not None:
         raise DataError("--match and --face both say which faces are swapped; give one of them")
     matches = [split_match(text) for text in faces.match]
-    tasks, manifest = _find_tasks(source, target, outputs.out, pairs, [own for _, own in matches])
+    found, manifest = _find_tasks(source, target, outputs.out, pairs, [own for _, own in matches])
+    tasks = found.tasks
     options.check_exists(*(path for pair in matches for path in pair))
     if pairs is None:
         options.check_exists(tasks[0].source)
@@ -129,11 +138,11 @@ def swap(
         make_folder(manifest.parent)
         method = network_method(swapper, sources, encoding)
         run = BatchRun(method, RunManifest(manifest), masks=outputs.masks)
-        print_report(run.run(tasks), len(tasks), manifest)
+        print_report(run.run(tasks, found.others), len(tasks), manifest)
         return
     (task,) = tasks
     selection = sources.select(task.source)
-    if is_video(task.out):
+    if task.kind != "photo":
         _swap_clip(swapper, selection, task, encoding, video.report)
     else:
         _swap_photo(swapper, selection, task, outputs)
@@ -142,7 +151,7 @@ def swap(
 def split_match(match: str) -> tuple[Path, Path | None]:
     """Split ``REFERENCE[=SOURCE]`` into its paths; the name of an existing file may contain =."""
     reference, equals, source = match.partition("=")
-    if not equals or Path(match).exists():
+    if not equals or exists(Path(match)):
         return Path(match), None
     if not reference or not source:
         raise DataError(f"--match {match} lacks a path; give REFERENCE or REFERENCE=SOURCE")
@@ -155,13 +164,13 @@ def _find_tasks(
     out: Path | None,
     pairs: Path | None,
     own_sources: list[Path | None],
-) -> tuple[list[SwapTask], Path | None]:
+) -> tuple[Found, Path | None]:
     """Return what is swapped, and the manifest, or None where there is a single target."""
     if pairs is not None:
         if source is not None or out is not None:
             raise DataError("--pairs names all sources, targets and outputs; leave others out")
         options.check_exists(pairs)
-        return read_tasks(pairs), pairs.with_suffix(".manifest.jsonl")
+        return Found(read_tasks(pairs)), pairs.with_suffix(".manifest.jsonl")
     if out is None:
         raise DataError("give --out, where the result goes")
     if own_sources and None not in own_sources:
@@ -174,21 +183,16 @@ def _find_tasks(
         raise DataError("give SOURCE and TARGET, or --pairs PAIRS.csv")
     if are_many(target):
         return find_tasks(source, target, out), out / "manifest.jsonl"
-    return [SwapTask(source, target, out)], None
+    return Found([SwapTask(source, target, out)]), None
 
 
 def _check_single(task: SwapTask, outputs: Outputs, video: Video) -> None:
     """Refuse outputs of a single target that do not fit it, or cannot be written."""
     options.check_exists(task.target)
-    if not (is_video(task.target) or is_video(task.out)):
-        options.check_output(task.out)
-        return
-    if not is_video(task.out):
-        known = ", ".join(VIDEO_CONTAINERS)
-        raise OutputError(
-            f"{task.target} is a video, and --out {task.out} has none of {known}; choose one"
-        )
+    task.check_suffix("--out")
     options.check_folder(task.out, "--out")
+    if task.kind == "photo":
+        return
     options.check_folder(video.report, "--report")
     if outputs.masks or outputs.save_steps is not None:
         raise DataError("--masks and --save-steps are for photos; leave them out")
@@ -220,8 +224,11 @@ def _swap_clip(
     encoding: "VideoOptions",
     report: Path | None,
 ) -> None:
-    """Swap one video, with a bar of both passes."""
+    """Swap one video or animated picture, with a bar of both passes."""
+    from faceshifter.video.animation import swap_animation
     from faceshifter.video.clip import swap_video
+
+    swap_frames = swap_video if task.kind == "video" else swap_animation
 
     with tqdm(unit="frame") as bar:
 
@@ -230,7 +237,7 @@ def _swap_clip(
             bar.total = total
             bar.update(done - bar.n)
 
-        summary = swap_video(
+        summary = swap_frames(
             swapper,
             selection,
             task.target,
@@ -254,9 +261,13 @@ def print_report(report: "Report", count: int, path: Path) -> None:
     """Print what became of many targets; exit with 1 if any failed."""
     for line in report.failures:
         say(f"not swapped: {line}", error=True)
+    for line in report.passed_over[:NAMED]:
+        say(f"passed over: {line}", error=True)
     say(f"swapped {len(report.results)} of {count}: {path}")
     if report.num_unmatched:
         say(f"no match found in {report.num_unmatched}")
+    if passed := len(report.passed_over):
+        say(f"passed over {passed} that {'is' if passed == 1 else 'are'} no photo or video")
     if report.num_kept:
         say(f"{report.num_kept} already up to date")
     if report.failures:

@@ -2,6 +2,8 @@
 
 import hashlib
 import multiprocessing
+import os
+import zlib
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
@@ -13,11 +15,17 @@ from jaxtyping import UInt8
 from tqdm import tqdm
 
 from faceshifter.config import CropGeometry
-from faceshifter.data.photos import PREPARE_AGAIN, PhotoFile, find_photos
+from faceshifter.data.photos import NO_PHOTO, PREPARE_AGAIN, PhotoFile, find_photos
 from faceshifter.data.shards import Crop, write_shard
-from faceshifter.errors import DataError, ImageError, NoFaceError
+from faceshifter.errors import (
+    DataError,
+    FaceShifterError,
+    ImageError,
+    NoFaceError,
+    one_of_many,
+)
 from faceshifter.face.detect import crop_largest, load_detector
-from faceshifter.files import claim, read_lines, write_lines
+from faceshifter.files import as_type, claim, delete_orphans, read_lines, write_lines
 from faceshifter.media import PHOTO_SUFFIXES
 
 SHARD_SIZE = 1000
@@ -29,6 +37,17 @@ JPEG_PARAMS = (
 MIN_EYE_DISTANCE = 16.0
 """Pixels; a face below this has nothing to teach at 128 pixels and more."""
 SHARPNESS_SIZE = 128
+
+
+@dataclass(frozen=True)
+class Skipped:
+    """One line of skipped.jsonl."""
+
+    photo: str
+    skipped: str
+    """Reason, of a few."""
+    why: str | None = None
+    """A sentence, where there is more to say."""
 
 
 @dataclass(frozen=True)
@@ -56,7 +75,7 @@ class PrepareReport:
     num_crops: int
     num_people: int
     skipped: dict[str, int]
-    """Photos skipped, by reason; DATA/skipped.jsonl names each."""
+    """Files skipped, by reason; DATA/skipped.jsonl names each."""
 
 
 def prepare(
@@ -85,8 +104,11 @@ def prepare(
         )
     load_detector(yunet)  # a wrong file is refused now, not by every worker
     geometry = geometry or CropGeometry()
-    files = list(find_photos(photos))
+    others: dict[str, str] = {}
+    files = list(find_photos(photos, others))
     if not files:
+        if unread := [why for why in others.values() if why != NO_PHOTO]:
+            raise DataError(unread[0])
         raise DataError(
             f"{photos} holds no photos; give a folder with "
             f"{', '.join(sorted(PHOTO_SUFFIXES))} or .tar"
@@ -95,9 +117,10 @@ def prepare(
         "size": size,
         "geometry": asdict(geometry),
         "detector": "yunet" if yunet else "dlib",
-        "photos": hashlib.sha256("\n".join(file.name for file in files).encode()).hexdigest(),
+        "photos": hashlib.sha256(os.fsencode("\n".join(file.name for file in files))).hexdigest(),
     }
     claim(out, config, option="--out", name="prepared.json")
+    delete_orphans(out)
     tasks = [
         ShardTask(
             f"shard-{idx:05d}.tar", files[start : start + shard_size], out, size, geometry, yunet
@@ -109,7 +132,7 @@ def prepare(
     with tqdm(total=len(files), initial=done, unit="photo") as bar:
         for num_photos in _prepare_shards(left, workers):
             bar.update(num_photos)
-    return _write_index(out, tasks, len(files))
+    return _write_index(out, tasks, len(files), others)
 
 
 def _prepare_shards(tasks: list[ShardTask], workers: int) -> Iterator[int]:
@@ -127,21 +150,26 @@ def _prepare_shard(task: ShardTask) -> int:
     lines: list[dict[str, object]] = []
     jpegs = []
     for idx, photo in enumerate(task.photos):
-        skipped = None
+        reason, why = None, None
         try:
-            pixels = photo.pixels()
-            image, matrix = crop_largest(pixels, detector, task.geometry, task.size, photo.name)
+            with one_of_many():
+                pixels = photo.pixels()
+                image, matrix = crop_largest(pixels, detector, task.geometry, task.size, photo.name)
+        except NoFaceError:
+            reason = "no face found"
+        except FaceShifterError as error:
+            reason = "unreadable" if isinstance(error, ImageError) else "failed"
+            why = str(error)
+        else:
             scale = np.hypot(matrix[0, 0], matrix[1, 0])
             eye_distance = float(task.geometry.eye_distance * task.size / scale)
             if eye_distance < MIN_EYE_DISTANCE:
-                skipped = f"eyes less than {MIN_EYE_DISTANCE:.0f} pixels apart"
-        except ImageError:
-            skipped = "unreadable"
-        except NoFaceError:
-            skipped = "no face found"
-        if skipped:
-            lines.append({"photo": photo.name, "skipped": skipped})
+                reason = f"eyes less than {MIN_EYE_DISTANCE:.0f} pixels apart"
+        if reason:
+            lines.append(asdict(Skipped(photo.name, reason, why)))
             continue
+        _, encoded = cv2.imencode(".jpg", np.ascontiguousarray(image[:, :, ::-1]), JPEG_PARAMS)
+        jpeg = encoded.tobytes()
         crop = Crop(
             shard=task.shard,
             file=f"{idx:05d}.jpg",
@@ -149,9 +177,9 @@ def _prepare_shard(task: ShardTask) -> int:
             identity=photo.identity,
             eye_distance=round(eye_distance, 1),
             sharpness=round(_sharpness(image), 1),
+            crc32=zlib.crc32(jpeg),
         )
-        _, jpeg = cv2.imencode(".jpg", np.ascontiguousarray(image[:, :, ::-1]), JPEG_PARAMS)
-        jpegs.append((crop.file, jpeg.tobytes()))
+        jpegs.append((crop.file, jpeg))
         lines.append(asdict(crop))
     write_shard(task.out / task.shard, jpegs)
     write_lines(task.lines_path, lines)
@@ -164,15 +192,26 @@ def _sharpness(image: UInt8[np.ndarray, "s s 3"]) -> float:
     return float(cv2.Laplacian(grey, cv2.CV_64F).var())
 
 
-def _write_index(out: Path, tasks: list[ShardTask], num_photos: int) -> PrepareReport:
-    lines = [line for task in tasks for line in read_lines(task.lines_path, remedy=PREPARE_AGAIN)]
-    skipped = [line for line in lines if "skipped" in line]
-    crops = [line for line in lines if "skipped" not in line]
-    write_lines(out / "skipped.jsonl", skipped)
-    write_lines(out / "index.jsonl", crops)
+def _write_index(
+    out: Path, tasks: list[ShardTask], num_photos: int, others: dict[str, str]
+) -> PrepareReport:
+    crops: list[Crop] = []
+    skipped: list[Skipped] = []
+    for task in tasks:
+        for number, line in enumerate(read_lines(task.lines_path, remedy=PREPARE_AGAIN), 1):
+            where = f"{task.lines_path}, line {number},"
+            if "skipped" in line:
+                skipped.append(as_type(line, Skipped, where, PREPARE_AGAIN))
+            else:
+                crops.append(as_type(line, Crop, where, PREPARE_AGAIN))
+    skipped += [
+        Skipped(name, NO_PHOTO, None if why == NO_PHOTO else why) for name, why in others.items()
+    ]
+    write_lines(out / "skipped.jsonl", map(asdict, skipped))
+    write_lines(out / "index.jsonl", map(asdict, crops))
     return PrepareReport(
         num_photos=num_photos,
         num_crops=len(crops),
-        num_people=len({line["identity"] for line in crops}),
-        skipped=dict(Counter(str(line["skipped"]) for line in skipped).most_common()),
+        num_people=len({crop.identity for crop in crops}),
+        skipped=dict(Counter(line.skipped for line in skipped).most_common()),
     )

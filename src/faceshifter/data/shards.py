@@ -9,10 +9,11 @@ DATA/prepared.json      the crop's size and geometry, and what was prepared
 import io
 import os
 import tarfile
+import zlib
 from collections.abc import Collection, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
@@ -47,6 +48,8 @@ class Crop:
     """Distance of the eyes in the photo, in its pixels: the crop's true resolution."""
     sharpness: float
     """Variance of the Laplacian of the crop at 128 pixels, grey levels 0..255."""
+    crc32: int | None = None
+    """Checksum of the crop's bytes; None in a set that was prepared before there was one."""
 
 
 @dataclass(frozen=True)
@@ -98,9 +101,13 @@ class StoredFaces:
         with _reading(shard), shard.open("rb") as file:
             file.seek(offset)
             jpeg = file.read(length)
+        crop = self.crops[idx]
+        whole = crop.crc32 is None or zlib.crc32(jpeg) == crop.crc32
         bgr = cv2.imdecode(np.frombuffer(jpeg, np.uint8), cv2.IMREAD_COLOR) if jpeg else None
-        if bgr is None:
-            raise DataError(f"{shard} is damaged; delete it and run prepare again")
+        if bgr is None or not whole:
+            raise DataError(
+                f"{crop.file} in {shard} is damaged; delete the shard and run prepare again"
+            )
         if bgr.shape[0] != self.size:
             bgr = cv2.resize(bgr, (self.size, self.size), interpolation=cv2.INTER_AREA)
         return torch.from_numpy(np.ascontiguousarray(bgr[:, :, ::-1])).permute(2, 0, 1)
@@ -152,18 +159,10 @@ def read_records(path: Path, kind: type[T], *, remedy: str, torn: bool = False) 
     Raises:
         DataError: The file is missing or damaged, or a line lacks a field or has another.
     """
-    types = {
-        field.name: str if field.type is str else (int, float)
-        for field in fields(kind)  # type: ignore[arg-type]
-    }
-    records = []
-    for number, line in enumerate(read_lines(path, remedy=remedy, torn=torn), 1):
-        if line.keys() != types.keys() or not all(
-            isinstance(line[name], expected) for name, expected in types.items()
-        ):
-            raise DataError(f"{path}, line {number}, is damaged; {remedy}")
-        records.append(kind(**line))
-    return records
+    return [
+        as_type(line, kind, f"{path}, line {number},", remedy)
+        for number, line in enumerate(read_lines(path, remedy=remedy, torn=torn), 1)
+    ]
 
 
 def open_faces(data: Path, size: int) -> StoredFaces:

@@ -155,7 +155,7 @@ def _table(path: Path) -> list[Case]:
 
     @cache
     def photo(name: str) -> PhotoFile:  # its folder names the person
-        return _TablePhoto(name, Path(name).parent.name or name, path.parent / name)
+        return PhotoFile(name, Path(name).parent.name or name, path.parent / name)
 
     cases: dict[tuple[str, str], Case] = {}
     for where, row in rows:
@@ -170,16 +170,6 @@ def _table(path: Path) -> list[Case]:
             raise DataError(f"{where} repeats a pair of {method}; remove one")
         case.results[method] = photo(row["result"])
     return list(cases.values())
-
-
-class _TablePhoto(PhotoFile):
-    """A photo that a CSV names, whose file may be missing."""
-
-    def read(self) -> bytes:
-        try:
-            return super().read()
-        except OSError as error:
-            raise ImageError(f"{self.name} cannot be read ({error.strerror}); check it") from None
 
 
 def _faceforensics(root: Path) -> list[Case]:

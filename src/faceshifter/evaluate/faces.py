@@ -13,7 +13,7 @@ import numpy as np
 from jaxtyping import Float, Shaped
 from tqdm import tqdm
 
-from faceshifter.errors import DataError, ImageError, NoFaceError
+from faceshifter.errors import DataError, FaceShifterError, NoFaceError, one_of_many
 from faceshifter.evaluate.cases import Case, Picture
 from faceshifter.evaluate.judges import GAZE, Head, Judges
 from faceshifter.files import claim, make_folder, replacing
@@ -167,18 +167,23 @@ def _measure(
     crops = []
     for i, picture in enumerate(pictures):
         try:
-            pixels = picture.pixels()
-            faces = judges.detector.detect(pixels)
-            if not faces:
-                raise NoFaceError(
-                    f"no face was found in {picture.name}; give one with a larger face"
-                )
-            count[i], landmarks[i] = len(faces), faces[0].landmarks
-            crops.append(judges.recogniser.crop(pixels, landmarks[i]))
-            if picture in targets and (state := judges.head(pixels, landmarks[i])) is not None:
-                head[i] = state
-        except (ImageError, NoFaceError) as problem:
+            with one_of_many():
+                pixels = picture.pixels()
+                faces = judges.detector.detect(pixels)
+                if not faces:
+                    raise NoFaceError(
+                        f"no face was found in {picture.name}; give one with a larger face"
+                    )
+                points = faces[0].landmarks
+                crop = judges.recogniser.crop(pixels, points)
+                state = judges.head(pixels, points) if picture in targets else None
+        except FaceShifterError as problem:
             error[i] = str(problem)
+        else:
+            count[i], landmarks[i] = len(faces), points
+            crops.append(crop)
+            if state is not None:
+                head[i] = state
         bar.update()
     if crops:
         z[[not text for text in error]] = judges.recogniser.embed(crops)

@@ -68,12 +68,14 @@ def write_reports(
         "notes": _notes(records),
     }
     write_atomically(out / "report.json", json.dumps(report, indent=1, allow_nan=False).encode())
-    write_atomically(out / "report.md", "\n".join([*markdown(report), ""]).encode())
+    write_atomically(
+        out / "report.md", "\n".join([*markdown(report), ""]).encode("utf-8", "backslashreplace")
+    )
     order = ["source", "target", *columns.methods[1:]]  # as evaluate.scores draws them
     if points := curves(table):
         write_atomically(out / "curves.svg", draw(points).encode())
     html = page(report, sorted_pictures(out / "pictures"), order)
-    write_atomically(out / "report.html", html.encode())
+    write_atomically(out / "report.html", html.encode("utf-8", "backslashreplace"))
     return report
 
 

@@ -10,7 +10,7 @@ import cv2
 import numpy as np
 from jaxtyping import Float, UInt8
 
-from faceshifter.errors import FaceShifterError, ImageError, NoFaceError
+from faceshifter.errors import FaceShifterError, NoFaceError, one_of_many
 from faceshifter.evaluate.cases import Case, Frame
 from faceshifter.evaluate.detail import CROP as DETAIL_CROP
 from faceshifter.evaluate.detail import Detail
@@ -54,8 +54,9 @@ class Batch:
             }  # fmt: skip
             self.records.append(record)
             try:
-                pairs.append(self._read(idx, case, record["notes"]))
-            except (ImageError, NoFaceError) as error:
+                with one_of_many():
+                    pairs.append(self._read(idx, case, record["notes"]))
+            except FaceShifterError as error:
                 record["error"] = str(error)
         if not pairs:
             return

@@ -12,7 +12,7 @@ from tqdm import tqdm
 
 from faceshifter.config import CropGeometry
 from faceshifter.data.photos import find_photos
-from faceshifter.errors import DataError, ImageError, NoFaceError
+from faceshifter.errors import DataError, FaceShifterError, one_of_many
 from faceshifter.face.detect import FaceDetector, crop_largest
 from faceshifter.networks import Embedder
 
@@ -97,7 +97,8 @@ def labelled_crops(
     """
     for photo in tqdm(list(find_photos(photos)), unit="photo"):
         try:
-            crop, _ = crop_largest(photo.pixels(), detector, geometry, size, photo.name)
-        except (ImageError, NoFaceError):
+            with one_of_many():
+                crop, _ = crop_largest(photo.pixels(), detector, geometry, size, photo.name)
+        except FaceShifterError:
             continue
         yield crop, photo.identity

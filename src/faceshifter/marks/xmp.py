@@ -68,6 +68,10 @@ STALE_NAMESPACES = frozenset(
 )
 """Of properties that describe what phones append to a photo, and results do not have."""
 
+GIF_XMP = b"\x21\xff\x0bXMP DataXMP"
+"""Begin of the block that holds XMP in a GIF."""
+GIF_XMP_END = bytes([1, *range(255, -1, -1), 0])
+"""Its end: a reader that takes the packet for sub-blocks comes out of them here."""
 XMP_BOX = bytes.fromhex("be7acfcb97a942e89c71999491e3afac")
 """Type of the box that holds XMP in an MP4 or QuickTime file (XMP specification, part 3)."""
 
@@ -198,6 +202,19 @@ def append_xmp_box(path: Path, origin: Origin = SWAPPED) -> None:
         raise OutputError(f"{path} {not_written(error)}") from None
 
 
+def insert_gif_xmp(content: bytes, packet: bytes) -> bytes:
+    """Return a GIF with the packet behind its global colours (XMP specification, part 3)."""
+    flags = content[10]
+    start = 13 + (3 * 2 ** ((flags & 7) + 1) if flags & 128 else 0)
+    return content[:start] + GIF_XMP + packet + GIF_XMP_END + content[start:]
+
+
+def _read_gif_xmp(content: bytes) -> bytes | None:
+    """Return the first packet of a GIF."""
+    _, found, rest = content.partition(GIF_XMP)
+    return rest.partition(GIF_XMP_END)[0] if found else None
+
+
 def read_mark(path: Path) -> Mark | None:
     """Return the mark of a photo, or of an MP4 or QuickTime file; None if it has none.
 
@@ -213,6 +230,8 @@ def read_mark(path: Path) -> Mark | None:
     if not video:
         with open_image(path, str(path)) as image:
             xmp = read_xmp(image)
+            if image.format == "GIF":
+                xmp = _read_gif_xmp(path.read_bytes())
     return parse_mark(xmp) if xmp else None
 
 

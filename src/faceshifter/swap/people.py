@@ -6,7 +6,7 @@ from functools import lru_cache, partial
 from pathlib import Path
 
 from faceshifter.config import Strength
-from faceshifter.errors import ImageError, NoFaceError
+from faceshifter.errors import FaceShifterError, ImageError, NoFaceError, one_of_many
 from faceshifter.images import load_photo
 from faceshifter.media import is_photo
 from faceshifter.networks import Identity
@@ -54,9 +54,10 @@ def average_photos(
     found, files, skipped = [], [], []
     for photo in photos:
         try:
-            found.append(swapper.identity([load_photo(photo).pixels], face=face))
+            with one_of_many():
+                found.append(swapper.identity([load_photo(photo).pixels], face=face))
             files.append(photo)
-        except (ImageError, NoFaceError) as error:
+        except FaceShifterError as error:
             skipped.append(name_file(photo, str(error)))
     if not found:
         where = photos[0] if len(photos) == 1 else f"any of {len(photos)} photos"

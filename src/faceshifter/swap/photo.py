@@ -6,10 +6,11 @@ from pathlib import Path
 
 import cv2
 import numpy as np
+from PIL import Image
 
 from faceshifter.face.detect import Face
 from faceshifter.files import make_folder, write_atomically
-from faceshifter.images import Photo, load_photo, save_photo
+from faceshifter.images import DECODE_ERRORS, Photo, load_photo, save_photo
 from faceshifter.marks.xmp import SWAPPED
 from faceshifter.swap.selection import Selection
 from faceshifter.swap.swapper import FaceSwapper, Swapped, save_steps
@@ -62,3 +63,12 @@ def swap_file(
 def mask_path(out: Path) -> Path:
     """Return where the mask of a result goes: beside it."""
     return out.with_name(f"{out.name}.mask.png")
+
+
+def is_mask(path: Path) -> bool:
+    """Return whether a file is a picture of one channel with nothing but black and white."""
+    try:
+        with Image.open(path) as image:
+            return image.mode == "L" and not any(image.histogram()[1:255])
+    except (*DECODE_ERRORS, Image.DecompressionBombError):
+        return False

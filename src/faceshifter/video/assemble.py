@@ -15,7 +15,7 @@ from av.video.stream import VideoStream
 
 from faceshifter import __version__
 from faceshifter.errors import OutputError
-from faceshifter.marks.xmp import Origin
+from faceshifter.marks.xmp import IPTC_TERMS, Origin
 from faceshifter.media import VIDEO_CONTAINERS
 from faceshifter.video.clock import AnyPacket, Clock
 from faceshifter.video.packets import Losses, file_url, open_stream, read_packets
@@ -75,6 +75,16 @@ def assemble(
             packet.stream = stream
             result.mux(packet)
     return dropped
+
+
+def is_result(path: Path) -> bool:
+    """Return whether a video says that it is a result of a swap.
+
+    Raises:
+        VideoError: It cannot be read.
+    """
+    with open_stream(path) as (container, _):
+        return IPTC_TERMS in container.metadata.get("comment", "")
 
 
 def _chapters(source: InputContainer) -> list[Any]:

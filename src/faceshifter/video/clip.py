@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import Callable
 from contextlib import closing, suppress
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import av
@@ -20,14 +21,14 @@ from faceshifter.files import replacing, sha256
 from faceshifter.marks.c2pa import mark_video
 from faceshifter.marks.xmp import SWAPPED, Origin
 from faceshifter.media import MP4_SUFFIXES
-from faceshifter.swap.selection import Selection, why_none
+from faceshifter.swap.selection import Selection
 from faceshifter.swap.swapper import FaceSwapper
 from faceshifter.video.assemble import assemble
 from faceshifter.video.colour import Converter
 from faceshifter.video.encoders import CodecName, Encoder, choose_encoder
 from faceshifter.video.plan import NO_FACE, SwapPlan, record
 from faceshifter.video.render import SEGMENT, render
-from faceshifter.video.scan import find_turn, scan
+from faceshifter.video.scan import find_turn, read_scan, scan
 from faceshifter.video.source import Clip, open_clip
 
 WORK_FILES = ("faces*.jsonl", "report.jsonl", "lock", "result.*", "segment-*", ".faceshifter-*.tmp")
@@ -190,7 +191,7 @@ class _Work:
             turned, faces = replace(clip, turned=turn), folder / "faces-turned.jsonl"
             plan, _ = self._plan(turned, converter, faces, tick)
         if not any(frame.swaps for frame in plan):
-            raise self._nobody(plan)
+            raise plan.why_nobody()
         with closing(record(plan, lines)) as frames:
             segments = render(
                 plan,
@@ -234,10 +235,4 @@ class _Work:
             faces,
             tick=lambda done: tick(done, 2 * max(clip.count, done)),
         )
-        return SwapPlan(faces, clip, self.selection, self.swapper), lost
-
-    def _nobody(self, plan: SwapPlan) -> NoFaceError:
-        """Return the error that says why nobody is swapped."""
-        choice, matches = self.selection.face, self.selection.matches
-        chosen = bool(matches) or choice not in ("largest", "all")
-        return why_none(plan.faces if chosen else [], choice, str(self.clip.path), matches)
+        return SwapPlan(partial(read_scan, faces), clip, self.selection, self.swapper), lost

@@ -2,7 +2,7 @@
 
 import json
 from collections import Counter
-from collections.abc import Generator, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -12,9 +12,8 @@ from jaxtyping import Float
 from faceshifter.errors import NoFaceError
 from faceshifter.face.detect import Box, Face
 from faceshifter.networks import Identity
-from faceshifter.swap.selection import Selection, match_people, pick_faces
+from faceshifter.swap.selection import Selection, match_people, pick_faces, why_none
 from faceshifter.swap.swapper import FaceSwapper
-from faceshifter.video.scan import read_scan
 from faceshifter.video.source import Clip
 from faceshifter.video.tracks import TrackedFace, TrackedFrame, follow, steady
 
@@ -49,14 +48,23 @@ class SwapPlan:
     Iterating gives all frames, with ``swap`` or ``why`` in each of their faces.
     """
 
-    def __init__(self, path: Path, clip: Clip, selection: Selection, swapper: FaceSwapper) -> None:
-        """Follow all faces of a file by ``scan`` once, to know each track as a whole."""
+    def __init__(
+        self,
+        scanned: Callable[[], Iterable[TrackedFrame]],
+        clip: Clip,
+        selection: Selection,
+        swapper: FaceSwapper,
+    ) -> None:
+        """Follow all faces once, to know each track as a whole.
+
+        What is ``scanned`` is called for each pass over the frames and their faces.
+        """
         self.clip = clip
         self.selection = selection
         self.swapper = swapper
         self.times: list[tuple[int, int]] = []
         """Time and duration of each frame, in ticks of the clip's time base."""
-        self._path = path
+        self._scanned = scanned
         self._tracks: dict[int, _Track] = {}
         self._scenes: Counter[int] = Counter()
         for frame in self._follow():
@@ -87,8 +95,14 @@ class SwapPlan:
             chosen = self._choose(frame)
             yield replace(frame, faces=[self._decide(f, *chosen[f.track]) for f in frame.faces])
 
+    def why_nobody(self) -> NoFaceError:
+        """Return the error that says why nobody is swapped."""
+        choice, matches = self.selection.face, self.selection.matches
+        chosen = bool(matches) or choice not in ("largest", "all")
+        return why_none(self.faces if chosen else [], choice, str(self.clip.path), matches)
+
     def _follow(self) -> Iterator[TrackedFrame]:
-        return follow(read_scan(self._path), self.clip.time_base)
+        return follow(self._scanned(), self.clip.time_base)
 
     def _decide(self, face: TrackedFace, source: Identity | None, why: str | None) -> TrackedFace:
         if source is None:

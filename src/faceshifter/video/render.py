@@ -5,6 +5,7 @@ from contextlib import closing
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
+from typing import Generic, TypeVar
 
 import av
 from av.video.frame import PictureType, VideoFrame
@@ -34,13 +35,16 @@ The true times are put back when the segments are joined.
 """
 
 
+Stored = TypeVar("Stored")
+
+
 @dataclass
-class _Picture:
+class Picture(Generic[Stored]):
     """One frame's picture on its way through the stages."""
 
     frame: TrackedFrame
-    stored: VideoFrame
-    """In the working layout."""
+    stored: Stored
+    """As it is stored; of a video, in the working layout."""
     rgb: Pixels | None
     """None where nothing is swapped."""
     faces: list[SwappedFace] = field(default_factory=list)
@@ -81,7 +85,7 @@ def render(
     if first == count:
         return segments
     decoded = prefetch(_decode(clip, converter, frames, done), ahead)
-    swapped = prefetch(_swap(plan.swapper, decoded, plan.selection.strength), ahead)
+    swapped = prefetch(swap_pictures(plan.swapper, decoded, plan.selection.strength), ahead)
     lead = round(LEAD / clip.time_base)
     with closing(prefetch(_paste(converter, swapped, watermark), ahead)) as finished:
         for number, path in enumerate(segments[first:], first):
@@ -107,21 +111,21 @@ def render(
 
 def _decode(
     clip: Clip, converter: Converter, frames: Iterator[TrackedFrame], start: int
-) -> Iterator[_Picture]:
+) -> Iterator[Picture[VideoFrame]]:
     for source, frame in zip(read_frames(clip, start, Losses()), frames, strict=False):
         stored = converter.to_working(source)
         stored.duration = source.duration
         stored.time_base = clip.time_base
-        yield _Picture(frame, stored, converter.to_rgb(stored) if frame.swaps else None)
+        yield Picture(frame, stored, converter.to_rgb(stored) if frame.swaps else None)
 
 
-def _swap(
-    swapper: FaceSwapper, pictures: Iterator[_Picture], strength: Strength
-) -> Iterator[_Picture]:
+def swap_pictures(
+    swapper: FaceSwapper, pictures: Iterator[Picture[Stored]], strength: Strength
+) -> Iterator[Picture[Stored]]:
     """Swap the faces of a few frames in one batch, always of the same frames."""
     networks = swapper.networks
     while batch := list(islice(pictures, networks.most_at_once)):
-        owners: list[_Picture] = []
+        owners: list[Picture[Stored]] = []
         targets: list[Target] = []
         sources: list[Identity] = []
         for picture in batch:
@@ -140,7 +144,7 @@ def _swap(
 
 
 def _paste(
-    converter: Converter, pictures: Iterator[_Picture], watermark: bool
+    converter: Converter, pictures: Iterator[Picture[VideoFrame]], watermark: bool
 ) -> Iterator[tuple[int, VideoFrame]]:
     """Give each frame's time and finished picture."""
     for picture in pictures:

@@ -2,9 +2,9 @@
 
 import json
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing, suppress
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +12,8 @@ import cv2
 import numpy as np
 
 from faceshifter.errors import NoFaceError
-from faceshifter.face.detect import Face
-from faceshifter.files import drop_torn_line
+from faceshifter.face.detect import Box, Face
+from faceshifter.files import as_type, drop_torn_line, iterate_lines
 from faceshifter.images import Pixels
 from faceshifter.networks import Identity
 from faceshifter.swap.prefetch import prefetch
@@ -23,6 +23,9 @@ from faceshifter.video.packets import Losses
 from faceshifter.video.source import Clip, read_frames, upright_rgb
 from faceshifter.video.tracks import TrackedFace, TrackedFrame
 
+AGAIN = "delete that folder and give the command again"
+"""Remedy for a damaged file of unfinished work."""
+_Point = tuple[float, float]
 IDENTIFY_EVERY = 5
 """Frames after which faces are identified again."""
 TURNS = (1, 3, 2)
@@ -35,6 +38,35 @@ BINS = 8
 """Of each colour in their histograms."""
 CLEAR_CHANGE = 32
 """Mean difference of two thumbnails, in levels, that counts as 1."""
+
+
+@dataclass(frozen=True)
+class _Face:
+    """A face in a line."""
+
+    box: Box
+    landmarks: tuple[_Point, _Point, _Point, _Point, _Point]
+    z_id: tuple[float, ...] | None = None
+
+
+@dataclass(frozen=True)
+class _Line:
+    """A frame's line."""
+
+    number: int
+    time: int
+    duration: int
+    change: float
+    faces: tuple[_Face, ...]
+
+
+@dataclass(frozen=True)
+class _End:
+    """The last line, after those of all frames."""
+
+    frames: int
+    lost: int
+    missing: float
 
 
 def scan(
@@ -54,21 +86,15 @@ def scan(
         Number of frames that are lost, and of seconds that are missing at the end.
     """
     last = _last_record(path)
-    if last is not None and "lost" in last:
-        return last["lost"], last["missing"]
-    done, num_faces = (0, -1) if last is None else (last["number"] + 1, len(last["faces"]))
+    if isinstance(last, _End):
+        return last.lost, last.missing
+    done, num_faces = (0, -1) if last is None else (last.number + 1, len(last.faces))
     losses = Losses()
     pictures = prefetch(_pictures(clip, converter, done, losses), clip.frames_ahead)
+    frames = find_faces(swapper, pictures, done, num_faces)
     with path.open("a", encoding="utf-8") as file, closing(pictures):
-        for time, duration, pixels, change in pictures:
-            found = swapper.detector.detect(pixels, thorough=False)
-            due = done % IDENTIFY_EVERY == 0 or len(found) != num_faces
-            num_faces = len(found)
-            faces = [
-                TrackedFace(f.box, f.landmarks, _identity(swapper, pixels, f) if due else None)
-                for f in found
-            ]
-            file.write(_line(TrackedFrame(done, time, duration, change, faces)))
+        for frame in frames:
+            file.write(_line(frame))
             file.flush()
             done += 1
             tick(done)
@@ -93,34 +119,57 @@ def find_turn(swapper: FaceSwapper, clip: Clip, converter: Converter, count: int
     return best if found[best] >= min(LEAST_FOUND, len(sampled)) else 0
 
 
+def find_faces(
+    swapper: FaceSwapper,
+    pictures: Iterable[tuple[int, int, Pixels, float]],
+    first: int = 0,
+    num_faces: int = -1,
+) -> Iterator[TrackedFrame]:
+    """Detect the faces of frames, from number ``first`` on; the frame before has ``num_faces``.
+
+    The pictures are given with each frame's time, duration, and change from the frame before.
+    """
+    for number, (time, duration, pixels, change) in enumerate(pictures, first):
+        found = swapper.detector.detect(pixels, thorough=False)
+        due = number % IDENTIFY_EVERY == 0 or len(found) != num_faces
+        num_faces = len(found)
+        faces = [
+            TrackedFace(f.box, f.landmarks, _identity(swapper, pixels, f) if due else None)
+            for f in found
+        ]
+        yield TrackedFrame(number, time, duration, change, faces)
+
+
 def read_scan(path: Path) -> Iterator[TrackedFrame]:
-    """Read the frames that ``scan`` has written; their faces have no tracks yet."""
-    with path.open(encoding="utf-8") as file:
-        for line in file:
-            record = json.loads(line)
-            if "number" in record:
-                faces = [
-                    TrackedFace(
-                        box=tuple(face["box"]),
-                        landmarks=np.array(face["landmarks"], float),
-                        z_id=np.array(face["z_id"]) if "z_id" in face else None,
-                    )
-                    for face in record["faces"]
-                ]
-                yield TrackedFrame(**record | {"faces": faces})
+    """Read the frames that ``scan`` has written; their faces have no tracks yet.
+
+    Raises:
+        DataError: The file is damaged.
+    """
+    for number, line in enumerate(iterate_lines(path, remedy=AGAIN), 1):
+        if "number" in line:
+            frame = as_type(line, _Line, f"{path}, line {number},", AGAIN)
+            faces = [
+                TrackedFace(
+                    box=face.box,
+                    landmarks=np.array(face.landmarks, float),
+                    z_id=None if face.z_id is None else np.array(face.z_id),
+                )
+                for face in frame.faces
+            ]
+            yield TrackedFrame(frame.number, frame.time, frame.duration, frame.change, faces)
 
 
 def _pictures(
     clip: Clip, converter: Converter, start: int, losses: Losses
 ) -> Iterator[tuple[int, int, Pixels, float]]:
     """Give each frame's time, duration, upright picture, and change from the frame before."""
-    before = None
+    before: Pixels | None = None
     begin = max(start - 1, 0)  # one frame more, which the first new frame is compared with
     for number, frame in enumerate(read_frames(clip, begin, losses), begin):
         pixels = upright_rgb(frame, clip, converter)
-        small = cv2.resize(pixels, (THUMBNAIL, THUMBNAIL), interpolation=cv2.INTER_AREA)
-        change = 0.0 if before is None else _change(before, small)
-        before = small
+        change = 0.0 if before is None else measure_change(before, pixels)
+        before = pixels
         if number >= start:
             assert frame.pts is not None
             yield frame.pts, frame.duration or 0, pixels, change
@@ -132,8 +181,12 @@ def _identity(swapper: FaceSwapper, pixels: Pixels, face: Face) -> Identity | No
     return None
 
 
-def _change(before: Pixels, after: Pixels) -> float:
+def measure_change(before: Pixels, after: Pixels) -> float:
     """Return how much of the picture is new: both its colours and their places have to change."""
+    before, after = (
+        cv2.resize(picture, (THUMBNAIL, THUMBNAIL), interpolation=cv2.INTER_AREA)
+        for picture in (before, after)
+    )
     colours = [
         cv2.calcHist([picture], [0, 1, 2], None, [BINS] * 3, [0, 256] * 3) / THUMBNAIL**2
         for picture in (before, after)
@@ -157,11 +210,16 @@ def _line(frame: TrackedFrame) -> str:
     return json.dumps(record | {"change": round(frame.change, 3), "faces": faces}) + "\n"
 
 
-def _last_record(path: Path) -> dict[str, Any] | None:
+def _last_record(path: Path) -> _Line | _End | None:
     """Return the last record that was written whole, and cut off a torn one after it."""
     if not path.is_file():
         return None
     drop_torn_line(path)
-    with path.open(encoding="utf-8") as file:
-        last = deque(file, maxlen=1)
-    return json.loads(last[0]) if last else None
+    last = deque(enumerate(iterate_lines(path, remedy=AGAIN), 1), maxlen=1)
+    if not last:
+        return None
+    number, line = last[0]
+    where = f"{path}, line {number},"
+    if "number" in line:
+        return as_type(line, _Line, where, AGAIN)
+    return as_type(line, _End, where, AGAIN)
