@@ -23,6 +23,7 @@ def default(text: str) -> object:
 
 
 Optional = Annotated[Path | None, default("none")]
+Site = Annotated[str | None, default("none")]
 Yunet = Annotated[Path | None, default("dlib")]
 NotWithPairs = Annotated[Path | None, arg(help_behavior_hint="(required without --pairs)")]
 Photos = Annotated[tuple[Path, ...], arg(metavar="PHOTO ...", help_behavior_hint="(one or more)")]

@@ -6,10 +6,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from faceshifter.apps.guard import Problem
+from faceshifter.apps.problems import Problem
 from faceshifter.apps.serve.answers import JobState, State
 from faceshifter.apps.serve.photos import SwapOptions
-from faceshifter.apps.sqlite import connect, transaction
+from faceshifter.apps.sqlite import connect, open_file, transaction
 from faceshifter.errors import DataError
 
 SCHEMA = """CREATE TABLE IF NOT EXISTS jobs (
@@ -39,12 +39,19 @@ class Store:
             DataError: The file is another one, or cannot be written.
         """
         self.path, self.keep_seconds = path, keep_seconds
+        open_file(path, SCHEMA, remedy="choose another folder")
         try:
+            for job_id in self.expiries():
+                self.get(job_id)
             with transaction(self.path) as db:
-                db.execute(SCHEMA)
+                rows = db.execute("SELECT wish FROM jobs WHERE ended IS NULL").fetchall()
+                for (options,) in rows:
+                    SwapOptions(**json.loads(options))
                 db.execute("UPDATE jobs SET state = 'queued' WHERE state = 'running'")
+        except (ValueError, TypeError) as error:
+            raise DataError(f"{path} is damaged ({error}); choose another folder") from None
         except sqlite3.Error as error:
-            raise DataError(f"{path} holds no jobs ({error}); choose another folder") from None
+            raise DataError(f"{path} cannot be used ({error}); choose another folder") from None
 
     def add(self, job_id: str, suffix: str, options: SwapOptions) -> None:
         """Queue a job."""
@@ -53,11 +60,6 @@ class Store:
                 "INSERT INTO jobs (id, state, suffix, wish) VALUES (?, 'queued', ?, ?)",
                 (job_id, suffix, json.dumps(asdict(options))),
             )
-
-    def waiting(self) -> int:
-        """Return how many jobs wait or run."""
-        with connect(self.path) as db:
-            return int(db.execute("SELECT count(*) FROM jobs WHERE ended IS NULL").fetchone()[0])
 
     def get(self, job_id: str) -> JobState | None:
         """Return a job's state without its progress, or None where no job has this id."""

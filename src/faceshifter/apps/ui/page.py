@@ -1,11 +1,13 @@
 """Layout of the page, in Gradio, and which event calls which action."""
 
+import html
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
 import gradio as gr
 
+from faceshifter.apps.problems import public
 from faceshifter.apps.ui.photo_tab import PhotoActions
 from faceshifter.apps.ui.sessions import Session, Sessions
 from faceshifter.apps.ui.video_tab import VideoActions
@@ -87,7 +89,12 @@ class _Handlers:
         try:
             yield self._sessions.get(str(request.session_hash))
         except FaceShifterError as error:
-            raise gr.Error(str(error), print_exception=False) from None
+            sentence = html.escape(public(str(error)))
+        except OSError as error:  # while a picture is written
+            sentence = f"the server cannot store this ({error.strerror}); try again later"
+        else:
+            return
+        raise gr.Error(sentence, print_exception=False)
 
     def act(self, method: Callable[..., Any], *first: str) -> Callable[..., Any]:
         def handle(request: gr.Request, *values: Any) -> Any:

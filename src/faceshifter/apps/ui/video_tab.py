@@ -11,17 +11,20 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from faceshifter.apps.problems import public
 from faceshifter.apps.ui import faces
 from faceshifter.apps.ui.faces import Update, Upload, update
-from faceshifter.apps.ui.sessions import Session, file_url
+from faceshifter.apps.ui.sessions import Session, ShownPhoto, file_url
+from faceshifter.apps.uploads import read_clip
+from faceshifter.apps.worker import Task, Worker
 from faceshifter.errors import CancelledError, FaceShifterError, NoFaceError, VideoError
-from faceshifter.images import Photo, Pixels
+from faceshifter.images import Pixels
 from faceshifter.media import VIDEO_CONTAINERS
 from faceshifter.swap.selection import Match, Selection
 from faceshifter.swap.swapper import FaceSwapper
 from faceshifter.video.clip import VideoSummary, discard_work, swap_video
 from faceshifter.video.colour import Converter, working_format
-from faceshifter.video.source import frames_at, open_clip, upright_rgb
+from faceshifter.video.source import frames_at, upright_rgb
 
 FIRST_MOMENTS = 4
 """Moments of a video, from its start on, in which the first frame with a face is searched."""
@@ -33,8 +36,10 @@ POLL = 0.3
 class VideoActions:
     """Events of the video tab: each method takes a session and returns updates."""
 
-    swapper: FaceSwapper
-    """Networks with both stages."""
+    photos: Worker[FaceSwapper]
+    """Networks for frames, which do not wait for videos."""
+    videos: Worker[FaceSwapper]
+    """Networks with both stages for videos."""
 
     def set_video(self, session: Session, upload: Upload, whom: str) -> tuple[Update, ...]:
         """Take a video, or none: frame, people, choice of whom to swap, and slider of moments."""
@@ -43,26 +48,16 @@ class VideoActions:
         if upload is None:
             return *faces.show(session, None, []), whom, update(value=0, visible=False)
         path, name = faces.uploaded_file(upload)
-        pixels, length = read_frame(path, name, 0)
+        session.frame, value, length = self.photos.call(find_frame, path, name)
         session.video, session.video_name = path, name
-        value = 0.0
-        for moment in range(FIRST_MOMENTS):
-            second = round(moment * length / FIRST_MOMENTS, 1)
-            with suppress(NoFaceError, VideoError):
-                if moment:
-                    pixels, _ = read_frame(path, name, second)
-                session.frame = faces.detect_faces(Photo(pixels), name, self.swapper)
-                value = second
-                break
         slider = update(value=value, maximum=max(round(length - 0.1, 1), 0.1), visible=True)
         return *faces.show(session, session.frame, []), whom, slider
 
     def set_moment(self, session: Session, second: float, whom: str) -> tuple[Update, ...]:
         """Take another frame of the video: frame, people, and choice of whom to swap."""
         if session.video is not None:
-            pixels, _ = read_frame(session.video, session.video_name, second)
-            name = f"the frame at {second:.1f} s"
-            session.frame = faces.detect_faces(Photo(pixels), name, self.swapper)
+            asked = session.video, session.video_name, second
+            session.frame = self.photos.call(open_frame, *asked)
         return *faces.show(session, session.frame, []), _without_people(whom)
 
     def choose_person(self, session: Session, chosen: list[int]) -> tuple[Update, Update]:
@@ -99,7 +94,7 @@ class VideoActions:
         session.queued, session.running = False, True
         try:
             selection, out = self._selection(session, *choices), _result_file(session)
-            for state in run_video(self.swapper, selection, session, out):
+            for state in run_video(self.videos, selection, session, out):
                 if not isinstance(state, VideoSummary):
                     done, total, _ = state
                     bar = f'<progress max="{max(total, 1)}" value="{done}"></progress>'
@@ -117,7 +112,7 @@ class VideoActions:
         except CancelledError:
             yield _message("Cancelled"), *unchanged[:3], *_buttons(busy=False)
         except FaceShifterError as error:
-            yield _message(str(error)), *unchanged[:3], *_buttons(busy=False)
+            yield _message(public(str(error))), *unchanged[:3], *_buttons(busy=False)
             raise
         finally:
             session.running = False
@@ -130,16 +125,15 @@ class VideoActions:
         chosen: list[int],
         strength: float,
     ) -> Selection:
-        identity = faces.source_identity(session, source_face, self.swapper)
+        identity = faces.source_identity(session, source_face)
         if session.video is None:
             raise VideoError("there is no video; drop one first")
         matches: tuple[Match, ...] = ()
         if whom == "people":
             if session.frame is None or not chosen:
                 raise NoFaceError("nobody is chosen; click on a face in the frame of the video")
-            found = [session.frame.faces[number] for number in chosen]
-            people = self.swapper.align(session.frame.photo.pixels, found)
-            matches = tuple(Match(person.z_id, identity) for person in people)
+            people = [faces.identity_of(session.frame, number) for number in chosen]
+            matches = tuple(Match(person, identity) for person in people)
         return Selection(
             identity,
             face="all" if whom == "all" else "largest",
@@ -196,14 +190,49 @@ def sum_up(done: VideoSummary) -> str:
     return "; ".join(words)
 
 
+def find_frame(
+    task: Task[FaceSwapper], video: Path, name: str
+) -> tuple[ShownPhoto | None, float, float]:
+    """Find the first of a few frames with a face; called in a worker.
+
+    Returns:
+        The frame, or None, its moment, and the video's length, both in seconds.
+
+    Raises:
+        RefusedError: It is of another kind, or too large.
+        VideoError: It cannot be read.
+    """
+    length = read_frame(video, name, 0)[1]
+    for moment in range(FIRST_MOMENTS):
+        second = round(moment * length / FIRST_MOMENTS, 1)
+        with suppress(NoFaceError, VideoError):
+            return open_frame(task, video, name, second), second, length
+    return None, 0.0, length
+
+
+def open_frame(task: Task[FaceSwapper], video: Path, name: str, second: float) -> ShownPhoto:
+    """Read the first frame from a moment on, and find its faces; called in a worker.
+
+    Raises:
+        NoFaceError: It has none.
+        RefusedError: It is of another kind, or too large.
+        VideoError: It cannot be read, or ends before.
+    """
+    task.progress(0, 0)  # it is alive
+    pixels, _ = read_frame(video, name, second)
+    where = f"the frame at {second:.1f} s"
+    return faces.find_faces(pixels, video, where, task.loaded)
+
+
 def read_frame(video: Path, name: str, second: float) -> tuple[Pixels, float]:
     """The first frame from a moment on, upright, and the video's length in seconds.
 
     Raises:
+        RefusedError: It is of another kind, or too large.
         VideoError: It cannot be read, or ends before.
     """
     try:
-        clip = open_clip(video)
+        clip = read_clip(video, name, faces.MAX_MEGAPIXELS)
         frame = next(frames_at(clip, [second]), None)
     except VideoError as error:
         raise VideoError(str(error).replace(str(video), name)) from None
@@ -221,8 +250,28 @@ def _result_file(session: Session) -> Path:
     return session.new_file(f"{path.stem or 'video'}-swapped{suffix}")
 
 
+def swap_clip(
+    task: Task[FaceSwapper], selection: Selection, video: Path, name: str, out: Path
+) -> VideoSummary:
+    """Swap a video, and write its report beside the result; called in a worker.
+
+    Raises:
+        FaceShifterError: It cannot be read, swapped or written.
+    """
+    read_clip(video, name, faces.MAX_MEGAPIXELS)
+    return swap_video(
+        task.loaded,
+        selection,
+        video,
+        out,
+        report=out.with_suffix(".jsonl"),
+        progress=task.progress,
+        cancelled=task.cancelled,
+    )
+
+
 def run_video(
-    swapper: FaceSwapper, selection: Selection, session: Session, out: Path
+    worker: Worker[FaceSwapper], selection: Selection, session: Session, out: Path
 ) -> Iterator[tuple[int, int, float] | VideoSummary]:
     """Swap the session's video in a thread; yield what ``tell`` takes, then the summary.
 
@@ -241,19 +290,21 @@ def run_video(
 
     def work() -> VideoSummary:
         try:
-            return swap_video(
-                swapper,
+            return worker.call(
+                swap_clip,
                 selection,
                 video,
+                session.video_name,
                 out,
-                report=out.with_suffix(".jsonl"),
                 progress=note,
                 cancelled=session.cancelled.is_set,
             )
-        except CancelledError:
+        except FaceShifterError as error:
             discard_work(out)
             shutil.rmtree(out.parent, ignore_errors=True)
-            raise
+            if not isinstance(error, VideoError):
+                raise
+            raise VideoError(str(error).replace(str(video), session.video_name)) from None
         finally:
             if session.closed:
                 session.delete()
