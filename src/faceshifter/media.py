@@ -23,11 +23,44 @@ VIDEO_CONTAINERS = {
 """FFmpeg's names of the containers that are read and written, by suffix."""
 MP4_SUFFIXES = (".mp4", ".m4v", ".mov")
 """Suffixes of videos that can hold XMP and a signed manifest."""
-HEAD_BYTES = 64
+HEAD_BYTES = 1024
 """Number of first bytes that ``sniff`` needs."""
+DEMUXERS = {
+    "video/mp4": "mov",
+    "video/quicktime": "mov",
+    "video/x-matroska": "matroska",
+    "video/webm": "matroska",
+    "video/x-msvideo": "avi",
+    "video/mp2t": "mpegts",
+    "video/mpeg": "mpeg",
+    "video/x-flv": "flv",
+    "video/x-ms-asf": "asf",
+    "video/ogg": "ogg",
+    "application/mxf": "mxf",
+    "video/x-nut": "nut",
+    "image/gif": "gif",
+    "image/png": "apng",
+}
+"""FFmpeg's reader of each media type that can be a video: files that hold their own streams."""
 
 HEIF_BRANDS = (b"heic", b"heix", b"mif1", b"msf1", b"avif", b"avis", b"hevc")
-MP4_BOXES = (b"ftyp", b"moov", b"mdat", b"wide", b"free")
+MP4_BOXES = (b"ftyp", b"styp", b"moov", b"moof", b"mdat", b"wide", b"free", b"skip", b"pnot")
+MAGIC = {
+    b"\xff\xd8\xff": "image/jpeg",
+    b"\x89PNG\r\n\x1a\n": "image/png",
+    b"GIF8": "image/gif",
+    b"\0\0\x01\xba": "video/mpeg",
+    b"FLV\x01": "video/x-flv",
+    bytes.fromhex("3026b2758e66cf11"): "video/x-ms-asf",
+    b"OggS": "video/ogg",
+    bytes.fromhex("060e2b34020501010d010201"): "application/mxf",
+    b"nut/multimedia container\0": "video/x-nut",
+}
+"""Media types by what a file begins with."""
+TS_SYNC = 0x47
+"""First byte of each packet of a transport stream."""
+TS_PACKETS = ((0, 188), (4, 192), (0, 204))
+"""Where that byte is first, and the packets' length: broadcast, camera, with error correction."""
 
 
 def is_video(path: Path) -> bool:
@@ -55,15 +88,31 @@ def sniff(head: bytes) -> str | None:
     Args:
         head: First ``HEAD_BYTES`` bytes, or all of a shorter file.
     """
-    if head.startswith(b"\xff\xd8\xff"):
-        return "image/jpeg"
-    if head.startswith(b"\x89PNG\r\n\x1a\n"):
-        return "image/png"
+    for magic, kind in MAGIC.items():
+        if head.startswith(magic):
+            return kind
     if head[:4] == b"RIFF":
         return {b"WEBP": "image/webp", b"AVI ": "video/x-msvideo"}.get(head[8:12])
     if head.startswith(b"\x1aE\xdf\xa3"):
-        return "video/webm" if b"webm" in head else "video/x-matroska"
+        return "video/webm" if b"webm" in head[:64] else "video/x-matroska"
     if head[4:8] in MP4_BOXES and head[8:12] not in HEIF_BRANDS:
-        is_mp4 = head[4:8] == b"ftyp" and head[8:12] != b"qt  "
+        is_mp4 = head[4:8] in (b"ftyp", b"styp") and head[8:12] != b"qt  "
         return "video/mp4" if is_mp4 else "video/quicktime"
+    for first, length in TS_PACKETS:
+        if head[first::length][:4] == bytes([TS_SYNC] * 4):
+            return "video/mp2t"
     return None
+
+
+def video_demuxer(path: Path) -> str | None:
+    """Return FFmpeg's reader for a video file by its first bytes, or None: it is not a video.
+
+    Whatever opens a video has to name this reader to FFmpeg. Left to itself, FFmpeg takes a text
+    for a playlist, whatever its suffix, and opens the files and addresses that it names.
+
+    Raises:
+        OSError: The file cannot be read.
+    """
+    with path.open("rb") as file:
+        head = file.read(HEAD_BYTES)
+    return DEMUXERS.get(sniff(head) or "")

@@ -13,13 +13,13 @@ from faceshifter.images import load_photo
 from faceshifter.marks.c2pa import C2paManifest, read_manifest
 from faceshifter.marks.watermark import watermark_score
 from faceshifter.marks.xmp import Mark, read_mark
-from faceshifter.media import HEAD_BYTES, sniff
+from faceshifter.media import DEMUXERS, HEAD_BYTES, sniff
 from faceshifter.video.source import frames_at, open_clip
 
 NUM_FRAMES = 10
 """Evenly spaced frames of a video that are searched for the watermark together."""
-NO_XMP = ("video/x-matroska", "video/webm", "video/x-msvideo")
-"""Kinds of videos that hold no XMP."""
+XMP_VIDEOS = ("video/mp4", "video/quicktime")
+"""Kinds of videos that can hold XMP."""
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,7 @@ def inspect(path: Path) -> Findings:
     manifest, manifest_error = None, None
     with content:
         mime = sniff(content.read(HEAD_BYTES))
-        video = mime is not None and mime.startswith("video/")
+        video = mime in DEMUXERS and not mime.startswith("image/")
         frames = sample_frames(path, NUM_FRAMES) if video else [load_photo(path).pixels]
         if mime is None:
             with Image.open(path) as image:
@@ -57,7 +57,8 @@ def inspect(path: Path) -> Findings:
             manifest = read_manifest(content, mime)
         except CredentialsError as error:
             manifest_error = str(error)
-    xmp, score = None if mime in NO_XMP else read_mark(path), watermark_score(frames)
+    xmp = None if video and mime not in XMP_VIDEOS else read_mark(path)
+    score = watermark_score(frames)
     return Findings("video" if video else "image", xmp, manifest, manifest_error, score)
 
 

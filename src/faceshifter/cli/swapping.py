@@ -242,6 +242,8 @@ def _swap_clip(
         print(f"no face in {summary.faceless} frames, which are unchanged")
     if summary.lost:
         print(f"{summary.lost} frames are damaged or missing in {task.target}")
+    if summary.missing:
+        print(f"the last {summary.missing:.1f} s are missing in {task.target}, which is cut off")
     for stream in summary.dropped:
         print(f"not copied, as {task.out.suffix} cannot hold it: {stream}; try --out with .mkv")
 

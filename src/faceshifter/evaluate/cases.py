@@ -79,9 +79,9 @@ def read_frames(path: Path, numbers: tuple[int, ...]) -> list[tuple[Pixels, Pixe
 def count_frames(path: Path) -> int:
     """Count frames without decoding them; 0 where a file is not a video, which reading reports."""
     try:
-        with av.open(str(path)) as video:
-            return sum(packet.size > 0 for packet in video.demux(video=0))
-    except (av.FFmpegError, OSError, IndexError):
+        with video_files.open_stream(path) as (video, stream):
+            return sum(packet.size > 0 for packet in video.demux(stream))
+    except (VideoError, av.FFmpegError, OSError):
         return 0
 
 

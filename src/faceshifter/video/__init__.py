@@ -2,6 +2,7 @@
 
 clip.py      one video from file to file
 source.py    reading streams, frames and times
+clock.py     one clock for all streams of a file
 colour.py    between a video's YUV and RGB
 scan.py      first pass: detect the faces of every frame
 tracks.py    frames and faces, followed and smoothed

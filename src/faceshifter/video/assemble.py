@@ -1,6 +1,7 @@
 """Joining the finished segments to one video, with all other streams of the source copied."""
 
 import heapq
+import math
 from collections.abc import Iterator
 from fractions import Fraction
 from io import BytesIO
@@ -15,7 +16,8 @@ from faceshifter import __version__
 from faceshifter.errors import OutputError
 from faceshifter.marks.xmp import Origin
 from faceshifter.media import VIDEO_CONTAINERS
-from faceshifter.video.source import UPRIGHT, AnyPacket, Clip, open_stream, read_packets
+from faceshifter.video.clock import AnyPacket
+from faceshifter.video.source import UPRIGHT, Clip, Losses, file_url, open_stream, read_packets
 
 
 def assemble(
@@ -46,8 +48,8 @@ def assemble(
             options["video_track_timescale"] = str(clip.time_base.denominator)
     with (
         open_stream(clip.path) as (source, own),
-        av.open(str(segments[0])) as first,
-        av.open(str(path), "w", format=name, container_options=options) as result,
+        av.open(file_url(segments[0])) as first,
+        av.open(file_url(path), "w", format=name, container_options=options) as result,
     ):
         result.metadata.update(source.metadata)
         # Shown by any player, as XMP and manifest are not.
@@ -77,7 +79,7 @@ def _packets(segments: list[Path]) -> Iterator[tuple[AnyPacket, int]]:
     """Give the packets of all segments in the order of decoding, with their frames' numbers."""
     count = 0
     for path in segments:
-        with av.open(str(path)) as container:
+        with av.open(file_url(path)) as container:
             packets = {p.pts: p for p in container.demux(video=0) if p.pts is not None and p.size}
         numbers = {shown: count + idx for idx, shown in enumerate(sorted(packets))}
         for shown, packet in packets.items():
@@ -112,11 +114,26 @@ def _other_packets(
     """Give what is copied, in the order of the file; time never goes back, as merging needs."""
     latest = Fraction(-(10**9))
     streams = [source.streams[idx] for idx in copies]
-    for packet in read_packets(source, streams, []) if streams else ():
+    steps = {stream.index: _least_step(stream) for stream in streams}
+    ends: dict[int, int] = {}
+    for packet in read_packets(source, streams, Losses()) if streams else ():
         time = packet.dts if packet.dts is not None else packet.pts
-        if time is not None and packet.size:
-            latest = max(latest, time * packet.time_base)
-            yield latest, packet, copies[packet.stream_index]
+        if time is None or not packet.size:
+            continue
+        index = packet.stream_index
+        if packet.dts is not None:
+            # Joined streams may overlap; as in FFmpeg, the later packet is decoded just after.
+            packet.dts = time = max(time, ends.get(index, time))
+            packet.pts = None if packet.pts is None else max(packet.pts, time)
+            ends[index] = time + steps[index]
+        latest = max(latest, time * packet.time_base)
+        yield latest, packet, copies[index]
+
+
+def _least_step(stream: Stream) -> int:
+    """Return the ticks between two packets that every container tells apart."""
+    rate = getattr(stream.codec_context, "sample_rate", 0)
+    return max(math.ceil(1 / (rate * stream.time_base)), 1) if rate and stream.time_base else 1
 
 
 def _describe(video: VideoStream, own: VideoStream, clip: Clip, container: str) -> None:

@@ -58,6 +58,8 @@ class VideoSummary:
     """Frames without a face."""
     lost: int
     """Frames that the file promises but does not hold, or that are damaged."""
+    missing: float
+    """Seconds that are missing at the file's end, where their frames cannot be counted."""
     dropped: tuple[str, ...]
     """Other streams that the result's container cannot hold, in words."""
     seconds: float
@@ -166,7 +168,7 @@ class _Work:
         """Run both passes, and put the result in its place."""
         clip, faces, lines = self.clip, folder / "faces.jsonl", folder / "report.jsonl"
         converter = Converter(clip.colour, clip.width, clip.height, self.encoder.pixel_format)
-        damaged = scan(
+        lost, missing = scan(
             self.swapper,
             clip,
             converter,
@@ -198,5 +200,12 @@ class _Work:
                 shutil.copyfile(lines, temporary)
         with replacing(out) as temporary:
             result.replace(temporary)
-        lost = max(clip.promised - count, damaged)
-        return VideoSummary(count, skipped[None], skipped[NO_FACE], lost, tuple(dropped), 0.0)
+        return VideoSummary(
+            frames=count,
+            swapped=skipped[None],
+            faceless=skipped[NO_FACE],
+            lost=lost,
+            missing=missing,
+            dropped=tuple(dropped),
+            seconds=0.0,
+        )

@@ -19,7 +19,7 @@ from faceshifter.swap.swapper import FaceSwapper, SwappedFace, Target, paste_fac
 from faceshifter.video.colour import Converter
 from faceshifter.video.encoders import Encoder
 from faceshifter.video.plan import SwapPlan
-from faceshifter.video.source import Clip, read_frames
+from faceshifter.video.source import Clip, Losses, file_url, read_frames
 from faceshifter.video.tracks import TrackedFrame
 
 SEGMENT = 96
@@ -84,7 +84,7 @@ def render(
         for number, path in enumerate(segments[first:], first):
             with (
                 replacing(path) as temporary,
-                av.open(str(temporary), "w", format="nut") as container,
+                av.open(file_url(temporary), "w", format="nut") as container,
             ):
                 stream = encoder.add_stream(container, clip)
                 shift = lead - plan.times[number * segment][0]
@@ -105,7 +105,7 @@ def render(
 def _decode(
     clip: Clip, converter: Converter, frames: Iterator[TrackedFrame], start: int
 ) -> Iterator[_Picture]:
-    for source, frame in zip(read_frames(clip, start, []), frames, strict=False):
+    for source, frame in zip(read_frames(clip, start, Losses()), frames, strict=False):
         stored = converter.to_working(source)
         stored.duration = source.duration
         stored.time_base = clip.time_base

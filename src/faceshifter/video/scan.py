@@ -18,7 +18,7 @@ from faceshifter.networks import Identity
 from faceshifter.swap.prefetch import prefetch
 from faceshifter.swap.swapper import FaceSwapper
 from faceshifter.video.colour import Converter
-from faceshifter.video.source import Clip, read_frames, upright_rgb
+from faceshifter.video.source import Clip, Losses, read_frames, upright_rgb
 from faceshifter.video.tracks import TrackedFace, TrackedFrame
 
 IDENTIFY_EVERY = 5
@@ -39,21 +39,21 @@ def scan(
     *,
     identify: bool,
     tick: Callable[[int], None],
-) -> int:
+) -> tuple[int, float]:
     """Find the faces of every frame, resuming after the last whole line of ``path``.
 
     With ``identify`` the identity of each face is computed too, now and then; ``tick`` is called
     with the number of frames done.
 
     Returns:
-        Number of packets that could not be decoded.
+        Number of frames that are lost, and of seconds that are missing at the end.
     """
     last = _last_record(path)
-    if last is not None and "damaged" in last:
-        return last["damaged"]
+    if last is not None and "lost" in last:
+        return last["lost"], last["missing"]
     done, num_faces = (0, -1) if last is None else (last["number"] + 1, len(last["faces"]))
-    damaged: list[str] = []
-    pictures = prefetch(_pictures(clip, converter, done, damaged), clip.frames_ahead)
+    losses = Losses()
+    pictures = prefetch(_pictures(clip, converter, done, losses), clip.frames_ahead)
     with path.open("a", encoding="utf-8") as file, closing(pictures):
         for time, duration, pixels, change in pictures:
             found = swapper.detector.detect(pixels, thorough=False)
@@ -67,8 +67,9 @@ def scan(
             file.flush()
             done += 1
             tick(done)
-        file.write(json.dumps({"frames": done, "damaged": len(damaged)}) + "\n")
-    return len(damaged)
+        lost, missing = clip.lost(losses), round(clip.missing(losses), 3)
+        file.write(json.dumps({"frames": done, "lost": lost, "missing": missing}) + "\n")
+    return lost, missing
 
 
 def read_scan(path: Path) -> Iterator[TrackedFrame]:
@@ -89,12 +90,12 @@ def read_scan(path: Path) -> Iterator[TrackedFrame]:
 
 
 def _pictures(
-    clip: Clip, converter: Converter, start: int, damaged: list[str]
+    clip: Clip, converter: Converter, start: int, losses: Losses
 ) -> Iterator[tuple[int, int, Pixels, float]]:
     """Give each frame's time, duration, upright picture, and change from the frame before."""
     before = None
     begin = max(start - 1, 0)  # one frame more, which the first new frame is compared with
-    for number, frame in enumerate(read_frames(clip, begin, damaged), begin):
+    for number, frame in enumerate(read_frames(clip, begin, losses), begin):
         pixels = upright_rgb(frame, clip, converter)
         small = cv2.resize(pixels, (THUMBNAIL, THUMBNAIL), interpolation=cv2.INTER_AREA)
         change = 0.0 if before is None else _change(before, small)

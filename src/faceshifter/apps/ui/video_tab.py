@@ -185,6 +185,8 @@ def sum_up(done: VideoSummary) -> str:
         words.append(f"{done.faceless} without a face")
     if done.lost:
         words.append(f"{done.lost} damaged or missing")
+    if done.missing:
+        words.append(f"the last {done.missing:.1f} s are missing, as the file is cut off")
     if done.dropped:
         words.append(f"left out: {', '.join(done.dropped)}")
     return "; ".join(words)
