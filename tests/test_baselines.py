@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from faceshifter.config import AEIConfig
+from faceshifter.files import decode
 from faceshifter.models.aad import AADLayer
 from faceshifter.models.aei import AEINet
 from faceshifter.models.attributes import MultiLevelAttributesEncoder
@@ -119,7 +120,7 @@ def test_the_papers_compressed_encoder_is_smaller_but_its_generator_is_not() -> 
 @each_baseline
 def test_a_baselines_configuration_survives_json(tiny_aei_config: AEIConfig, name: str) -> None:
     config = replace(tiny_aei_config, **BASELINES[name][1])
-    assert AEIConfig.from_dict(json.loads(json.dumps(asdict(config)))) == config
+    assert decode(json.dumps(asdict(config)), AEIConfig, "it", "") == config
 
 
 def test_weights_from_before_the_baselines_are_the_papers_network(
@@ -128,7 +129,9 @@ def test_weights_from_before_the_baselines_are_the_papers_network(
     saved = asdict(tiny_aei_config)
     del saved["integration"], saved["attributes"]
     path = tmp_path / "aei.safetensors"
-    export_weights(path, AEINet(tiny_aei_config), {"kind": "aei", "config": saved})
+    encoder = {"name": "distilled", "fingerprint": "0" * 12}
+    info = {"kind": "aei", "config": saved, "identity": encoder}
+    export_weights(path, AEINet(tiny_aei_config), info)
     aei, _ = load_aei(path)
     assert aei.config == tiny_aei_config
     assert (aei.config.integration, aei.config.attributes) == ("aad", "multi")

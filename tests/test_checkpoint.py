@@ -12,7 +12,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from faceshifter import tensors as checkpoint
-from faceshifter.config import AdamConfig, AEIConfig, HEARConfig
+from faceshifter.config import AdamConfig, AEIConfig, AEIInfo, EncoderInfo, HEARConfig
 from faceshifter.encoders.encoder import load_identity_encoder
 from faceshifter.errors import CheckpointError, FaceShifterError, OutputError
 from faceshifter.models.aei import AEINet
@@ -74,7 +74,7 @@ def test_training_goes_on_bitwise_from_a_checkpoint_with_fused_adam(tmp_path) ->
 
     adam = make_adam(resumed.parameters(), config)
     path = tmp_path / "step-00000003.safetensors"
-    assert load_checkpoint(path, {"net": resumed, "adam": adam}) == {"step": 3}
+    assert load_checkpoint(path, {"net": resumed, "adam": adam}).step == 3
     steps(resumed, adam, pictures[3:])
     for key, tensor in whole.state_dict().items():
         assert torch.equal(tensor, resumed.state_dict()[key]), key
@@ -203,7 +203,7 @@ def test_exported_weights_come_back_within_half_precision(tmp_path, tiny_aei_con
     export_aei(tmp_path / "aei.safetensors", trained)
     loaded, info = load_aei(tmp_path / "aei.safetensors")
     assert loaded.config == tiny_aei_config
-    assert info["kind"] == "aei"
+    assert info.kind == "aei"
     assert not loaded.training
     assert not any(parameter.requires_grad for parameter in loaded.parameters())
     for key, tensor in trained.state_dict().items():
@@ -264,7 +264,7 @@ def test_weights_of_another_kind_are_refused_by_both_kinds(tmp_path, aei_path) -
     assert_is_one_sentence(error.value)
 
 
-def recogniser(path: Path, config: AEIConfig) -> dict:
+def recogniser(path: Path, config: AEIConfig) -> AEIInfo:
     """Save an identity encoder as a user's file; returns what weights trained with it say."""
     layers = nn.Sequential(nn.AdaptiveAvgPool2d(4), nn.Flatten(), nn.Linear(48, config.c_id))
     with warnings.catch_warnings():
@@ -272,7 +272,7 @@ def recogniser(path: Path, config: AEIConfig) -> dict:
         torch.jit.save(torch.jit.trace(layers, torch.zeros(1, 3, 112, 112)), path)
     encoder = load_identity_encoder(str(path), config.geometry)
     identity = {"name": encoder.name, "fingerprint": fingerprint(encoder)}
-    return {"config": asdict(config), "identity": identity}
+    return AEIInfo(kind="aei", config=config, identity=EncoderInfo(**identity))
 
 
 def test_the_identity_encoder_of_training_is_found_and_another_refused(
@@ -282,7 +282,7 @@ def test_the_identity_encoder_of_training_is_found_and_another_refused(
     recogniser(tmp_path / "other.pt", tiny_aei_config)
     weights = tmp_path / "aei.safetensors"
     encoder = load_encoder_of(info, weights, tmp_path / "mine.pt")
-    assert fingerprint(encoder) == info["identity"]["fingerprint"]
+    assert fingerprint(encoder) == info.identity.fingerprint
     for path, problem in [(tmp_path / "other.pt", "another mine than"), (None, "encoder mine;")]:
         with pytest.raises(CheckpointError, match=problem) as error:
             load_encoder_of(info, weights, path)

@@ -14,6 +14,7 @@ from torch.nn.utils.parametrize import is_parametrized
 from torch.utils.flop_counter import FlopCounterMode
 
 from faceshifter.config import AEIConfig, CropGeometry, DiscriminatorConfig, HEARConfig
+from faceshifter.files import decode
 from faceshifter.models.aad import AADLayer
 from faceshifter.models.aei import AEINet
 from faceshifter.models.attributes import MultiLevelAttributesEncoder
@@ -338,7 +339,7 @@ def test_hear_net_refuses_a_size_it_cannot_halve_by_name() -> None:
     ],
 )
 def test_a_configuration_survives_json(config: Any) -> None:
-    assert type(config).from_dict(json.loads(json.dumps(asdict(config)))) == config
+    assert decode(json.dumps(asdict(config)), type(config), "it", "") == config
 
 
 def test_the_geometry_lists_its_points_from_the_eyes_down() -> None:

@@ -1,7 +1,7 @@
 """The swapper as a library: identities are values, photos are not touched, results repeat."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,7 @@ from jaxtyping import Float, UInt8
 from torch import Tensor, nn
 
 from faceshifter import __version__
+from faceshifter.config import EncoderInfo
 from faceshifter.encoders.encoder import load_identity_encoder
 from faceshifter.errors import CheckpointError, FaceShifterError, NoFaceError
 from faceshifter.face.align import crop_face, crop_matrix
@@ -258,8 +259,9 @@ def test_networks_of_another_encoder_ask_for_it(weights: Path, tmp_path: Path) -
     aei, info = load_aei(weights / "aei.safetensors")
 
     def load_with(name: str, digits: str) -> Callable[[], FaceSwapper]:
-        identity = {"name": name, "fingerprint": digits}
-        export_weights(tmp_path / "aei.safetensors", aei, info | {"identity": identity})
+        identity = EncoderInfo(name=name, fingerprint=digits)
+        changed = asdict(replace(info, identity=identity))
+        export_weights(tmp_path / "aei.safetensors", aei, changed)
         return lambda: FaceSwapper.from_pretrained(tmp_path, hear=False, device="cpu")
 
     with pytest.raises(CheckpointError, match="trained with the identity encoder arcface_r100; "):

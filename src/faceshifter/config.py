@@ -1,12 +1,21 @@
-"""All configurations: frozen dataclasses that need the standard library alone.
+"""All configurations, and what files of weights say of themselves: frozen dataclasses.
 
-An architecture's configuration is stored with its weights, so loading them needs nothing else.
+An architecture's configuration is stored with its weights, so loading them needs nothing else. Each
+class refuses values that no network can have, wherever they come from.
 """
 
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Annotated, Literal
+
+from msgspec import Meta
 
 Point = tuple[float, float]
+Line = Annotated[str, Meta(pattern=r"^[^\x00-\x1f\x7f-\x9f]{1,255}$")]
+"""A text that can stand in a message."""
+
+MOST_CHANNELS = 65_536
+MOST_LEVELS = 12
+"""Bounds of a network's configuration, far above any that can be trained."""
 
 COMPRESSED_LEVELS = 3
 """Levels of z_att that Compressed has, Section 4.2."""
@@ -36,10 +45,14 @@ class CropGeometry:
         """Distance of the eyes as a fraction of the crop's width."""
         return self.right_eye[0] - self.left_eye[0]
 
-    @classmethod
-    def from_dict(cls, saved: dict[str, Any]) -> "CropGeometry":
-        """Rebuild from ``asdict`` after a round trip through JSON (lists become tuples)."""
-        return cls(**{name: (float(x), float(y)) for name, (x, y) in saved.items()})
+    def __post_init__(self) -> None:
+        """Refuse points outside of the crop, and those that cannot be a face's."""
+        inside = all(0 <= value <= 1 for point in self.points for value in point)
+        if not inside or self.eye_distance <= 0 or self.left_mouth[1] <= self.left_eye[1]:
+            raise ValueError(
+                "the geometry must have points from 0 to 1, the left eye left of the right one and "
+                "above the mouth"
+            )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,7 +81,7 @@ class AEIConfig:
     def __post_init__(self) -> None:
         """Refuse inconsistent sizes, naming each."""
         problems = []
-        if self.image_size != 2**self.num_levels:
+        if self.num_levels <= MOST_LEVELS and self.image_size != 2**self.num_levels:
             problems.append(
                 f"image_size must be 2 ** num_levels = {2**self.num_levels} for "
                 f"{self.num_levels} generator_channels, got {self.image_size}"
@@ -78,6 +91,13 @@ class AEIConfig:
                 f"encoder_channels must have num_levels - 1 = {self.num_levels - 1} entries, "
                 f"got {len(self.encoder_channels)}"
             )
+        if not 2 <= self.num_levels <= MOST_LEVELS:
+            problems.append(f"generator_channels must have 2 to {MOST_LEVELS} entries")
+        sizes = (*self.encoder_channels, *self.generator_channels, self.c_id)
+        if not all(1 <= size <= MOST_CHANNELS for size in sizes):
+            problems.append(f"channels and c_id must be from 1 to {MOST_CHANNELS}")
+        if self.max_h_bar is not None and self.max_h_bar <= 0:
+            problems.append(f"max_h_bar must be above 0, got {self.max_h_bar}")
         if problems:
             raise ValueError("; ".join(problems))
 
@@ -100,21 +120,6 @@ class AEIConfig:
         channels = (self.encoder_channels[-1], *(2 * c for c in self.decoder_channels))
         return channels if self.attributes == "compressed" else (*channels, channels[-1])
 
-    @classmethod
-    def from_dict(cls, saved: dict[str, Any]) -> "AEIConfig":
-        """Rebuild from ``asdict`` after a round trip through JSON.
-
-        Fields that did not exist when the file was written get their defaults.
-        """
-        return cls(
-            **saved
-            | {
-                "encoder_channels": tuple(saved["encoder_channels"]),
-                "generator_channels": tuple(saved["generator_channels"]),
-                "geometry": CropGeometry.from_dict(saved["geometry"]),
-            }
-        )
-
 
 @dataclass(frozen=True, kw_only=True)
 class HEARConfig:
@@ -125,10 +130,12 @@ class HEARConfig:
     residual: bool = False
     """Ours: predict the change to Y_hat_st, not Y_st itself, to keep the swap's fine detail."""
 
-    @classmethod
-    def from_dict(cls, saved: dict[str, Any]) -> "HEARConfig":
-        """Rebuild from ``asdict`` after a round trip through JSON."""
-        return cls(**saved | {"channels": tuple(saved["channels"])})
+    def __post_init__(self) -> None:
+        """Refuse sizes that no network can have."""
+        if not 1 <= len(self.channels) <= MOST_LEVELS:
+            raise ValueError(f"channels must have 1 to {MOST_LEVELS} entries")
+        if not all(1 <= size <= MOST_CHANNELS for size in self.channels):
+            raise ValueError(f"channels must be from 1 to {MOST_CHANNELS}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -295,3 +302,75 @@ class Runtime:
     """Processes that read and occlude pictures; by default one per core with a GPU, else none."""
     tensorboard: bool = False
     """Also write to RUN/tensorboard; needs the extra of that name."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class EncoderInfo:
+    """The identity encoder that made z_id."""
+
+    name: Line
+    fingerprint: Line
+    """Hex digits that change with any weight."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TeacherInfo:
+    """A file of a recogniser that took part in a training."""
+
+    name: Line
+    sha256: Line
+
+
+@dataclass(frozen=True, kw_only=True)
+class WeightsInfo:
+    """What every file of trained weights says of itself."""
+
+    kind: Line
+    """aei, hear or identity."""
+    version: Line = "unknown"
+    """That of the package that wrote it."""
+    teachers: tuple[TeacherInfo, ...] = ()
+    step: Annotated[int, Meta(ge=0)] = 0
+
+    @property
+    def trained_with(self) -> dict[str, str]:
+        """Names of all recognisers of the training, with the SHA-256 of those that were files."""
+        return {teacher.name: teacher.sha256 for teacher in self.teachers}
+
+
+@dataclass(frozen=True, kw_only=True)
+class AEIInfo(WeightsInfo):
+    """What weights of AEI-Net say of themselves."""
+
+    config: AEIConfig
+    identity: EncoderInfo
+
+    @property
+    def trained_with(self) -> dict[str, str]:
+        """Also the encoder of z_id."""
+        return {self.identity.name: ""} | super().trained_with
+
+
+@dataclass(frozen=True, kw_only=True)
+class HEARInfo(WeightsInfo):
+    """What weights of HEAR-Net say of themselves."""
+
+    config: HEARConfig
+    aei: Line
+    """Fingerprint of the first stage."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class IdentityInfo:
+    """What an identity file says of itself."""
+
+    kind: Literal["identity"]
+    version: Line
+    identity: EncoderInfo
+
+
+@dataclass(frozen=True, kw_only=True)
+class CheckpointInfo:
+    """What a checkpoint of a training says of itself."""
+
+    step: Annotated[int, Meta(ge=0)]

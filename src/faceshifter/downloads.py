@@ -4,9 +4,9 @@ Only the command line resolves names, by ``model_path``; everything else takes p
 """
 
 import importlib.util
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
 from faceshifter.errors import DependencyError
 from faceshifter.files import make_folder, sha256, user_folder
@@ -86,18 +86,30 @@ def model_path(name_or_path: Path | str) -> Path:
 
 
 def _download(model: ModelFile, path: Path) -> None:
-    """Download a file whole and verified, or raise a DependencyError."""
+    """Download a file whole and verified, or raise a DependencyError.
+
+    What a killed process has downloaded lies in a folder of the file's own: the hub's client goes
+    on from there, and other downloads start again.
+    """
     import pooch
     from filelock import FileLock
 
     web = pooch.HTTPDownloader(progressbar=True, timeout=30)  # seconds without a byte
-    downloader = _download_from_hub if model.url.startswith(HUB) else web
+    from_hub = model.url.startswith(HUB)
+    downloader = _download_from_hub if from_hub else web
+    unfinished = path.with_name(f".{path.name}.unfinished")
     try:
         # A second process waits here and then finds the whole file.
         with FileLock(path.with_name(f".{path.name}.lock")):
             if not path.is_file():
-                pooch.retrieve(model.url, model.sha256, path.name, path.parent, None, downloader)
-                path.chmod(0o644)  # pooch makes it private, but users may share a cache
+                if not from_hub:
+                    shutil.rmtree(unfinished, ignore_errors=True)
+                unfinished.mkdir(exist_ok=True)
+                pooch.retrieve(model.url, model.sha256, path.name, unfinished, None, downloader)
+                whole = unfinished / path.name
+                whole.chmod(0o644)  # pooch makes it private, but users may share a cache
+                whole.replace(path)
+                shutil.rmtree(unfinished)
         return
     except ImportError:
         reason = "it needs pip install 'faceshifter[evaluate]'"
@@ -106,6 +118,8 @@ def _download(model: ModelFile, path: Path) -> None:
         reason = getattr(error, "strerror", None) or "the connection failed; run this again"
         if type(error) is ValueError:
             reason = "its SHA-256 is not the expected one"
+        if not from_hub or type(error) is ValueError:
+            shutil.rmtree(unfinished, ignore_errors=True)
         elif response is not None:
             reason = f"HTTP status {response.status_code}"
     raise DependencyError(
@@ -120,9 +134,9 @@ def _download_from_hub(url: str, output: str, _: object) -> None:
 
     repository, _, rest = url.removeprefix(HUB).partition("/resolve/")
     revision, file = rest.split("/")
-    with TemporaryDirectory(dir=Path(output).parent) as folder:
-        whole = hf_hub_download(repository, file, revision=revision, local_dir=folder, token=False)
-        Path(whole).replace(output)
+    folder = Path(output).parent
+    whole = hf_hub_download(repository, file, revision=revision, local_dir=folder, token=False)
+    Path(whole).replace(output)
 
 
 def dlib_file(name: str) -> Path:

@@ -1,19 +1,23 @@
-"""Files and folders on disk: whole writes, run folders, JSON lines, tables and hashes."""
+"""Files and folders on disk: whole writes, run folders, typed JSON, tables and hashes."""
 
 import csv
 import hashlib
 import json
+import math
 import mmap
 import os
 import secrets
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
+import msgspec
 import platformdirs
 
-from faceshifter.errors import DataError, OutputError
+from faceshifter.errors import DataError, FaceShifterError, OutputError
+
+T = TypeVar("T")
 
 
 @contextmanager
@@ -102,6 +106,65 @@ def read_lines(path: Path, *, remedy: str, torn: bool = False) -> list[dict[str,
     return records
 
 
+def read_json(path: Path, kind: type[T], *, remedy: str) -> T:
+    """Read a JSON file as a dataclass or another type, as ``decode`` does.
+
+    Raises:
+        DataError: The file is missing, damaged or of another form; the message ends with
+            ``remedy``.
+    """
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise DataError(f"{path} cannot be read ({error.strerror}); {remedy}") from None
+    return decode(content, kind, path, remedy)
+
+
+def decode(
+    text: str | bytes,
+    kind: type[T],
+    source: object,
+    remedy: str,
+    raises: type[FaceShifterError] = DataError,
+) -> T:
+    """Return JSON in UTF-8 as a dataclass or another type, as ``as_type`` does.
+
+    Raises:
+        FaceShifterError: It is not such JSON; the error is of the given class.
+    """
+    try:
+        text = text.decode("utf-8") if isinstance(text, bytes) else text
+        value = json.loads(text, parse_constant=_finite, parse_float=_finite)
+    except (ValueError, RecursionError) as error:
+        raise raises(f"{source} is damaged ({error}); {remedy}") from None
+    return as_type(value, kind, source, remedy, raises)
+
+
+def as_type(
+    value: Any,
+    kind: type[T],
+    source: object,
+    remedy: str,
+    raises: type[FaceShifterError] = DataError,
+) -> T:
+    """Convert a value of JSON's own types to a dataclass or another type, strictly.
+
+    Keys that are missing get a field's default, where it has one; unknown keys are refused, as a
+    misspelt one would silently become a default.
+
+    Raises:
+        FaceShifterError: A value is of another type, missing or unknown; the message names its
+            place, and the error is of the given class.
+    """
+    try:
+        typed = msgspec.convert(value, kind)
+        if unknown := next(_unknown(value, msgspec.to_builtins(typed)), None):
+            raise msgspec.ValidationError(f"Unknown key {unknown[:80]!r}")
+    except (msgspec.ValidationError, RecursionError) as error:
+        raise raises(f"{source} is damaged ({error}); {remedy}") from None
+    return typed
+
+
 def claim(
     folder: Path, config: Mapping[str, Any], *, option: str, name: str = "config.json"
 ) -> bool:
@@ -133,11 +196,15 @@ def check_claim(
     """
     path = folder / name
     try:
-        saved = json.loads(path.read_text("utf-8"))
+        content = path.read_bytes()
     except (FileNotFoundError, NotADirectoryError):
         return False
-    except (OSError, ValueError):
-        raise OutputError(f"{path} is damaged; restore it, or give another {option}") from None
+    except OSError as error:
+        raise OutputError(
+            f"{path} cannot be read ({error.strerror}); restore it, or give another {option}"
+        ) from None
+    remedy = f"restore it, or give another {option}"
+    saved = decode(content, dict, path, remedy, OutputError)
     if differing := sorted(_differences(saved, json.loads(json.dumps(config)))):
         raise OutputError(
             f"{folder} was made with other {', '.join(differing)}; give the same values to resume "
@@ -160,6 +227,27 @@ def user_folder(kind: Literal["config", "cache", "state"]) -> Path:
     """
     named = os.environ.get(f"FACESHIFTER_{kind.upper()}")
     return Path(named) if named else getattr(platformdirs, f"user_{kind}_path")("faceshifter")
+
+
+def _finite(text: str) -> float:
+    """Read a number of JSON, of which NaN and infinity are none."""
+    number = float(text)
+    if not math.isfinite(number):
+        raise ValueError(f"{text[:20]} is not a finite number")
+    return number
+
+
+def _unknown(value: Any, typed: Any, place: str = "") -> Iterator[str]:
+    """Give the places of the keys that a value has and its typed form has not."""
+    if isinstance(value, dict) and isinstance(typed, dict):
+        for key in value:
+            if key not in typed:
+                yield f"{place}.{key}".strip(".")
+            else:
+                yield from _unknown(value[key], typed[key], f"{place}.{key}")
+    elif isinstance(value, list) and isinstance(typed, list | tuple):
+        for item, typed_item in zip(value, typed, strict=True):
+            yield from _unknown(item, typed_item, place)
 
 
 def _encode(value: Any, indent: int | None = None) -> bytes:

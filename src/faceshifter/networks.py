@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
-from typing import Any, Self
+from typing import Self, TypeVar
 
 import numpy as np
 import torch
@@ -19,16 +19,19 @@ from jaxtyping import Float, UInt8
 from torch import Tensor
 from torch.nn import functional as F
 
-from faceshifter.config import AEIConfig, CropGeometry, HEARConfig
+from faceshifter.config import AEIInfo, CropGeometry, HEARInfo, WeightsInfo
 from faceshifter.encoders.encoder import IdentityEncoder, load_identity_encoder
 from faceshifter.errors import CheckpointError, DeviceError
+from faceshifter.files import as_type
 from faceshifter.models.aei import AEINet, recorded_masks
 from faceshifter.models.hear import HEARNet, heuristic_error
-from faceshifter.tensors import Array, fingerprint, load_strictly, load_tensors
+from faceshifter.tensors import Array, fingerprint, load_strictly, load_tensors, refuse_misfit
 
 BUILT_IN_ENCODERS = ("dlib", "distilled")
 MOST_AT_ONCE = {"cpu": 4, "cuda": 32}
 """Faces in one batch, by type of device: larger batches are slower on a CPU (docs/log.md)."""
+
+Info = TypeVar("Info", bound=WeightsInfo)
 
 Crop = UInt8[np.ndarray, "s s 3"]
 """Aligned face, RGB."""
@@ -112,6 +115,8 @@ class SwapNetworks:
         self.image_size: int = aei.config.image_size
         """Side of the crops in pixels."""
         self.encoder_name: str = encoder.name
+        self.c_id: int = encoder.c_id
+        """Numbers of an identity."""
         self.most_at_once: int = self._embedder.most_at_once
         """Faces in one batch."""
 
@@ -163,6 +168,11 @@ class SwapNetworks:
     def has_masks(self) -> bool:
         """Whether AEI-Net has attentional masks, Eq. (5); variants of the ablation have none."""
         return self._aei.config.integration == "aad"
+
+    @property
+    def repeats_last_z_att(self) -> bool:
+        """Whether the last z_att is the one before it, upsampled; Compressed has none of those."""
+        return self._aei.config.attributes == "multi"
 
     @property
     def num_parameters(self) -> int:
@@ -236,14 +246,16 @@ def packaged_weights() -> Path:
     return Path(str(resources.files("faceshifter"))) / "weights"
 
 
-def load_aei(path: Path) -> tuple[AEINet, dict[str, Any]]:
+def load_aei(path: Path) -> tuple[AEINet, AEIInfo]:
     """Return AEI-Net, frozen and in evaluation mode, and the information in its file.
 
     Raises:
         CheckpointError: The file is missing, damaged or of another network.
     """
-    tensors, info = _load(path, "aei")
-    aei = AEINet(AEIConfig.from_dict(info["config"]))
+    tensors, info = _load(path, "aei", AEIInfo)
+    with torch.device("meta"):  # a damaged configuration may be of a network without end
+        refuse_misfit(AEINet(info.config), tensors, str(path))
+    aei = AEINet(info.config)
     load_strictly(aei, tensors, str(path))
     return aei.eval().requires_grad_(False), info
 
@@ -254,35 +266,36 @@ def load_hear(path: Path, aei: AEINet) -> HEARNet:
     Raises:
         CheckpointError: The file is missing, damaged, of another network or another first stage.
     """
-    tensors, info = _load(path, "hear")
-    if info["aei"] != fingerprint(aei):
+    tensors, info = _load(path, "hear", HEARInfo)
+    if info.aei != fingerprint(aei) or aei.config.image_size % 2 ** len(info.config.channels):
         raise CheckpointError(
-            f"{path} was trained on another AEI-Net (fingerprint {info['aei']}, not "
+            f"{path} was trained on another AEI-Net (fingerprint {info.aei}, not "
             f"{fingerprint(aei)}); give two files that were trained together, or leave out the "
             "second stage with --no-hear"
         )
-    hear = HEARNet(HEARConfig.from_dict(info["config"]))
+    with torch.device("meta"):
+        refuse_misfit(HEARNet(info.config), tensors, str(path))
+    hear = HEARNet(info.config)
     load_strictly(hear, tensors, str(path))
     return hear.eval().requires_grad_(False)
 
 
 def load_encoder_of(
-    info: dict[str, Any], aei_weights: Path, identity: Path | None = None
+    info: AEIInfo, aei_weights: Path, identity: Path | None = None
 ) -> IdentityEncoder:
     """Return the identity encoder that an AEI-Net, loaded by ``load_aei``, was trained with.
 
     Raises:
         CheckpointError: The encoder is missing, or not the one of the training.
     """
-    name = info["identity"]["name"]
-    geometry = AEIConfig.from_dict(info["config"]).geometry
+    name = info.identity.name
     if identity is None and name not in BUILT_IN_ENCODERS:
         raise CheckpointError(
             f"{aei_weights} was trained with the identity encoder {name}; "
             "give its file as --identity"
         )
-    encoder = load_identity_encoder(str(identity or name), geometry)
-    if fingerprint(encoder) != info["identity"]["fingerprint"]:
+    encoder = load_identity_encoder(str(identity or name), info.config.geometry)
+    if fingerprint(encoder) != info.identity.fingerprint or encoder.c_id != info.config.c_id:
         raise CheckpointError(
             f"{aei_weights} was trained with another {name} than {identity or 'the built-in one'}; "
             "give the encoder it was trained with as --identity"
@@ -290,14 +303,24 @@ def load_encoder_of(
     return encoder
 
 
-def _load(path: Path, kind: str) -> tuple[dict[str, Array], dict[str, Any]]:
+def read_weights_info(path: Path, kind: str) -> WeightsInfo:
+    """Return what a file of trained weights, aei or hear, says of itself.
+
+    Raises:
+        CheckpointError: The file is missing, damaged or of another network.
+    """
+    return _load(path, kind, {"aei": AEIInfo, "hear": HEARInfo}[kind])[1]
+
+
+def _load(path: Path, kind: str, info_type: type[Info]) -> tuple[dict[str, Array], Info]:
     tensors, info = load_tensors(path)
     if info.get("kind") != kind:
         raise CheckpointError(
-            f"{path} holds weights of kind {info.get('kind')!r}, not {kind!r}; give the "
+            f"{path} holds weights of kind {str(info.get('kind'))[:40]!r}, not {kind!r}; give the "
             f"weights.safetensors of a faceshifter train {kind} run"
         )
-    return tensors, info
+    source = f"the metadata of {path}"
+    return tensors, as_type(info, info_type, source, "get the file again", CheckpointError)
 
 
 def choose_device(name: str) -> torch.device:

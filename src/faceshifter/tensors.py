@@ -16,7 +16,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
 from faceshifter.errors import CheckpointError, OutputError
-from faceshifter.files import not_written, replacing
+from faceshifter.files import decode, not_written, replacing
 
 Array = Shaped[np.ndarray, "..."]
 
@@ -58,7 +58,23 @@ def load_tensors(path: Path) -> tuple[dict[str, Array], dict[str, Any]]:
     tensors, metadata = _read(path)
     if "faceshifter" not in metadata:
         raise CheckpointError(f"{path} was not written by faceshifter; give one of its own files")
-    return tensors, json.loads(metadata["faceshifter"])
+    source = f"the metadata of {path}"
+    info = decode(metadata["faceshifter"], dict, source, "get the file again", CheckpointError)
+    return tensors, info
+
+
+def load_named(path: Path, names: Mapping[str, int]) -> tuple[dict[str, Array], dict[str, Any]]:
+    """Read arrays whose names and numbers of dimensions are known, as ``load_tensors`` does.
+
+    Raises:
+        CheckpointError: Also, the file has other arrays.
+    """
+    tensors, info = load_tensors(path)
+    if {name: array.ndim for name, array in tensors.items()} != names:
+        raise CheckpointError(
+            f"{path} is damaged: it should hold {', '.join(names)}; delete it to make it again"
+        )
+    return tensors, info
 
 
 def load_arrays(path: Path) -> dict[str, Array]:
@@ -76,29 +92,61 @@ def _read(path: Path) -> tuple[dict[str, Array], dict[str, str]]:
     try:
         with safe_open(path, framework="np") as file:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-            return tensors, file.metadata() or {}
-    except (OSError, SafetensorError, TypeError) as error:
+            metadata = file.metadata() or {}
+    except (OSError, SafetensorError, TypeError, ValueError) as error:
         raise CheckpointError(f"{path} is damaged ({error}); get it again") from None
+    refuse_not_finite(tensors, path)
+    return tensors, metadata
+
+
+def refuse_not_finite(tensors: Mapping[str, Array], source: object) -> None:
+    """Refuse numbers that are NaN or infinite, which would spread through every result.
+
+    Raises:
+        CheckpointError: A tensor has some; the message names it.
+    """
+    for name, array in tensors.items():
+        if np.issubdtype(array.dtype, np.inexact) and not np.isfinite(array).all():
+            raise CheckpointError(
+                f"{source} is damaged ({name[:80]!r} has numbers that are not finite); get it again"
+            )
 
 
 def load_strictly(network: Network, tensors: Mapping[str, Array], source: str) -> None:
     """Load weights that must fit exactly, in the network's own precision.
 
     Raises:
-        CheckpointError: A key is missing, unexpected or of another shape; the message names some.
+        CheckpointError: As for ``refuse_misfit``.
+    """
+    refuse_misfit(network, tensors, source)
+    expected = network.state_dict()
+    network.load_state_dict({key: expected[key].new_tensor(tensors[key]) for key in expected})
+
+
+def refuse_misfit(network: Network, tensors: Mapping[str, Array], source: str) -> None:
+    """Refuse weights that do not fit a network exactly, which may be one without memory.
+
+    Raises:
+        CheckpointError: A key is missing, unexpected or of another shape or type; the message names
+            some.
     """
     expected = network.state_dict()
     problems = {
         "missing": [key for key in expected if key not in tensors],
         "unexpected": [key for key in tensors if key not in expected],
-        "of another shape": [
+        "of another shape or type": [
             key
             for key, array in tensors.items()
-            if key in expected and array.shape != tuple(expected[key].shape)
+            if key in expected
+            and (
+                array.shape != tuple(expected[key].shape)
+                or np.issubdtype(array.dtype, np.floating) != expected[key].is_floating_point()
+            )
         ],
     }
     found = [
-        f"{len(keys)} {problem} ({', '.join(keys[:3])}{', ...' if len(keys) > 3 else ''})"
+        f"{len(keys)} {problem} ({', '.join(map(_shown, keys[:3]))}"
+        f"{', ...' if len(keys) > 3 else ''})"
         for problem, keys in problems.items()
         if keys
     ]
@@ -107,7 +155,11 @@ def load_strictly(network: Network, tensors: Mapping[str, Array], source: str) -
             f"{source} does not fit {type(network).__name__}, of its keys {', '.join(found)}; "
             "give weights of the same model"
         )
-    network.load_state_dict({key: expected[key].new_tensor(tensors[key]) for key in expected})
+
+
+def _shown(key: str) -> str:
+    """Return a key of a file as a message can show it."""
+    return key if key.isprintable() and len(key) <= 80 else repr(key[:80])
 
 
 def export_weights(path: Path, network: Network, info: Mapping[str, Any]) -> None:

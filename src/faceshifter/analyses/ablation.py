@@ -20,15 +20,21 @@ from faceshifter.data.pairs import Population
 from faceshifter.data.shards import open_faces
 from faceshifter.encoders.encoder import load_identity_encoder
 from faceshifter.errors import DataError, TrainingError
-from faceshifter.files import check_claim, markdown_table, read_lines, write_atomically, write_json
+from faceshifter.files import check_claim, markdown_table, write_atomically, write_json
 from faceshifter.images import Photo, save_photo
 from faceshifter.marks.xmp import WORKING
-from faceshifter.networks import SwapNetworks, choose_device, load_aei, to_images
+from faceshifter.networks import (
+    SwapNetworks,
+    choose_device,
+    load_aei,
+    read_weights_info,
+    to_images,
+)
 from faceshifter.recipes import BASELINES
 from faceshifter.sheets import Cell, draw_sheet
-from faceshifter.tensors import load_tensors
 from faceshifter.train.aei import NUM_WATCHED, choose_watched, measure_swaps, train, what_makes
 from faceshifter.train.loop import to_device
+from faceshifter.train.report import read_reports
 
 METHODS = ("compressed", "add", "cat", "full")
 """In the order of Fig. 7."""
@@ -108,7 +114,7 @@ def ablate(
 def is_finished(run: Path, config: AEITrainConfig) -> bool:
     """Whether a run's weights are those of its last step."""
     weights = run / "weights.safetensors"
-    return weights.exists() and load_tensors(weights)[1].get("step") == config.steps
+    return weights.exists() and read_weights_info(weights, "aei").step == config.steps
 
 
 def _measure(
@@ -159,11 +165,11 @@ def _measure(
 
 def _training_figures(stats: Path) -> dict[str, float]:
     """Return losses, which are means since the report before the last, and the median speed."""
-    lines = read_lines(stats, remedy="delete the run and train it again")
+    lines = read_reports(stats, remedy="delete the run and train it again")
     if not lines:
         raise DataError(f"{stats} is empty; delete {stats.parent} and train it again")
     losses = {key: value for key, value in lines[-1].items() if key.startswith("loss/")}
-    speeds = [line["time/samples_per_second"] for line in lines]
+    speeds = [line.get("time/samples_per_second", 0.0) for line in lines]
     # The first interval includes what happens only once; a resumed run has several such intervals.
     return {**losses, "samples_per_second": median(speeds[1:] or speeds)}
 

@@ -23,11 +23,17 @@ from tqdm import tqdm
 from faceshifter.config import CropGeometry
 from faceshifter.data.photos import PhotoFile, find_photos
 from faceshifter.data.shards import read_geometry, read_index, refuse_lacking
-from faceshifter.errors import DataError, DependencyError, ImageError, NoFaceError
+from faceshifter.errors import (
+    CheckpointError,
+    DataError,
+    DependencyError,
+    ImageError,
+    NoFaceError,
+)
 from faceshifter.face.detect import FaceDetector, crop_largest
-from faceshifter.files import claim
+from faceshifter.files import as_type, claim
 from faceshifter.networks import Crop, SwapNetworks, batch_slices
-from faceshifter.tensors import load_tensors, save_tensors
+from faceshifter.tensors import load_named, save_tensors
 
 NUM_COMPONENTS = 512
 """Dimensions that PCA leaves, Section 4.2."""
@@ -43,6 +49,17 @@ MIN_VARIANCE = 1e-7
 """Least variance along an axis, of that along the first: below is rounding."""
 
 Method = Literal["auto", "exact", "sketch"]
+
+PCA_ARRAYS = {"mean": 1, "axes": 2, "scores": 2, "indices": 1}
+"""Arrays of pca.safetensors, with their numbers of dimensions."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class PCAInfo:
+    """What pca.safetensors says of itself."""
+
+    explained: float
+    """Share of the variance along the axes that were kept."""
 
 
 @dataclass(frozen=True)
@@ -118,7 +135,7 @@ class Embedding:
         """Prepare the attributes encoder of networks; with a sketch size, vectors are sketched."""
         self.networks, self.sketch_size = networks, sketch_size
         size = networks.image_size
-        maps = networks.attributes([np.zeros((size, size, 3), np.uint8)])[:-1]
+        maps = self._maps([np.zeros((size, size, 3), np.uint8)])
         self.roots = [upsampling_root(z.shape[-1], size).astype(np.float32) for z in maps]
         full_length = sum(z.size for z in maps)
         self.length = sketch_size or full_length
@@ -133,13 +150,21 @@ class Embedding:
         """Return vectors of aligned RGB crops."""
         vectors = [np.zeros((0, self.length), np.float32)]
         for part in batch_slices(len(crops), self.networks.most_at_once):
-            # The last map is the one before it, upsampled: in v that one simply stands twice.
-            z_att = self.networks.attributes(crops[part])[:-1]
-            z_att[-1] = np.float32(math.sqrt(2)) * z_att[-1]
-            maps = [R @ z @ R.T for z, R in zip(z_att, self.roots, strict=True)]
+            maps = [R @ z @ R.T for z, R in zip(self._maps(crops[part]), self.roots, strict=True)]
             w = np.concatenate([z.reshape(len(z), -1) for z in maps], axis=1)
             vectors.append(w if self.sketch_size is None else self.sketch(w, self.sketch_size))
         return np.concatenate(vectors)
+
+    def _maps(self, crops: Sequence[Crop]) -> list[Float32[np.ndarray, "b c h w"]]:
+        """Return z_att without repetition, weighted so that inner products are those of v.
+
+        The last map of all but Compressed is the one before it, upsampled: in v that one simply
+        stands twice.
+        """
+        z_att = self.networks.attributes(crops)
+        if not self.networks.repeats_last_z_att:
+            return z_att
+        return [*z_att[:-2], np.float32(math.sqrt(2)) * z_att[-2]]
 
     def sketch(self, w: Float32[np.ndarray, "b n"], size: int) -> Float32[np.ndarray, "b size"]:
         """Count sketch: random signs, then sums of random groups of coordinates.
@@ -179,11 +204,13 @@ class Index:
             folder / f"part-{start // PART:05d}.safetensors": numbers[start : start + PART]
             for start in numbers[::PART]
         }
-        config = {
+        config: dict[str, object] = {
             "aei": networks.fingerprints["aei"],
             "gallery": gallery.digest(),
             "vectors": "exact" if self.is_exact else f"sketch {self.embedding.sketch_check}",
         }
+        if not networks.repeats_last_z_att:
+            config["levels"] = len(self.embedding.roots)  # an index without it has other vectors
         claim(folder, config, option="--index", name="index.json")
 
     def build(self) -> None:
@@ -231,8 +258,14 @@ class Index:
             For each crop, number of the gallery's file and distance, nearest first; and how the
             index was made.
         """
-        tensors, info = load_tensors(self.folder / "pca.safetensors")
+        path = self.folder / "pca.safetensors"
+        tensors, info = load_named(path, PCA_ARRAYS)
         axes, scores, indices = (tensors[name] for name in ("axes", "scores", "indices"))
+        again = "delete it to make it again"
+        explained = as_type(info, PCAInfo, f"the metadata of {path}", again, CheckpointError)
+        self._check_faces(path, indices, scores, axes.shape[1])
+        if tensors["mean"].shape != axes.shape[:1] or len(axes) != self.embedding.length:
+            raise CheckpointError(f"{path} is of other vectors; {again}")
         results = []
         for coordinates in (self.embedding(crops) - tensors["mean"]) @ axes:
             distances = np.linalg.norm(scores - coordinates, axis=1)
@@ -244,7 +277,7 @@ class Index:
             "faces": len(scores),
             "without_face": len(self.gallery.files) - len(scores),
             "dimensions": axes.shape[1],
-            "explained_variance": info["explained"],
+            "explained_variance": explained.explained,
         }
 
     def _embed_part(self, path: Path, numbers: range) -> None:
@@ -260,5 +293,13 @@ class Index:
     def _read_parts(self) -> Iterator[tuple[Float[np.ndarray, "n d"], Int[np.ndarray, " n"]]]:
         """Yield vectors and numbers of their files, a part at a time."""
         for path in self.parts:
-            tensors, _ = load_tensors(path)
+            tensors, _ = load_named(path, {"vectors": 2, "indices": 1})
+            self._check_faces(path, tensors["indices"], tensors["vectors"], self.embedding.length)
             yield tensors["vectors"], tensors["indices"]
+
+    def _check_faces(self, path: Path, indices: np.ndarray, rows: np.ndarray, width: int) -> None:
+        """Refuse a file of the index whose rows are not those of faces of the gallery."""
+        files = len(self.gallery.files)
+        fits = rows.shape == (len(indices), width) and np.issubdtype(indices.dtype, np.integer)
+        if not fits or (len(indices) and not 0 <= indices.min() <= indices.max() < files):
+            raise CheckpointError(f"{path} is of other faces; delete it to make it again")

@@ -1,5 +1,6 @@
 """All commands by name, in groups; a user's error is one sentence and exit code 2."""
 
+import os
 import re
 import sys
 from collections.abc import Callable
@@ -30,6 +31,9 @@ CONTINUED = re.compile(r"\n {12}(?=\S)")
 
 def main() -> None:
     """Run the command that the command line names; the entry point of ``faceshifter``."""
+    # Threads that wait for each other by spinning cost many times the work on a busy machine.
+    # OpenMP reads it as PyTorch is imported, which no command has done yet.
+    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     match sys.argv[1:]:
         case ["--version"]:
             print(f"faceshifter {__version__}")

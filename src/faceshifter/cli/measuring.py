@@ -1,6 +1,5 @@
 """Commands that measure swaps and encoders, and those of the paper's analyses."""
 
-import os
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -46,8 +45,6 @@ def evaluate(
         strict: Exit with 2 if anything could not be measured.
         networks: Trained networks, how faces are found, and the device.
     """
-    # Threads that wait for each other by spinning cost several times the work on a busy machine.
-    os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # read as torch is imported
     import cv2
 
     from faceshifter.evaluate.report import markdown, write_reports

@@ -325,11 +325,11 @@ def _load(recogniser: Path, recipe: AEITrainConfig) -> "Embed":
     from faceshifter.evaluate.judges import Recogniser, refuse_training_recogniser
     from faceshifter.files import sha256
 
-    used = [
-        {"name": spec} | ({"sha256": sha256(Path(spec))} if Path(spec).is_file() else {})
+    used = {
+        spec: sha256(Path(spec)) if Path(spec).is_file() else ""
         for spec in (recipe.identity, *recipe.teachers)
-    ]
-    refuse_training_recogniser(recogniser, {"teachers": used})
+    }
+    refuse_training_recogniser(recogniser, used)
     network = Recogniser(recogniser)
     landmarks = np.array(recipe.model.geometry.points) * recipe.model.image_size - 0.5
     return lambda crops: network.embed([network.crop(crop, landmarks) for crop in crops])

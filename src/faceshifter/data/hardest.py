@@ -7,23 +7,23 @@ FOLDER/*.png          histogram of the errors, the hardest faces, and occlusions
 """
 
 import hashlib
-import json
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from itertools import groupby
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 import torch
+from msgspec import Meta
 from tqdm import tqdm
 
 from faceshifter.data.occlusion import KINDS, Occluders, cover
 from faceshifter.data.shards import Crop, open_faces, read_geometry, read_index, read_records
 from faceshifter.encoders.encoder import IdentityEncoder
 from faceshifter.errors import DataError
-from faceshifter.files import append_lines, check_claim, claim, write_lines
+from faceshifter.files import append_lines, check_claim, claim, read_json, write_lines
 from faceshifter.images import Photo, Pixels, save_photo
 from faceshifter.marks.xmp import WORKING
 from faceshifter.models.aei import AEINet
@@ -52,6 +52,18 @@ class RankedFace:
     """Whose face it is."""
     error: float
     """Mean of |delta_Y_t| over channels and pixels, in [0, 2], to six digits."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ranking:
+    """ranking.json: what decides the errors of a folder."""
+
+    data: str
+    """Digest of the set."""
+    aei: str
+    """Fingerprint of the first stage."""
+    ranked: tuple[Annotated[int, Meta(ge=1)], Annotated[int, Meta(ge=0)]] | None
+    """Number of faces drawn, and the seed; None: all."""
 
 
 @torch.no_grad()
@@ -125,14 +137,15 @@ def load_errors(folder: Path, data: Path, aei: AEINet) -> list[RankedFace]:
         OutputError: They are of another set or first stage.
     """
     try:
-        ranked = json.loads((folder / CLAIM).read_text("utf-8"))["ranked"]
-    except (OSError, ValueError, KeyError, TypeError):
+        ranked = read_json(folder / CLAIM, Ranking, remedy="").ranked
+    except DataError:
         raise DataError(
             f"{folder} is not a folder that faceshifter rank-errors wrote; give one as --errors"
         ) from None
-    check_claim(folder, _config(data, aei, ranked), option="--errors", name=CLAIM)
+    drawn = None if ranked is None else list(ranked)
+    check_claim(folder, _config(data, aei, drawn), option="--errors", name=CLAIM)
     crops = read_index(data)
-    order = _ranking_order(crops, ranked)
+    order = _ranking_order(crops, drawn)
     again = "run faceshifter rank-errors again, to its end"
     faces = _read_errors(folder / "errors.jsonl", [crops[idx] for idx in order], again)
     if len(faces) < len(order):

@@ -7,7 +7,6 @@ DATA/prepared.json      the crop's size and geometry, and what was prepared
 """
 
 import io
-import json
 import os
 import tarfile
 from collections.abc import Collection, Iterable, Iterator
@@ -27,7 +26,7 @@ from tqdm import tqdm
 from faceshifter.config import CropGeometry
 from faceshifter.data.photos import PREPARE_AGAIN
 from faceshifter.errors import DataError
-from faceshifter.files import read_lines, write_atomically
+from faceshifter.files import as_type, read_json, read_lines, write_atomically
 
 T = TypeVar("T")
 
@@ -126,8 +125,9 @@ def read_geometry(data: Path) -> CropGeometry:
     """
     path = data / "prepared.json"
     try:
-        return CropGeometry.from_dict(json.loads(path.read_text("utf-8"))["geometry"])
-    except (OSError, ValueError, KeyError, TypeError):
+        prepared = read_json(path, dict, remedy="")
+        return as_type(prepared.get("geometry"), CropGeometry, path, "")
+    except DataError:
         raise DataError(
             f"{data} is not a prepared set ({path.name} is missing or damaged); run faceshifter "
             f"prepare PHOTOS --out {data}"

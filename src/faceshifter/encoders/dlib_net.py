@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from faceshifter.errors import CheckpointError
+from faceshifter.tensors import refuse_not_finite, to_arrays
 
 EMBEDDING_SIZE = 128
 INPUT_SIZE = 150
@@ -143,4 +144,5 @@ def load_dlib_resnet(path: Path) -> DlibResNet:
             f"{path} is not dlib's face recognition ResNet ({error}); "
             "install face-recognition-models again"
         ) from error
+    refuse_not_finite(to_arrays(network.state_dict()), path)
     return network

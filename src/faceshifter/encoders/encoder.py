@@ -23,7 +23,7 @@ from faceshifter.downloads import dlib_file
 from faceshifter.encoders import distilled, dlib_net, iresnet
 from faceshifter.errors import CheckpointError
 from faceshifter.face.align import crop_matrix, transform_points
-from faceshifter.tensors import Array, load_arrays, load_strictly
+from faceshifter.tensors import Array, load_arrays, load_strictly, refuse_not_finite, to_arrays
 
 TORCHSCRIPT_SUFFIXES = (".pt", ".ts")
 DISTILLED_WEIGHTS = "weights/identity.safetensors"
@@ -206,12 +206,14 @@ def torchscript_encoder(path: Path, geometry: CropGeometry) -> IdentityEncoder:
         backbone.eval()
         with torch.no_grad():
             descriptor = backbone(torch.zeros(1, 3, side, side))
-        if not (isinstance(descriptor, Tensor) and descriptor.ndim == 2):
+        if not (isinstance(descriptor, Tensor) and descriptor.ndim == 2 and descriptor.numel()):
             raise TypeError("the output is not a descriptor")
+        arrays = to_arrays(backbone.state_dict() | {"output": descriptor})
     except iresnet.LOAD_ERRORS as error:
         raise CheckpointError(
             f"{path} is not a TorchScript recogniser; it must map RGB faces (b, 3, {side}, {side}) "
             "to descriptors (b, d), and the name of a state dict must end in .pth"
         ) from error
+    refuse_not_finite(arrays, path)
     c_id = descriptor.shape[1]
     return IdentityEncoder(backbone, ARCFACE_CROP, geometry, c_id=c_id, name=path.stem)

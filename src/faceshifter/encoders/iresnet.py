@@ -11,7 +11,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from faceshifter.errors import CheckpointError
-from faceshifter.tensors import load_strictly, to_arrays
+from faceshifter.tensors import load_strictly, refuse_not_finite, to_arrays
 
 EMBEDDING_SIZE = 512
 CHANNELS = (64, 128, 256, 512)
@@ -98,6 +98,8 @@ def load_iresnet(path: Path) -> tuple[str, IResNet]:
     try:
         state_dict = torch.load(path, map_location="cpu", weights_only=True)
         arrays = to_arrays(state_dict)
+        if not all(isinstance(key, str) for key in arrays):
+            raise TypeError("a key is not a name")
         blocks = {key.split(".")[1] for key in state_dict if key.startswith("layer3.")}
     except LOAD_ERRORS as error:
         raise CheckpointError(
@@ -105,6 +107,7 @@ def load_iresnet(path: Path) -> tuple[str, IResNet]:
         ) from error
     names = (name for name, layers in LAYERS.items() if layers[2] == len(blocks))
     name = next(names, "iresnet50")
+    refuse_not_finite(arrays, path)
     network = IResNet(LAYERS[name])
     load_strictly(network, arrays, f"{path}, taken for an {name} of arcface_torch,")
     return name, network

@@ -1,5 +1,7 @@
 """Faces of all source and target photos: detected, embedded and measured once, in parts on disk."""
 
+import zipfile
+import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -92,12 +94,35 @@ def embed_photos(
                     np.savez(file, **part)
             else:
                 bar.update(len(some))
-            with np.load(path) as stored:
-                parts.append(dict(stored))
+            parts.append(_read_part(path, len(some), judges.recogniser.dim))
     known = {key: np.concatenate([part[key] for part in parts]) for key in parts[0]}
     if known["error"].astype(bool).all():
         raise DataError("no face was found in any photo; give photos of faces")
     return KnownFaces({name: i for i, name in enumerate(names)}, **known)
+
+
+def _read_part(path: Path, n: int, dim: int) -> dict[str, np.ndarray]:
+    """Read what ``_measure`` returned of n photos.
+
+    Raises:
+        DataError: The file is damaged or of others.
+    """
+    try:
+        with np.load(path, allow_pickle=False) as stored:
+            part = dict(stored)
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+        raise DataError(f"{path} is damaged ({error}); delete it and run evaluate again") from None
+    shapes = {"identity": (n,), "error": (n,), "count": (n,), "landmarks": (n, 5, 2)}
+    shapes |= {"z": (n, dim), "head": (n, GAZE.stop)}
+    kinds = {name: array.dtype.kind for name, array in part.items()}
+    if (
+        {name: array.shape for name, array in part.items()} != shapes
+        or kinds["identity"] + kinds["error"] != "UU"
+        or kinds["count"] not in "iu"
+        or any(kinds[name] != "f" for name in ("landmarks", "z", "head"))
+    ):
+        raise DataError(f"{path} is of other photos; delete it and run evaluate again")
+    return part
 
 
 def _measure(

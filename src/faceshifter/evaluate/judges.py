@@ -1,9 +1,8 @@
 """Networks that measure: a detector, ONNX recognisers, and MediaPipe's Face Landmarker."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from jaxtyping import Float, UInt8
@@ -19,6 +18,7 @@ from faceshifter.images import Pixels
 from faceshifter.networks import batch_slices, to_tensor
 
 BATCH = 16  # faces; larger ones take more memory and no less time
+MOST_PIXELS = 1024  # side of a recogniser's input
 HEAD_SIDE = 256  # pixels; of the upright square in which a head is measured
 HEAD_REACH = 3.2  # its side over the distance from the eyes' middle to the mouth's
 
@@ -59,8 +59,11 @@ class Recogniser:
             )
             side = self.session.get_inputs()[0].shape[-1]
             self.size = side if isinstance(side, int) else ARCFACE_CROP.size
-            shape = self._run(np.zeros((1, 3, self.size, self.size), np.float32)).shape
-            if len(shape) != 2:
+            if not 1 <= self.size <= MOST_PIXELS:
+                raise TypeError("the input is not a face")
+            output = self._run(np.zeros((1, 3, self.size, self.size), np.float32))
+            shape = output.shape
+            if len(shape) != 2 or not np.isfinite(output).all():
                 raise TypeError("the output is not a descriptor")
         except Exception as error:  # its exceptions have no common public base
             raise CheckpointError(
@@ -93,18 +96,17 @@ class Recogniser:
         return self.session.run(None, {self.session.get_inputs()[0].name: X})[0]
 
 
-def refuse_training_recogniser(path: Path, info: dict[str, Any]) -> None:
-    """Refuse to measure with a network that the weights, of this metadata, were trained with.
+def refuse_training_recogniser(path: Path, trained_with: Mapping[str, str]) -> None:
+    """Refuse to measure with a network of a training, given by names and SHA-256 where known.
 
     Raises:
         CheckpointError: The recogniser has a training network's file name or content.
     """
-    used = [entry for entry in (info.get("identity"), *info.get("teachers", [])) if entry]
-    digest = sha256(path) if path.is_file() else ""
-    for entry in used:
-        if digest == entry.get("sha256") or path.stem == Path(entry["name"]).stem:
+    digest = sha256(path) if path.is_file() else "missing"
+    for name, known in trained_with.items():
+        if digest == known or path.stem == Path(name).stem:
             raise CheckpointError(
-                f"{path} was used in training as {entry['name']}, which flatters the result; give "
+                f"{path} was used in training as {name}, which flatters the result; give "
                 "another recogniser, or measure all the same with --force"
             )
 

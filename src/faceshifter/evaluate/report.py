@@ -3,6 +3,7 @@
 import base64
 import json
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ import numpy as np
 from faceshifter.evaluate.metrics import Interval, bootstrap, frechet_interval, kernel_distance
 from faceshifter.evaluate.run import read_records
 from faceshifter.evaluate.scores import sorted_pictures
-from faceshifter.files import markdown_table, write_atomically
+from faceshifter.files import markdown_table, read_json, write_atomically
 
 COLUMNS = {
     "top1": "ID retrieval, %", "pose": "pose, deg", "expression": "expression", "top5": "top 5, %",
@@ -29,14 +30,22 @@ FOLDS = 10  # parts of the jackknife
 Record = dict[str, Any]
 
 
+@dataclass(frozen=True, kw_only=True)
+class Columns:
+    """columns.json: names of the methods, and the length of a row's features or 0."""
+
+    methods: list[str]
+    features: int
+
+
 def write_reports(out: Path, left_out: list[str]) -> dict[str, Any]:
     """Write the three reports of a run and return the content of report.json."""
     records = read_records(out)
-    columns = json.loads((out / "columns.json").read_text())
-    names = [n for n in columns["methods"] if any(n in record["methods"] for record in records)]
+    columns = read_json(out / "columns.json", Columns, remedy="run evaluate again")
+    names = [n for n in columns.methods if any(n in record["methods"] for record in records)]
     table = {name: _row(records, name) for name in names}
-    if columns["features"]:
-        _add_distances(out / "features.f32", table, columns["methods"], columns["features"])
+    if columns.features:
+        _add_distances(out / "features.f32", table, columns.methods, columns.features)
     occluded = [record["occlusion"] for record in records if "occlusion" in record]
     report = {
         "pairs": len(records),
@@ -49,7 +58,7 @@ def write_reports(out: Path, left_out: list[str]) -> dict[str, Any]:
     }
     write_atomically(out / "report.json", json.dumps(report, indent=1, allow_nan=False).encode())
     write_atomically(out / "report.md", "\n".join([*markdown(report), ""]).encode())
-    order = ["source", "target", *columns["methods"][1:]]  # as evaluate.scores draws them
+    order = ["source", "target", *columns.methods[1:]]  # as evaluate.scores draws them
     html = page(report, sorted_pictures(out / "pictures"), order)
     write_atomically(out / "report.html", html.encode())
     return report

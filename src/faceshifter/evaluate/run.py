@@ -3,7 +3,7 @@
 import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Required, TypedDict, TypeVar
 
 from tqdm import tqdm
 
@@ -17,14 +17,36 @@ from faceshifter.evaluate.methods import ANCHORS, Maker, OurMethod, Separate, re
 from faceshifter.evaluate.scores import Batch
 from faceshifter.face.detect import DlibDetector, FaceDetector
 from faceshifter.face.mesh import MeshFinder, load_landmarker
-from faceshifter.files import append_lines, claim, read_lines, sha256, write_atomically, write_lines
+from faceshifter.files import (
+    append_lines,
+    as_type,
+    claim,
+    read_lines,
+    sha256,
+    write_atomically,
+    write_lines,
+)
+from faceshifter.networks import read_weights_info
 from faceshifter.swap.swapper import FaceSwapper
-from faceshifter.tensors import load_tensors
 
 BATCH = 8
 """Pairs whose photos are in memory together; a killed run loses at most these."""
 RECORDS = "records.jsonl"
 MEASURED_BY = {"--landmarker": "pose, expression and gaze", "--features": "FID and KID"}
+
+
+class Record(TypedDict, total=False):
+    """What a report needs of a line of records.jsonl."""
+
+    pair: Required[int]
+    source: Required[str]
+    target: Required[str]
+    notes: Required[list[str]]
+    methods: Required[dict[str, dict[str, float]]]
+    error: str
+    eyes: float
+    yaw: float
+    occlusion: dict[str, float]
 
 
 def evaluate_swaps(
@@ -54,7 +76,8 @@ def evaluate_swaps(
     cases, gallery = read_cases(swaps, num_pairs), read_gallery(swaps)
     ours = not any(case.results for case in cases)
     for path in trained if ours else ():  # other tools' results owe nothing to our training
-        refuse_training_recogniser(recogniser, load_tensors(path)[1])
+        info = read_weights_info(path, path.stem)
+        refuse_training_recogniser(recogniser, info.trained_with)
     left_out: list[str] = []
     judges = Judges(
         detector,
@@ -143,7 +166,12 @@ def measure_cases(
 
 def read_records(out: Path, torn: bool = False) -> list[dict[str, Any]]:
     """Read the records of a run, in order; ``torn``: of one that may have been killed."""
-    return read_lines(out / RECORDS, remedy="delete it and run evaluate again", torn=torn)
+    path, remedy = out / RECORDS, "delete it and run evaluate again"
+    records = read_lines(path, remedy=remedy, torn=torn)
+    for number, record in enumerate(records, 1):
+        known = {key: value for key, value in record.items() if key in Record.__annotations__}
+        as_type(known, Record, f"{path}, line {number},", remedy)
+    return records
 
 
 def _whole_batches(out: Path, total: int, batch_size: int) -> int:

@@ -76,13 +76,14 @@ def load_signer(path: Path) -> tuple[str, bytes, bytes]:
     try:
         key = serialization.load_pem_private_key(content, password=None)
         chain = x509.load_pem_x509_certificates(content)
+        matches = chain[0].public_key() == key.public_key()
     except (ValueError, TypeError, UnsupportedAlgorithm):
         raise CredentialsError(
             f"{path} does not hold a private key without password and its certificates; put both "
             "into it as PEM, your own certificate first"
         ) from None
     algorithm = _algorithm(key)
-    if algorithm is None or chain[0].public_key() != key.public_key():
+    if algorithm is None or not matches:
         raise CredentialsError(
             f"the first certificate in {path} is not of the key in it, or C2PA does not know that "
             "kind of key; give a pair of an EC, RSA or Ed25519 key"
@@ -92,7 +93,8 @@ def load_signer(path: Path) -> tuple[str, bytes, bytes]:
 
 def _algorithm(key: object) -> str | None:
     if isinstance(key, ec.EllipticCurvePrivateKey):
-        return {256: "es256", 384: "es384", 521: "es512"}.get(key.key_size)
+        curves = {"secp256r1": "es256", "secp384r1": "es384", "secp521r1": "es512"}
+        return curves.get(key.curve.name)
     if isinstance(key, rsa.RSAPrivateKey):
         return "ps256"
     return "ed25519" if isinstance(key, ed25519.Ed25519PrivateKey) else None

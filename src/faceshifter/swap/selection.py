@@ -8,8 +8,10 @@ from typing import Literal
 import numpy as np
 
 from faceshifter import __version__
+from faceshifter.config import IdentityInfo
 from faceshifter.errors import CheckpointError, NoFaceError, SeveralFacesError
 from faceshifter.face.detect import Face
+from faceshifter.files import as_type
 from faceshifter.networks import Identity, SwapNetworks
 from faceshifter.tensors import load_tensors, save_tensors
 
@@ -19,6 +21,8 @@ FaceChoice = Literal["only", "largest", "all"] | int
 SAME_PERSON = {"distilled": 0.54, "dlib": 0.6}
 OTHER_SAME_PERSON = 0.3
 """Least cosine between two z_id of one person, by encoder: ours spread less (docs/log.md)."""
+UNIT_TOLERANCE = 1e-3
+"""How far the length of a stored identity may be from 1; float32 rounds to a ten-millionth."""
 
 
 @dataclass(frozen=True)
@@ -129,9 +133,21 @@ def load_identity(path: Path, networks: SwapNetworks) -> Identity:
         raise CheckpointError(
             f"{path} is not an identity; give a file that faceshifter identity wrote"
         )
-    if info["identity"]["fingerprint"] != networks.encoder_fingerprint:
+    again = "make it again from the photos"
+    source = f"the metadata of {path}"
+    encoder = as_type(info, IdentityInfo, source, again, CheckpointError).identity
+    if encoder.fingerprint != networks.encoder_fingerprint:
         raise CheckpointError(
-            f"{path} was made by the identity encoder {info['identity']['name']}, and the networks "
-            f"in use have another one, {networks.encoder_name}; make it again from the photos"
+            f"{path} was made by the identity encoder {encoder.name}, and the networks "
+            f"in use have another one, {networks.encoder_name}; {again}"
         )
-    return tensors["z_id"][0]
+    z_id = tensors["z_id"]
+    if z_id.shape != (1, networks.c_id) or z_id.dtype != np.float32:
+        raise CheckpointError(
+            f"{path} holds numbers of type {z_id.dtype} and shape {z_id.shape}, not one identity "
+            f"of {networks.c_id} in float32; {again}"
+        )
+    length = float(np.linalg.norm(z_id.astype(np.float64)))
+    if abs(length - 1) > UNIT_TOLERANCE:
+        raise CheckpointError(f"{path} holds an identity of length {length:.3g}, not 1; {again}")
+    return z_id[0]

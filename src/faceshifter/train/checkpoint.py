@@ -3,17 +3,20 @@
 import sys
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 from tqdm import tqdm
 
+from faceshifter.config import CheckpointInfo
 from faceshifter.errors import CheckpointError
+from faceshifter.files import as_type
 from faceshifter.tensors import Array, load_strictly, load_tensors, save_tensors, to_arrays
 
 Stateful = nn.Module | Optimizer
+
+ADAM_STATE = ("step", "exp_avg", "exp_avg_sq")
 
 KEPT = 2
 """Checkpoints that are kept: the newest may be of a run that has just gone wrong."""
@@ -30,9 +33,14 @@ def save_checkpoint(folder: Path, step: int, state: Mapping[str, Stateful]) -> N
         for name, part in state.items()
         for key, array in to_arrays(_tensors_of(part)).items()
     }
-    save_tensors(folder / f"step-{step:08d}.safetensors", tensors, {"step": step})
+    save_tensors(checkpoint_path(folder, step), tensors, {"step": step})
     for old in find_checkpoints(folder)[:-KEPT]:
         old.unlink()
+
+
+def checkpoint_path(folder: Path, step: int) -> Path:
+    """Return the file of a step's checkpoint."""
+    return folder / f"step-{step:08d}.safetensors"
 
 
 def find_checkpoints(folder: Path) -> list[Path]:
@@ -40,13 +48,15 @@ def find_checkpoints(folder: Path) -> list[Path]:
     return sorted(folder.glob(f"step-{'[0-9]' * 8}.safetensors"))
 
 
-def load_checkpoint(path: Path, state: Mapping[str, Stateful]) -> dict[str, Any]:
+def load_checkpoint(path: Path, state: Mapping[str, Stateful]) -> CheckpointInfo:
     """Restore every part strictly; return what was stored beside it.
 
     Raises:
         CheckpointError: The checkpoint is damaged or of another model.
     """
-    tensors, info = load_tensors(path)
+    tensors, stored = load_tensors(path)
+    remedy = "give another checkpoint"
+    info = as_type(stored, CheckpointInfo, f"the metadata of {path}", remedy, CheckpointError)
     for name, part in state.items():
         prefix = f"{name}/"
         own = {
@@ -55,7 +65,7 @@ def load_checkpoint(path: Path, state: Mapping[str, Stateful]) -> dict[str, Any]
             if key.startswith(prefix)
         }
         if isinstance(part, Optimizer):
-            _restore_optimizer(part, own)
+            _restore_optimizer(part, own, path)
         else:
             load_strictly(part, own, str(path))
     return info
@@ -70,7 +80,10 @@ def load_newest(folder: Path, state: Mapping[str, Stateful]) -> int:
     checkpoints = find_checkpoints(folder)
     for path in reversed(checkpoints):
         try:
-            return int(load_checkpoint(path, state)["step"])
+            step = load_checkpoint(path, state).step
+            if path != checkpoint_path(folder, step):
+                raise CheckpointError(f"{path} is of another step, {step}; delete or rename it")
+            return step
         except CheckpointError:
             if path == checkpoints[0]:
                 raise
@@ -107,17 +120,33 @@ def _tensors_of(part: Stateful) -> dict[str, Tensor]:
     return dict(part.state_dict())
 
 
-def _restore_optimizer(optimizer: Optimizer, tensors: Mapping[str, Array]) -> None:
-    """Take moments from the checkpoint, rates and groups from the recipe."""
+def _restore_optimizer(optimizer: Optimizer, tensors: Mapping[str, Array], source: Path) -> None:
+    """Take Adam's moments from the checkpoint, rates and groups from the recipe.
+
+    Raises:
+        CheckpointError: They are not those of the optimiser's parameters.
+    """
     parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     state: dict[int, dict[str, Tensor]] = {}
-    for key, array in tensors.items():
-        idx, name = key.split("/")
-        tensor = torch.from_numpy(array)
-        parameter = parameters[int(idx)]
-        if tensor.shape == parameter.shape:
-            # In the parameter's layout: fused Adam reads the memory of both in the same order.
-            tensor = torch.empty_like(parameter, dtype=tensor.dtype).copy_(tensor)
-        state.setdefault(int(idx), {})[name] = tensor
+    left = dict(tensors)
+    for idx, parameter in enumerate(parameters):
+        own = {name: left.pop(f"{idx}/{name}") for name in ADAM_STATE if f"{idx}/{name}" in left}
+        if not own:  # it was not trained yet
+            continue
+        shapes = {"step": ()} | dict.fromkeys(ADAM_STATE[1:], tuple(parameter.shape))
+        if {name: array.shape for name, array in own.items()} != shapes:
+            raise CheckpointError(f"{source} is damaged (parameter {idx}); give another checkpoint")
+        # In the parameter's layout: fused Adam reads the memory of both in the same order.
+        state[idx] = {
+            name: torch.empty_like(parameter, dtype=torch.float32).copy_(torch.from_numpy(array))
+            for name, array in own.items()
+            if name != "step"
+        }
+        state[idx]["step"] = torch.from_numpy(own["step"]).float()
+    if left:
+        raise CheckpointError(
+            f"{source} is damaged ({next(iter(left))[:40]!r} is of no parameter); give another "
+            "checkpoint"
+        )
     groups = optimizer.state_dict()["param_groups"]
     optimizer.load_state_dict({"state": state, "param_groups": groups})

@@ -22,7 +22,7 @@ from faceshifter.models import losses
 from faceshifter.models.aei import AEINet
 from faceshifter.models.hear import HEARNet, heuristic_error
 from faceshifter.networks import load_aei, load_encoder_of
-from faceshifter.tensors import fingerprint, load_tensors, save_tensors
+from faceshifter.tensors import fingerprint, load_named, save_tensors
 from faceshifter.train.aei import NUM_SAMPLES, NUM_WATCHED
 from faceshifter.train.checkpoint import Stateful, start_from
 from faceshifter.train.distributed import distribute, synchronise_batch_norm
@@ -172,14 +172,14 @@ def train(
             config, population, targets, faces, occluders, run.ranks.rank, run.ranks.world
         )
         watched = watched_pairs(fetch, faces, held_out, run.device)
-        info = {"config": asdict(config.model), "aei": made_by["aei"]}
-        info["teachers"] = name_teachers(config.teachers)
+        about: dict[str, object] = {"config": asdict(config.model), "aei": made_by["aei"]}
+        about["teachers"] = name_teachers(config.teachers)
         run_steps(
             training,
             lambda start: batches(fetch, faces, start, run.device, run.runtime),
             watch=lambda: measure_refinement(training, watched),
             snapshot=lambda position: run.export(
-                "hear", training.ema, position, info, draw_samples(training, watched)
+                "hear", training.ema, position, about, draw_samples(training, watched)
             ),
         )
 
@@ -250,7 +250,7 @@ def _keep_hardest(
     path = folder / "hardest.safetensors"
     if not path.exists():
         save_tensors(path, {"targets": targets}, {"kind": "hardest"})
-    if not np.array_equal(load_tensors(path)[0]["targets"], targets):
+    if not np.array_equal(load_named(path, {"targets": 1})[0]["targets"], targets):
         raise TrainingError(
             f"{folder} is a run with other hardest faces; give the same --errors to resume it, or "
             "another --run"

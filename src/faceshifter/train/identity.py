@@ -20,10 +20,10 @@ from faceshifter.downloads import dlib_file
 from faceshifter.encoders.distilled import EMBEDDING_SIZE, DistilledResNet
 from faceshifter.encoders.dlib_net import FILE, load_dlib_resnet
 from faceshifter.encoders.encoder import DLIB_CROP, IdentityEncoder, load_identity_encoder
-from faceshifter.errors import TrainingError
+from faceshifter.errors import CheckpointError, TrainingError
 from faceshifter.models.losses import Scalar, identity_loss
 from faceshifter.networks import to_range
-from faceshifter.tensors import load_tensors, save_tensors, to_arrays
+from faceshifter.tensors import load_named, save_tensors, to_arrays
 from faceshifter.train.checkpoint import Stateful, start_from
 from faceshifter.train.distributed import distribute
 from faceshifter.train.loop import (
@@ -44,6 +44,8 @@ TEACHING_BATCH = 64
 SHARES = (0.3, 0.7)  # least and largest share of the second face in a blend
 WARM_UP = 30  # steps in which the learning rate grows to its full size
 MAX_GRADIENT = 2.0  # length to which longer gradients are cut
+LESSONS = {"first": 1, "second": 1, "share": 1, "z_id": 2, "axes": 2}
+"""Tensors of a ``DistillationSet``, with their numbers of dimensions."""
 SCALE = 4.0  # length of the student's first descriptors; those of length one would turn too fast
 
 
@@ -288,4 +290,16 @@ def _load_or_teach(
     if not path.exists():
         tensors = teach(images, teachers, config.blends, config.seed, run.ranks.is_first)
         save_tensors(path, to_arrays(tensors), {"kind": "lessons"})
-    return DistillationSet({key: torch.from_numpy(a) for key, a in load_tensors(path)[0].items()})
+    lessons, _ = load_named(path, LESSONS)
+    count, dim = len(images), sum(teacher.c_id for teacher in teachers)
+    lengths = {len(lessons[name]) for name in ("first", "second", "share", "z_id")}
+    faces = np.concatenate([lessons["first"], lessons["second"]])
+    if (
+        lengths != {count + config.blends}
+        or faces.min() < 0
+        or faces.max() >= count
+        or lessons["axes"].shape != (dim, EMBEDDING_SIZE)
+        or lessons["z_id"].shape[1] != EMBEDDING_SIZE
+    ):
+        raise CheckpointError(f"{path} is of other faces; delete it to make it again")
+    return DistillationSet({name: torch.from_numpy(array) for name, array in lessons.items()})

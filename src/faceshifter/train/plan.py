@@ -86,7 +86,7 @@ def plan_hear(
     missing = []
     if aei_weights.exists():
         aei, info = load_aei(aei_weights)
-        model, spec = aei.config, info["identity"]["name"]
+        model, spec = aei.config, info.identity.name
     else:
         name = next((name for name, m in HEAR_PRESETS.items() if m == config.model), "paper")
         missing = [f"{aei_weights} does not exist yet; the first stage is taken to be {name}"]

@@ -4,6 +4,7 @@ import math
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -12,12 +13,21 @@ from torch import Tensor
 from tqdm import tqdm
 
 from faceshifter.errors import DependencyError, TrainingError
-from faceshifter.files import append_lines, read_lines, write_lines
+from faceshifter.files import append_lines, as_type, read_lines, write_lines
 from faceshifter.images import load_photo
 from faceshifter.train.run import Run
 from faceshifter.train.watchdog import has_diverged, is_diverging, problems
 
 T = TypeVar("T")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Report:
+    """A line of stats.jsonl, by which its values are checked."""
+
+    step: int
+    numbers: dict[str, float]
+    watchdog: list[str]
 
 
 class Reporter:
@@ -139,8 +149,24 @@ class Reporter:
         self.writer.flush()
 
 
+def read_reports(stats: Path, *, remedy: str, torn: bool = False) -> list[dict[str, Any]]:
+    """Read the reports of a run, as ``read_lines`` does: numbers by name, and ``watchdog``.
+
+    Raises:
+        DataError: The file is missing or damaged, or a report has no step.
+    """
+    reports = []
+    for number, line in enumerate(read_lines(stats, remedy=remedy, torn=torn), 1):
+        where = f"{stats}, line {number},"
+        named, step = line.get("watchdog", []), line.get("step")
+        numbers = {key: value for key, value in line.items() if key != "watchdog"}
+        as_type({"step": step, "numbers": numbers, "watchdog": named}, Report, where, remedy)
+        reports.append(line)
+    return reports
+
+
 def _read_history(stats: Path, position: int) -> list[dict[str, Any]]:
-    lines = read_lines(stats, remedy="delete it to resume without earlier reports", torn=True)
+    lines = read_reports(stats, remedy="delete it to resume without earlier reports", torn=True)
     history = [report for report in lines if report["step"] <= position]
     if len(history) < len(lines):
         write_lines(stats, history)
