@@ -9,7 +9,8 @@ from collections.abc import Awaitable, Callable
 import pytest
 
 from faceshifter.apps import http
-from faceshifter.apps.guard import Guard, RefusedError, Rules
+from faceshifter.apps.guard import Guard, Rules
+from faceshifter.apps.problems import RefusedError
 
 PIECE = {"type": "http.request", "body": b"x" * 100, "more_body": True}
 LARGE = PIECE | {"body": bytes(10**5)}
@@ -123,7 +124,6 @@ def test_a_client_that_does_not_read_its_answer_is_not_waited_for() -> None:
     )
     Client(END).ask(guard, block)
     assert ended == [200]
-    assert guard.open == 0
 
 
 def test_an_application_may_refuse_and_keeps_its_own_cache_control() -> None:

@@ -22,16 +22,19 @@ import pytest
 from PIL import Image
 
 from faceshifter.apps import http
-from faceshifter.apps.serve import routes
+from faceshifter.apps.serve import photos
 from faceshifter.apps.serve.app import create_app, server_folder
 from faceshifter.apps.serve.photos import Limits, SwapOptions
 from faceshifter.apps.serve.store import Store
+from faceshifter.apps.worker import Worker
 from faceshifter.cli import main as cli
 from faceshifter.errors import CancelledError, DependencyError, OutputError
+from faceshifter.face.detect import LockedDetector
 from faceshifter.images import Photo, save_photo
 from faceshifter.marks.xmp import read_mark
 from faceshifter.swap.swapper import FaceSwapper
 
+Workers = tuple[Worker[FaceSwapper], Worker[FaceSwapper]]
 BOUNDARY = b"a-line-that-no-picture-has"
 
 
@@ -108,7 +111,7 @@ def wait_for(condition: Callable[[], object]) -> None:
 
 @contextmanager
 def serving(
-    swapper: FaceSwapper,
+    workers: Workers,
     folder: Path,
     *,
     token: str | None = None,
@@ -117,7 +120,7 @@ def serving(
 ) -> Iterator[int]:
     """A server in a thread; the port."""
     with server_folder(folder), http.listen("127.0.0.1", 0) as listening:
-        server = http.make_server(create_app(swapper, folder, Limits(**limits), token, now=now))
+        server = http.make_server(create_app(*workers, folder, Limits(**limits), token, now=now))
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]})
         thread.start()
         try:
@@ -129,7 +132,15 @@ def serving(
 
 @pytest.fixture(scope="module")
 def swapper() -> FaceSwapper:
-    return FaceSwapper.from_pretrained(device="cpu")
+    """A swapper for several threads."""
+    swapper = FaceSwapper.from_pretrained(device="cpu")
+    return FaceSwapper(swapper.networks, LockedDetector(swapper.detector))
+
+
+@pytest.fixture(scope="module")
+def workers(swapper: FaceSwapper, worker_here) -> Workers:
+    """For photos and for videos."""
+    return worker_here(swapper), worker_here(swapper)
 
 
 @pytest.fixture(scope="module")
@@ -139,10 +150,10 @@ def faces(portraits) -> tuple[bytes, bytes]:
 
 
 @pytest.fixture(scope="module")
-def port(swapper: FaceSwapper, tmp_path_factory: pytest.TempPathFactory) -> Iterator[int]:
+def port(workers: Workers, tmp_path_factory: pytest.TempPathFactory) -> Iterator[int]:
     folder = tmp_path_factory.mktemp("serve")
     folder.chmod(0o700)
-    with serving(swapper, folder, max_mb=4, max_video_mb=4, max_megapixels=1) as port:
+    with serving(workers, folder, max_mb=4, max_video_mb=4, max_megapixels=1) as port:
         yield port
         # An answer's folder is deleted after its client has it.
         wait_for(lambda: not list(folder.glob("passing-*")))
@@ -317,9 +328,9 @@ def test_pages_of_other_sites_are_not_let_in(port: int) -> None:
 
 
 def test_a_token_is_asked_for_before_an_upload_is_read(
-    swapper: FaceSwapper, tmp_path: Path, faces: tuple[bytes, bytes]
+    workers: Workers, tmp_path: Path, faces: tuple[bytes, bytes]
 ) -> None:
-    with serving(swapper, tmp_path / "s", token="sécret") as port:
+    with serving(workers, tmp_path / "s", token="sécret") as port:
         for given in ({}, {"Authorization": "Bearer secret"}, {"Authorization": "sécret"}):
             raw = {name: value.encode() for name, value in given.items()}
             answer = ask(port, "/swap", {"source": bytes(2**20), "target": b""}, headers=raw)
@@ -333,7 +344,7 @@ def test_a_token_is_asked_for_before_an_upload_is_read(
 
 
 def test_faults_and_a_full_disk_are_typed_and_tell_nothing_of_the_server(
-    swapper: FaceSwapper,
+    workers: Workers,
     tmp_path: Path,
     faces: tuple[bytes, bytes],
     monkeypatch: pytest.MonkeyPatch,
@@ -342,9 +353,9 @@ def test_faults_and_a_full_disk_are_typed_and_tell_nothing_of_the_server(
         raise RuntimeError("a secret")
 
     fields = {"source": faces[0], "target": faces[1]}
-    with serving(swapper, tmp_path / "s") as port:
+    with serving(workers, tmp_path / "s") as port:
         with monkeypatch.context() as patch:
-            patch.setattr(routes, "save_photo", fail)
+            patch.setattr(photos, "save_photo", fail)
             answer = ask(port, "/swap", fields)
         assert answer.problem == (500, "internal")
         assert b"secret" not in answer.body
@@ -363,22 +374,22 @@ def test_faults_and_a_full_disk_are_typed_and_tell_nothing_of_the_server(
 
 
 def test_a_full_queue_says_when_to_come_again(
-    swapper: FaceSwapper,
+    workers: Workers,
     tmp_path: Path,
     faces: tuple[bytes, bytes],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     going, entered = threading.Event(), threading.Event()
-    save = routes.save_photo
+    save = photos.save_photo
 
     def wait(*arguments: object) -> None:
         entered.set()
         going.wait(60)
         save(*arguments)
 
-    monkeypatch.setattr(routes, "save_photo", wait)
+    monkeypatch.setattr(photos, "save_photo", wait)
     fields = {"source": faces[0], "target": faces[1]}
-    with serving(swapper, tmp_path / "s", queue=2) as port:
+    with serving(workers, tmp_path / "s", queue=2) as port:
         answers: list[Answer] = []
         clients = [
             threading.Thread(target=lambda: answers.append(ask(port, "/swap", fields)))
@@ -405,22 +416,22 @@ def test_a_slow_client_holds_up_nobody(port: int, faces: tuple[bytes, bytes]) ->
 
 
 def test_the_picture_of_a_client_that_went_away_is_not_swapped(
-    swapper: FaceSwapper,
+    workers: Workers,
     tmp_path: Path,
     faces: tuple[bytes, bytes],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     going, swapped = threading.Event(), []
-    save = routes.save_photo
+    save = photos.save_photo
 
     def wait(*arguments: object) -> None:
         going.wait(60)
         swapped.append(arguments)
         save(*arguments)
 
-    monkeypatch.setattr(routes, "save_photo", wait)
+    monkeypatch.setattr(photos, "save_photo", wait)
     body = form({"source": faces[0], "target": faces[1]})
-    with serving(swapper, tmp_path / "s") as port:
+    with serving(workers, tmp_path / "s") as port:
 
         def depth() -> int:
             return json.loads(ask(port, "/health").body)["queue"]["photos"]
@@ -477,11 +488,11 @@ def until(port: int, job: str, *states: str) -> dict:
 
 
 def test_a_job_swaps_a_video_and_keeps_no_upload(
-    swapper: FaceSwapper, tmp_path: Path, faces: tuple[bytes, bytes], clip: bytes
+    workers: Workers, tmp_path: Path, faces: tuple[bytes, bytes], clip: bytes
 ) -> None:
     import av
 
-    with serving(swapper, tmp_path / "s") as port:
+    with serving(workers, tmp_path / "s") as port:
         job = job_of(port, {"source": faces[0], "video": clip, "strength": 0.9})
         early = ask(port, f"/jobs/{job}/result")
         assert early.problem == (409, "not_done")
@@ -517,7 +528,7 @@ def test_a_job_swaps_a_video_and_keeps_no_upload(
 
 
 def test_jobs_are_bounded_cancelled_and_deleted_when_their_time_is_over(
-    swapper: FaceSwapper,
+    workers: Workers,
     tmp_path: Path,
     faces: tuple[bytes, bytes],
     clip: bytes,
@@ -534,7 +545,7 @@ def test_jobs_are_bounded_cancelled_and_deleted_when_their_time_is_over(
     folder = tmp_path / "s" / "jobs"
     with monkeypatch.context() as patch:
         patch.setattr("faceshifter.video.clip.swap_video", stand_in)
-        with serving(swapper, tmp_path / "s", jobs=2) as port:
+        with serving(workers, tmp_path / "s", jobs=2) as port:
             running, waiting = job_of(port, fields), job_of(port, fields)
             until(port, running, "running")
             wait_for(lambda: state_of(port, running)["progress"] == {"done": 3, "total": 32})
@@ -556,7 +567,7 @@ def test_jobs_are_bounded_cancelled_and_deleted_when_their_time_is_over(
 
     monkeypatch.setattr("faceshifter.video.clip.swap_video", finish)
     clock = [time.time()]
-    with serving(swapper, tmp_path / "s", keep_hours=1, now=lambda: clock[0]) as port:
+    with serving(workers, tmp_path / "s", keep_hours=1, now=lambda: clock[0]) as port:
         assert until(port, left, "done", "failed")["state"] == "done"
         assert [path.name for path in folder.iterdir()] == [left]
         clock[0] += 3599
@@ -564,11 +575,11 @@ def test_jobs_are_bounded_cancelled_and_deleted_when_their_time_is_over(
         clock[0] += 2
         assert ask(port, f"/jobs/{left}").problem == (404, "not_found")
         assert ask(port, f"/jobs/{left}/result").problem == (404, "not_found")
-    with serving(swapper, tmp_path / "s", keep_hours=1, now=lambda: clock[0]):
+    with serving(workers, tmp_path / "s", keep_hours=1, now=lambda: clock[0]):
         wait_for(lambda: list(folder.iterdir()) == [])
 
 
-def test_a_job_that_takes_the_server_down_is_given_up(swapper: FaceSwapper, tmp_path: Path) -> None:
+def test_a_job_that_takes_the_server_down_is_given_up(workers: Workers, tmp_path: Path) -> None:
     (tmp_path / "s").mkdir(mode=0o700)
     store = Store(tmp_path / "s" / "jobs.sqlite", 3600)
     store.add("0" * 32, ".mp4", SwapOptions())
@@ -577,12 +588,12 @@ def test_a_job_that_takes_the_server_down_is_given_up(swapper: FaceSwapper, tmp_
         assert store.start() is None
         store = Store(store.path, 3600)
     (tmp_path / "s" / "jobs" / ("0" * 32)).mkdir(parents=True)
-    with serving(swapper, tmp_path / "s") as port:
+    with serving(workers, tmp_path / "s") as port:
         state = until(port, "0" * 32, "done", "failed")
     assert (state["state"], state["error"]["error"]) == ("failed", "given_up")
     leftover = tmp_path / "s" / "jobs" / ("0" * 32) / "source-0"
     leftover.touch()  # as if killed just before it was deleted
-    with serving(swapper, tmp_path / "s"):
+    with serving(workers, tmp_path / "s"):
         assert not leftover.exists()
 
 
@@ -608,12 +619,12 @@ def process(folder: Path, *words: str) -> Iterator[tuple[subprocess.Popen[str], 
 
 
 def test_a_server_that_is_killed_loses_no_job(
-    swapper: FaceSwapper, tmp_path: Path, faces: tuple[bytes, bytes], clip: bytes
+    workers: Workers, tmp_path: Path, faces: tuple[bytes, bytes], clip: bytes
 ) -> None:
     with process(tmp_path / "s") as (started, port):
         job = job_of(port, {"source": faces[0], "video": clip})
         started.kill()
-    with serving(swapper, tmp_path / "s") as port:
+    with serving(workers, tmp_path / "s") as port:
         assert until(port, job, "done", "failed")["report"]["swapped"] == 3
         assert len(ask(port, f"/jobs/{job}/result").body) > 1000
 
@@ -834,8 +845,8 @@ def test_a_server_for_other_machines_needs_a_token() -> None:
 
 @pytest.mark.parametrize("package", ["fastapi", "python_multipart", "prometheus_client"])
 def test_a_server_names_the_package_it_lacks(
-    package: str, swapper: FaceSwapper, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    package: str, workers: Workers, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, package, None)
     with pytest.raises(DependencyError, match=r"needs .*; run pip install 'faceshifter\[serve\]'"):
-        create_app(swapper, tmp_path, Limits(), None)
+        create_app(*workers, tmp_path, Limits(), None)

@@ -22,6 +22,7 @@ import pytest
 from PIL import Image
 
 from faceshifter.apps import http
+from faceshifter.apps.guard import Names
 from faceshifter.apps.study.server import create_app
 from faceshifter.apps.study.study import read_study
 from faceshifter.apps.study.votes import QUESTIONS, Votes, share_of, share_table, shares, wilson
@@ -62,7 +63,10 @@ def votes(results: Path, tmp_path: Path) -> Votes:
 @pytest.fixture
 def address(votes: Votes) -> Iterator[str]:
     """A server in a thread."""
-    server, listening = http.make_server(create_app(votes, 20)), http.listen("127.0.0.1", 0)
+    server, listening = (
+        http.make_server(create_app(votes, 20, Names())),
+        http.listen("127.0.0.1", 0),
+    )
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]})
     thread.start()
     yield http.address(listening)
@@ -187,7 +191,7 @@ def test_votes_on_other_pictures_and_foreign_files_are_refused(
         db.execute("CREATE TABLE study (name TEXT)")
     for foreign in (results, tmp_path / "other.sqlite"):
         before = foreign.read_bytes()
-        with pytest.raises(DataError, match="holds no votes"):
+        with pytest.raises(DataError, match="damaged, or another file"):
             Votes(foreign, votes.study)
         assert foreign.read_bytes() == before
     with pytest.raises(OutputError, match="cannot be written"):
@@ -464,7 +468,10 @@ def test_raters_in_a_browser_lose_no_vote_when_the_server_is_killed(
         (["results.csv", "--votes", "v", "--pairs", "0"], "--pairs must be at least 1, got 0"),
         (["results.csv", "--votes", "v", "--port", "70000"], "port 70000 cannot be served from"),
         (["results.csv", "--votes", "v", "--host", "192.0.2.1"], "192.0.2.1 port 8000 cannot be"),
-        (["results.csv", "--votes", "results.csv", "--port", "0"], "results.csv holds no votes"),
+        (
+            ["results.csv", "--votes", "results.csv", "--port", "0"],
+            "results.csv is damaged, or another file",
+        ),
     ],
 )
 def test_bad_input_to_study_is_refused_in_one_sentence(

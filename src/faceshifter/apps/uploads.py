@@ -10,11 +10,14 @@ from pathlib import Path
 from PIL import Image
 
 from faceshifter.apps.problems import RefusedError
+from faceshifter.errors import ImageError
 from faceshifter.images import DECODE_ERRORS, Photo, decode_photo
-from faceshifter.media import HEAD_BYTES, sniff
+from faceshifter.media import PHOTO_FORMATS, sniff
 from faceshifter.video.source import Clip, open_clip, open_stream
 
 PHOTO_TYPES = ("image/jpeg", "image/png", "image/webp")
+DECODED = {*PHOTO_FORMATS.values(), "MPO", "BMP", "GIF", "HEIF", "AVIF", "JPEG2000"}
+"""Pillow's names of the formats that are decoded. PostScript, for one, is a program."""
 VIDEO_SUFFIXES = {
     "video/mp4": ".mp4",
     "video/quicktime": ".mov",
@@ -45,29 +48,24 @@ def video_suffix(head: bytes, name: str) -> str:
     return suffix
 
 
-def read_head(path: Path) -> bytes:
-    """Return the first bytes of a file that was uploaded."""
-    with path.open("rb") as file:
-        return file.read(HEAD_BYTES)
-
-
 def read_photo(file: bytes | Path, name: str, max_megapixels: int) -> Photo:
     """Decode a photo, unless it is of another kind or has too many pixels.
 
     Raises:
-        ImageError: It cannot be read.
-        RefusedError: It is of another kind, or too large.
+        ImageError: It cannot be read, or Pillow would leave it to another program.
+        RefusedError: It is too large.
     """
-    check_photo(file[:HEAD_BYTES] if isinstance(file, bytes) else read_head(file), name)
     opened = BytesIO(file) if isinstance(file, bytes) else file
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             with Image.open(opened) as image:
-                width, height = image.size
+                kind, size = image.format, image.size
     except (*DECODE_ERRORS, Image.DecompressionBombError):
-        width = height = 0  # decode_photo says what is wrong
-    check_pixels(name, width, height, max_megapixels)
+        kind, size = "JPEG", (0, 0)  # decode_photo says what is wrong
+    if kind not in DECODED:
+        raise ImageError(f"{name} is not an image in a known format; convert it to JPEG")
+    check_pixels(name, *size, max_megapixels)
     return decode_photo(BytesIO(file) if isinstance(file, bytes) else file, name)
 
 

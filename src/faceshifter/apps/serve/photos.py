@@ -203,7 +203,7 @@ def select(
     swapper, z_id = task.loaded, []
     for number, file in enumerate(sources, 1):
         task.progress(0, 0)  # it is alive
-        where = f"source {number}"
+        where = f"source {number}" if len(sources) > 1 else "the source photo"
         pixels = read_photo(file, where, max_megapixels).pixels
         found = swapper.find_faces(pixels, options.source_face, where)
         z_id.append(swapper.align(pixels, found[:1])[0].z_id)
