@@ -5,13 +5,15 @@ import json
 import os
 import signal
 import socket
+import sqlite3
 import subprocess
 import sys
 import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from concurrent.futures import Future
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from http.client import HTTPConnection, HTTPException
 from pathlib import Path
@@ -22,13 +24,14 @@ import pytest
 from PIL import Image
 
 from faceshifter.apps import http
-from faceshifter.apps.serve import photos
+from faceshifter.apps.problems import RefusedError
+from faceshifter.apps.serve import jobs, photos
 from faceshifter.apps.serve.app import create_app, server_folder
-from faceshifter.apps.serve.photos import Limits, SwapOptions
+from faceshifter.apps.serve.photos import Limits, PhotoQueue, SwapOptions
 from faceshifter.apps.serve.store import Store
-from faceshifter.apps.worker import Worker
+from faceshifter.apps.worker import EndedError, Worker
 from faceshifter.cli import main as cli
-from faceshifter.errors import CancelledError, DependencyError, OutputError
+from faceshifter.errors import CancelledError, DataError, DependencyError, OutputError
 from faceshifter.face.detect import LockedDetector
 from faceshifter.images import Photo, save_photo
 from faceshifter.marks.xmp import read_mark
@@ -228,6 +231,10 @@ GREY = encoded(Image.new("RGB", (200, 200), "grey"))
         ({"target": "a word"}, 422, "invalid_request", "target is not valid"),
         ({"target": None}, 422, "invalid_request", "target is not valid: Field req"),
         ({"source": [GREY] * 20}, 400, "bad_request", "Too many files"),
+        ({"source": [GREY] * 9}, 422, "invalid_request", "source is not valid: List should have"),
+        ({"strenght": 0.5}, 422, "invalid_request", "strenght is no field; there are source"),
+        ({"format": ["png", "jpeg"]}, 422, "invalid_request", "format was sent more than once"),
+        ({"video": GREY}, 422, "invalid_request", "video is no field"),
         ({"target": b"\xff\xd8\xff" + b"x" * 2**22}, 413, "too_large", "more than 4 MiB"),
         ({"target": encoded(Image.new("1", (1001, 1000)), "png")}, 413, "too_many_pixels", "1 mi"),
     ],
@@ -244,6 +251,18 @@ def test_what_cannot_be_swapped_is_answered_with_a_code_and_a_sentence(
     answer = ask(port, "/swap", {name: value for name, value in fields.items() if value != None})  # noqa: E711
     assert answer.problem == (status, code), answer.body
     assert words in json.loads(answer.body)["message"]
+
+
+def test_a_source_with_several_people_has_its_own_code(
+    port: int, faces: tuple[bytes, bytes]
+) -> None:
+    both = Image.new("RGB", (400, 200))
+    for number, face in enumerate(faces):
+        both.paste(Image.open(io.BytesIO(face)), (200 * number, 0))
+    answer = ask(port, "/swap", {"source": encoded(both), "target": faces[1]})
+    assert answer.problem == (422, "several_faces")
+    fields = {"source": faces[0], "target": faces[1]}
+    assert ask(port, "/swap?strength=0.5", fields).problem == (422, "invalid_request")
 
 
 def test_a_truncated_photo_is_refused(port: int, faces: tuple[bytes, bytes]) -> None:
@@ -595,6 +614,124 @@ def test_a_job_that_takes_the_server_down_is_given_up(workers: Workers, tmp_path
     leftover.touch()  # as if killed just before it was deleted
     with serving(workers, tmp_path / "s"):
         assert not leftover.exists()
+
+
+def test_a_video_that_ends_its_process_twice_is_failed_and_the_next_is_swapped(
+    workers: Workers,
+    tmp_path: Path,
+    faces: tuple[bytes, bytes],
+    clip: bytes,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    begun = []
+    work = jobs.swap_job
+
+    def crash(task, folder: Path, *options: object) -> dict[str, object]:
+        begun.append(folder.name)
+        if folder.name == begun[0]:
+            raise EndedError("SIGSEGV")
+        return work(task, folder, *options)
+
+    monkeypatch.setattr(jobs, "swap_job", crash)
+    fields = {"source": faces[0], "video": clip}
+    with serving(workers, tmp_path / "s") as port:
+        bad, good = job_of(port, fields), job_of(port, fields)
+        error = until(port, bad, "failed", "done")["error"]
+        assert error["error"] == "unreadable_video"
+        assert error["message"].startswith("this video ended the process that works on it 2 times")
+        assert until(port, good, "failed", "done")["report"]["swapped"] == 3
+        assert begun == [bad, bad, good]
+
+
+def test_jobs_go_on_when_a_full_disk_has_room_again(
+    workers: Workers,
+    tmp_path: Path,
+    faces: tuple[bytes, bytes],
+    clip: bytes,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def full(*_: object) -> None:
+        raise sqlite3.OperationalError("database or disk is full")
+
+    monkeypatch.setattr(jobs, "RETRY_SECONDS", 0.01)
+    fields = {"source": faces[0], "video": clip}
+    with serving(workers, tmp_path / "s") as port:
+
+        def health() -> tuple[int, dict[str, object]]:
+            answer = ask(port, "/health")
+            return answer.status, json.loads(answer.body)
+
+        for method in ("start", "finish"):
+            with monkeypatch.context() as patch:
+                patch.setattr(Store, method, full)
+                job = job_of(port, fields)
+                wait_for(lambda: health()[0] == 503)
+                assert health()[1]["queue"]["jobs"] == 1
+                patch.setattr("faceshifter.apps.serve.store.connect", full)
+                assert ask(port, f"/jobs/{job}").problem == (507, "cannot_store")
+            assert until(port, job, "done", "failed")["report"]["swapped"] == 3
+            wait_for(lambda: health()[0] == 200)
+
+
+def test_an_error_of_a_job_names_no_folder(
+    workers: Workers, tmp_path: Path, faces: tuple[bytes, bytes], clip: bytes
+) -> None:
+    with serving(workers, tmp_path / "s", max_megapixels=1) as port:
+        for video, sentence in (
+            (clip[:40], "the video is not a video, or is cut off before its index"),
+            (clip.replace(b"avc1", b"nope"), "the video has a video codec that cannot be decoded"),
+        ):
+            job = job_of(port, {"source": faces[0], "video": video})
+            message = until(port, job, "failed", "done")["error"]["message"]
+            assert message.startswith(sentence)
+            assert str(tmp_path) not in message
+
+
+def test_the_queue_is_shared_by_the_clients() -> None:
+    going, order = threading.Event(), []
+    queue = PhotoQueue(4, lambda _: None)
+    first = queue.submit(lambda: going.wait(60), "many")
+    wait_for(first.running)
+
+    def add(name: str) -> Future[None]:
+        return queue.submit(lambda: order.append(name), name.partition(" ")[0])
+
+    waiting = [add("many 1"), add("many 2"), add("many 3")]
+    with pytest.raises(RefusedError, match="4 swaps wait already"):
+        queue.check_room("many")
+    queue.check_room("few")
+    waiting.append(add("few 1"))
+    with pytest.raises(RefusedError, match="swaps wait already"):
+        waiting[2].result(0)  # it has made room
+    going.set()
+    waiting[1].result(60)
+    assert order == ["few 1", "many 1", "many 2"]
+    wait_for(lambda: queue.depth == 0)
+    queue.stop()
+
+
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        ("UPDATE jobs SET wish = '{\"face\": 1e400}'", "is damaged"),
+        ('UPDATE jobs SET wish = \'{"strength": "much"}\'', "is damaged"),
+        ("UPDATE jobs SET error = '[]'", "is damaged"),
+        ("ALTER TABLE jobs DROP COLUMN report", "lacks report of jobs"),
+    ],
+)
+def test_damaged_jobs_are_refused_in_one_sentence(
+    tmp_path: Path, change: str, sentence: str
+) -> None:
+    store = Store(tmp_path / "jobs.sqlite", 3600)
+    store.add("0" * 32, ".mp4", SwapOptions())
+    with closing(sqlite3.connect(store.path)) as db:
+        db.execute(change)
+        db.commit()
+    with pytest.raises(DataError, match=rf"{sentence}.*; choose another --folder"):
+        Store(store.path, 3600)
+    store.path.write_text("no database" * 99)
+    with pytest.raises(DataError, match=r"is damaged, or another file .*; choose another --folder"):
+        Store(store.path, 3600)
 
 
 @contextmanager

@@ -29,12 +29,13 @@ from faceshifter.apps.ui.faces import (
     shrink,
     source_identity,
     update,
+    uploaded_file,
 )
 from faceshifter.apps.ui.photo_tab import PhotoActions
 from faceshifter.apps.ui.privacy import COOKIE
 from faceshifter.apps.ui.server import private_folder
 from faceshifter.apps.ui.sessions import SHOWN_SIDE, Session, Sessions, ShownPhoto
-from faceshifter.apps.ui.video_tab import VideoActions, read_frame, run_video, tell
+from faceshifter.apps.ui.video_tab import VideoActions, find_frame, read_frame, run_video, tell
 from faceshifter.apps.worker import Worker
 from faceshifter.errors import CancelledError, ImageError, NoFaceError, VideoError
 from faceshifter.face.detect import Face, LockedDetector
@@ -185,7 +186,7 @@ def test_what_is_no_photo_or_has_no_face_is_told_by_the_name_its_owner_gave(
     Image.new("RGB", (16, 16)).save(tmp_path / "black.png")
     with pytest.raises(NoFaceError, match=r"no face was found in night\.png"):
         worker.call(open_photo, tmp_path / "black.png", "night.png")
-    with pytest.raises(VideoError, match=r"^no frame of film\.mp4 can be"):
+    with pytest.raises(VideoError, match=r"^film\.mp4 is not a video"):
         read_frame(files / "no-photo.jpg", "film.mp4", 0)
 
 
@@ -292,6 +293,31 @@ def test_what_the_page_does_not_need_does_not_exist(address):
         assert status(f"{address}/gradio_api/{path}", mine) == 404
     for path in ("docs", "openapi.json", "monitoring", "file=/etc/hostname"):
         assert status(f"{address}/{path}", mine) == 404
+
+
+def test_a_page_of_another_site_is_not_let_in(address):
+    mine = visit(address)
+    assert status(address, mine, Host="evil.example") == 403
+    for origin in ("http://evil.example", "null"):
+        assert status(f"{address}/gradio_api/queue/join", mine, b"{}", Origin=origin) == 403
+
+
+def test_a_playlist_is_no_video_and_a_program_is_no_photo(worker, files, tmp_path):
+    playlist = tmp_path / "list.mp4"
+    for text in ("#EXTM3U\n#EXTINF:1,\n{}\n#EXT-X-ENDLIST\n", "ffconcat version 1.0\nfile {}\n"):
+        playlist.write_text(text.format(files / "clip.mp4"))
+        with pytest.raises(VideoError, match=r"^mine\.mp4 is not a video") as refused:
+            worker.call(find_frame, playlist, "mine.mp4")
+        assert str(tmp_path) not in str(refused.value)
+    postscript = tmp_path / "photo.jpg"
+    Image.new("RGB", (16, 16)).save(postscript, "EPS")
+    with pytest.raises(ImageError, match=r"^mine\.jpg is not an image in a known format"):
+        worker.call(open_photo, postscript, "mine.jpg")
+
+
+def test_a_name_is_shown_without_what_is_not_printed():
+    _, name = uploaded_file({"path": "/x/y", "orig_name": "a\n\x1b[2Jb\u202e.jpg"})
+    assert name == "a__[2Jb_.jpg"
 
 
 def test_an_upload_that_is_too_large_is_refused_before_it_is_read(address, root):

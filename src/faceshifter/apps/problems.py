@@ -10,6 +10,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from faceshifter.apps.worker import FailedError
 from faceshifter.errors import (
     FaceShifterError,
     ImageError,
@@ -63,6 +64,7 @@ STATUS_AND_CODE: list[tuple[type[Exception], int, str]] = [
     (NoFaceError, 422, "no_face"),
     (VideoError, 422, "unreadable_video"),
     (OutputError, 507, "cannot_store"),
+    (FailedError, 500, "internal"),
     (FaceShifterError, 422, "cannot_swap"),
 ]
 CODES_AND_SENTENCES = {

@@ -50,6 +50,10 @@ class EndedError(FaceShifterError):
         )
 
 
+class FailedError(FaceShifterError):
+    """A call failed as no input should make it fail; the log says how."""
+
+
 @dataclass(frozen=True)
 class Task(Generic[L]):
     """What a function that is called in the process gets."""
@@ -87,7 +91,8 @@ class Worker(Generic[L]):
         Raises:
             EndedError: The process has crashed, or was silent for too long.
             CancelledError: ``cancelled`` returned True.
-            FaceShifterError: Whatever the function raises.
+            FailedError: The function raised an error that no input should cause.
+            FaceShifterError: Whatever else the function raises.
         """
         with self._lock:
             link = self._link()
@@ -201,7 +206,7 @@ def _reply(link: Connection, function: Callable[..., R], *arguments: Any) -> R |
         link.send(("failed", EndedError(f"more than {MEMORY // 2**30} GiB of memory")))
     except Exception:  # the caller goes on, and the log says what is to be mended
         log.exception("%s failed", function)
-        link.send(("failed", RuntimeError("a worker failed; its log says why")))
+        link.send(("failed", FailedError("the server failed; its log says why")))
     return None
 
 

@@ -106,7 +106,7 @@ def create_app(
         jobs.begin()
         yield
         await asyncio.to_thread(jobs.stop)
-        await asyncio.to_thread(queue.stop)
+        queue.stop()
         for worker in (photos, videos):
             await asyncio.to_thread(worker.close)
 

@@ -13,7 +13,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
-from faceshifter.apps.problems import Problem, RefusedError, refused
+from faceshifter.apps.problems import Problem, RefusedError, public, refused
 from faceshifter.apps.serve.answers import JobProgress, JobState, State
 from faceshifter.apps.serve.photos import Limits, SwapOptions, select
 from faceshifter.apps.serve.store import Store, VideoJob
@@ -25,7 +25,7 @@ from faceshifter.swap.swapper import FaceSwapper
 T = TypeVar("T")
 log = logging.getLogger(__name__)
 JOB_ID = re.compile(r"[0-9a-f]{32}")
-PERSON = "person"
+PERSON, VIDEO = "person", "video"
 RESULT, FRAMES = "result", "frames.jsonl"
 MOST_STARTS = 3
 """A job during which the server was killed so often is given up."""
@@ -229,10 +229,10 @@ class Jobs:
         except FaceShifterError as failure:
             if self._stopping.is_set():
                 return None
-            folder = f"{self._folder / job.id}/"
-            sentence = str(refused(failure)).replace(f"{folder}video", "the video")
-            problem = refused(failure).problem
-            return replace(problem, message=sentence.replace(folder, ""))
+            folder = self._folder / job.id
+            sentence = str(failure).replace(str(folder / VIDEO), "the video")
+            message = public(sentence.replace(f"{folder}/", ""))
+            return replace(refused(failure).problem, message=message)
         except Exception as failure:  # must not end the thread: other jobs wait
             log.exception("job %s failed", job.id)
             return refused(failure).problem
@@ -280,7 +280,7 @@ def swap_job(
     """
     from faceshifter.video import clip
 
-    video, person = folder / "video", folder / PERSON
+    video, person = folder / VIDEO, folder / PERSON
     read_clip(video, "the video", max_megapixels)
     sources = sorted(folder.glob("source-*"))
     selection = select(task, options, sources, person if person.exists() else None, max_megapixels)

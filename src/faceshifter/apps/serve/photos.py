@@ -14,7 +14,7 @@ from faceshifter.apps.problems import RefusedError
 from faceshifter.apps.uploads import read_photo
 from faceshifter.apps.worker import Task
 from faceshifter.images import save_photo
-from faceshifter.swap.selection import FaceChoice, Match, Selection, mean_identity
+from faceshifter.swap.selection import FaceChoice, Match, Selection, mean_identity, why_none
 from faceshifter.swap.swapper import FaceSwapper
 
 PERSON_LABEL = "the photo of the person"
@@ -117,12 +117,12 @@ class PhotoQueue:
         return waiting.future
 
     def stop(self) -> None:
-        """Finish the swap that runs and drop those that wait."""
+        """Drop the swaps that wait; the one that runs ends with its worker."""
         with self._lock:
             dropped, self._waiting = self._waiting, []
         for waiting in dropped:
             waiting.future.cancel()
-        self._thread.shutdown(cancel_futures=True)
+        self._thread.shutdown(wait=False)
 
     def _full(self) -> RefusedError:
         return RefusedError(
@@ -177,6 +177,8 @@ def swap_photo(task: Task[FaceSwapper], asked: PhotoSwap, out: Path) -> int:
     swapper, options = task.loaded, asked.options
     photo = read_photo(asked.target, TARGET_LABEL, asked.max_megapixels)
     faces = swapper.detector.detect(photo.pixels)
+    if not faces:  # said before more photos are searched, which takes time
+        raise why_none(faces, options.face, TARGET_LABEL)
     selection = select(task, options, asked.sources, asked.person, asked.max_megapixels)
     swapper = swapper if options.hear else swapper.without_hear()
     swapped = swapper.swap_detected(photo.pixels, faces, selection, TARGET_LABEL)

@@ -39,6 +39,9 @@ CSS = """
 DELETE_CACHE = (3600, 24 * 3600)
 """Seconds between two searches for files without a page, and the age at which they are deleted."""
 
+MOST_WAITING = 64
+"""Events of all pages that wait; Gradio refuses further ones."""
+
 PICTURE: dict[str, Any] = {"type": "filepath", "height": 320, "buttons": ["fullscreen"]}
 WHOM = [
     ("The largest face", "largest"),
@@ -71,7 +74,7 @@ def build_page(photos: PhotoActions, videos: VideoActions, sessions: Sessions) -
                 with gr.Tab("Video"):
                     _video_tab(videos, handlers, source_face, strength)
         page.unload(handlers.close)
-    return page
+    return page.queue(max_size=MOST_WAITING)
 
 
 class _Handlers:
