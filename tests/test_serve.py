@@ -32,12 +32,12 @@ from faceshifter.apps.serve.store import Store
 from faceshifter.apps.worker import EndedError, Worker
 from faceshifter.cli import main as cli
 from faceshifter.errors import CancelledError, DataError, DependencyError, OutputError
-from faceshifter.face.detect import LockedDetector
+from faceshifter.face.detect import DlibDetector, Face, LockedDetector
 from faceshifter.images import Photo, save_photo
 from faceshifter.marks.xmp import read_mark
 from faceshifter.swap.swapper import FaceSwapper
 
-Workers = tuple[Worker[FaceSwapper], Worker[FaceSwapper]]
+Workers = tuple[Worker[FaceSwapper], Worker[FaceSwapper], Worker[FaceSwapper]]
 BOUNDARY = b"a-line-that-no-picture-has"
 
 
@@ -142,8 +142,8 @@ def swapper() -> FaceSwapper:
 
 @pytest.fixture(scope="module")
 def workers(swapper: FaceSwapper, worker_here) -> Workers:
-    """For photos and for videos."""
-    return worker_here(swapper), worker_here(swapper)
+    """For photos, for slow ones and for videos."""
+    return tuple(worker_here(swapper) for _ in range(3))
 
 
 @pytest.fixture(scope="module")
@@ -685,6 +685,42 @@ def test_an_error_of_a_job_names_no_folder(
             message = until(port, job, "failed", "done")["error"]["message"]
             assert message.startswith(sentence)
             assert str(tmp_path) not in message
+
+
+def test_photos_do_not_wait_for_one_in_which_a_face_is_looked_for(
+    workers: Workers,
+    tmp_path: Path,
+    faces: tuple[bytes, bytes],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    going, looking = threading.Event(), threading.Event()
+    detect = DlibDetector.detect
+
+    def slow(self, pixels, *, thorough: bool = True) -> list[Face]:
+        found = detect(self, pixels, thorough=False)
+        if thorough and not found:
+            looking.set()
+            going.wait(60)
+        return found
+
+    monkeypatch.setattr(DlibDetector, "detect", slow)
+    fields = {"source": faces[0], "target": faces[1]}
+    unlocked = tuple(
+        type(worker)(lambda: FaceSwapper(worker._load().networks, DlibDetector()))  # noqa: B023
+        for worker in workers
+    )
+    answers: list[Answer] = []
+    with serving(unlocked, tmp_path / "s") as port:
+        client = threading.Thread(
+            target=lambda: answers.append(ask(port, "/swap", fields | {"target": GREY}))
+        )
+        client.start()
+        assert looking.wait(60)
+        assert ask(port, "/swap", fields).status == 200
+        assert answers == []
+        going.set()
+        client.join()
+    assert answers[0].problem == (422, "no_face")
 
 
 def test_the_queue_is_shared_by_the_clients() -> None:

@@ -34,6 +34,8 @@ VIDEO_SECONDS = 600.0
 STOP_SECONDS = 10.0
 """Longest wait for a cancelled call to stop by itself."""
 POLL_SECONDS = 0.1
+PATIENCE = 10
+"""Added to the niceness of a patient process."""
 
 
 class EndedError(FaceShifterError):
@@ -68,12 +70,15 @@ class Task(Generic[L]):
 class Worker(Generic[L]):
     """A process that is started by the first call, for calls from any thread."""
 
-    def __init__(self, load: Callable[[], L], *, seconds: float = SILENT_SECONDS) -> None:
+    def __init__(
+        self, load: Callable[[], L], *, seconds: float = SILENT_SECONDS, patient: bool = False
+    ) -> None:
         """``load`` and all that is called are functions of modules, with values to be pickled.
 
-        ``seconds`` is the longest silence of a call.
+        ``seconds`` is the longest silence of a call. A ``patient`` process leaves the processor to
+        others that need it, where the system can tell them apart.
         """
-        self._load, self._seconds = load, seconds
+        self._load, self._seconds, self._patient = load, seconds, patient
         self._lock = threading.Lock()
         self._running: tuple[multiprocessing.process.BaseProcess, Connection] | None = None
 
@@ -118,7 +123,9 @@ class Worker(Generic[L]):
         self._end()
         spawn = multiprocessing.get_context("spawn")
         link, other = spawn.Pipe()
-        process = spawn.Process(target=_work, args=(other, self._load, MEMORY), daemon=True)
+        process = spawn.Process(
+            target=_work, args=(other, self._load, MEMORY, self._patient), daemon=True
+        )
         process.start()
         other.close()
         self._running = process, link
@@ -175,12 +182,14 @@ class Worker(Generic[L]):
         return signal.Signals(-code).name
 
 
-def _work(link: Connection, load: Callable[[], Any], memory: int) -> None:
+def _work(link: Connection, load: Callable[[], Any], memory: int, patient: bool) -> None:
     """Answer calls until the other end is closed; what the process does."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl+C is for the server, which ends this
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     threading.Thread(target=_end_with_parent, daemon=True).start()
     _bound(memory)
+    if patient and hasattr(os, "nice"):
+        os.nice(PATIENCE)
     loaded = _reply(link, load)
     while True:
         try:

@@ -57,8 +57,14 @@ def serve(
     folder = folder or user_folder("state") / "serve"
     with server_folder(folder), http.listen(host, port) as listening:
         limits = Limits(max_mb, max_video_mb, max_megapixels, queue, jobs, keep_hours)
-        workers = Worker(networks.load), Worker(networks.load, seconds=VIDEO_SECONDS)
-        app = create_app(*workers, folder, limits, token)
+        app = create_app(
+            Worker(networks.load),
+            Worker(networks.load, patient=True),
+            Worker(networks.load, seconds=VIDEO_SECONDS, patient=True),
+            folder,
+            limits,
+            token,
+        )
         print(f"serving at {http.address(listening)}; stop with Ctrl+C", flush=True)
         http.serve(app, listening)
 
@@ -152,7 +158,7 @@ def ui(
         private_folder() as folder,
         listen(host, port) as where,
         closing(Worker(networks.load)) as photos,
-        closing(Worker(networks.load, seconds=VIDEO_SECONDS)) as videos,
+        closing(Worker(networks.load, seconds=VIDEO_SECONDS, patient=True)) as videos,
     ):
         app = create_app(photos, videos, folder, names(host, site))
         print(f"http://{host}:{where.getsockname()[1]}, until Ctrl-C", flush=True)

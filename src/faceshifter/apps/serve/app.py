@@ -62,6 +62,7 @@ def server_folder(folder: Path) -> Iterator[Path]:
 
 def create_app(
     photos: Worker[FaceSwapper],
+    slow_photos: Worker[FaceSwapper],
     videos: Worker[FaceSwapper],
     folder: Path,
     limits: Limits,
@@ -71,8 +72,8 @@ def create_app(
 ) -> Guard:
     """Return the server as an ASGI application.
 
-    The workers for photos and for videos load swappers with both stages; the first is started here,
-    and both are closed when the server stops. The folder is from ``server_folder``. Clients have to
+    The workers load swappers with both stages; the one for photos is started here, and all are
+    closed when the server stops. The folder is from ``server_folder``. Clients have to
     send the token; None accepts every request to this machine's own name. ``now`` returns seconds
     since 1970, for the age of results.
 
@@ -89,8 +90,9 @@ def create_app(
 
     metrics = Metrics()
     queue = PhotoQueue(limits.queue, metrics.swap_seconds.observe)
+    slow_queue = PhotoQueue(max(limits.queue // 4, 1), metrics.swap_seconds.observe)
     jobs = Jobs(folder, videos, limits, lambda state: metrics.jobs.labels(state).inc(), now=now)
-    metrics.queue.labels("photos").set_function(lambda: queue.depth)
+    metrics.queue.labels("photos").set_function(lambda: queue.depth + slow_queue.depth)
     metrics.queue.labels("jobs").set_function(lambda: jobs.depth)
     sizes = {"/swap": limits.max_mb * 2**20, "/jobs": limits.max_video_mb * 2**20}
 
@@ -107,7 +109,8 @@ def create_app(
         yield
         await asyncio.to_thread(jobs.stop)
         queue.stop()
-        for worker in (photos, videos):
+        slow_queue.stop()
+        for worker in (photos, slow_photos, videos):
             await asyncio.to_thread(worker.close)
 
     app = FastAPI(
@@ -122,7 +125,7 @@ def create_app(
         dependencies=[Depends(HTTPBearer(auto_error=False))] if token else [],
     )
     add_handlers(app)
-    add_routes(app, AppState(folder, photos, limits, queue, jobs, metrics))
+    add_routes(app, AppState(folder, photos, slow_photos, limits, queue, slow_queue, jobs, metrics))
     rules = Rules(
         token=token,
         open_paths=("/health",),

@@ -13,7 +13,9 @@ from typing import Any
 from faceshifter.apps.problems import RefusedError
 from faceshifter.apps.uploads import read_photo
 from faceshifter.apps.worker import Task
-from faceshifter.images import save_photo
+from faceshifter.errors import FaceShifterError
+from faceshifter.face.detect import Face, FaceDetector
+from faceshifter.images import Pixels, save_photo
 from faceshifter.swap.selection import FaceChoice, Match, Selection, mean_identity, why_none
 from faceshifter.swap.swapper import FaceSwapper
 
@@ -70,7 +72,7 @@ class _Waiting:
 
 
 class PhotoQueue:
-    """One thread for all swaps of photos, behind a bounded queue that is shared fairly.
+    """One thread for swaps of photos, behind a bounded queue that is shared fairly.
 
     The next swap is of the client that has used the least time. When the queue is full, a client
     with fewer swaps in it takes the place of the one with the most.
@@ -168,13 +170,38 @@ class PhotoQueue:
             self.depth -= 1
 
 
-def swap_photo(task: Task[FaceSwapper], asked: PhotoSwap, out: Path) -> int:
+class SlowError(FaceShifterError):
+    """A photo in which no face is found at first sight: looking for one takes seconds."""
+
+
+@dataclass(frozen=True)
+class HurriedDetector:
+    """A detector that finds what another one finds, but in photos without upright faces nothing."""
+
+    detector: FaceDetector
+
+    def detect(self, pixels: Pixels, *, thorough: bool = True) -> list[Face]:
+        """Return all faces of a photo.
+
+        Raises:
+            SlowError: None is found at first sight.
+        """
+        if not self.detector.detect(pixels, thorough=False):
+            raise SlowError("no face was found at first sight")
+        return self.detector.detect(pixels, thorough=thorough)
+
+
+def swap_photo(task: Task[FaceSwapper], asked: PhotoSwap, out: Path, hurried: bool) -> int:
     """Swap a photo into a file, and return the number of faces.
 
     Raises:
         FaceShifterError: A photo cannot be read or swapped, or the file cannot be written.
+        SlowError: It is ``hurried``, and a photo has no face at first sight.
     """
     swapper, options = task.loaded, asked.options
+    if hurried:
+        swapper = FaceSwapper(swapper.networks, HurriedDetector(swapper.detector))
+        task = replace(task, loaded=swapper)
     photo = read_photo(asked.target, TARGET_LABEL, asked.max_megapixels)
     faces = swapper.detector.detect(photo.pixels)
     if not faces:  # said before more photos are searched, which takes time

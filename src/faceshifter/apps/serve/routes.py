@@ -6,6 +6,7 @@ import tempfile
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar, cast
 
@@ -20,6 +21,7 @@ from faceshifter.apps.serve.photos import (
     Limits,
     PhotoQueue,
     PhotoSwap,
+    SlowError,
     SwapOptions,
     swap_photo,
 )
@@ -58,8 +60,11 @@ class AppState:
     folder: Path
     """For results on their way to a client."""
     photos: Worker[FaceSwapper]
+    slow_photos: Worker[FaceSwapper]
     limits: Limits
     queue: PhotoQueue
+    slow_queue: PhotoQueue
+    """Of photos in which no face was found at first sight; the others do not wait for them."""
     jobs: Jobs
     metrics: "Metrics"
 
@@ -133,10 +138,13 @@ def add_routes(app: "FastAPI", state: AppState) -> None:
             options=form.options,
             max_megapixels=state.limits.max_megapixels,
         )
-        queued = state.queue.submit(
-            lambda: state.photos.call(swap_photo, asked, out), client_of(request.scope["client"])
-        )
-        faces = await finished(queued, request)
+        client = client_of(request.scope["client"])
+        try:
+            hurried = partial(state.photos.call, swap_photo, asked, out, True)
+            faces = await finished(state.queue.submit(hurried, client), request)
+        except SlowError:
+            slow = partial(state.slow_photos.call, swap_photo, asked, out, False)
+            faces = await finished(state.slow_queue.submit(slow, client), request)
         return FileResponse(
             out, media_type=f"image/{format}", headers={"X-Faces-Swapped": str(faces)}
         )
@@ -188,7 +196,7 @@ def add_routes(app: "FastAPI", state: AppState) -> None:
         """Whether the server works; needs no token."""
         ok = state.jobs.working
         response.status_code = 200 if ok else 503
-        queue = QueueState(state.queue.depth, state.jobs.depth)
+        queue = QueueState(state.queue.depth + state.slow_queue.depth, state.jobs.depth)
         return Health("ok" if ok else "failing", __version__, device, models, queue)
 
     @app.get("/metrics", response_class=Response)
