@@ -22,6 +22,7 @@ from filelock import FileLock
 from PIL import Image
 
 from faceshifter.apps.ui import server as ui_server
+from faceshifter.apps.ui.clips import find_frame, read_frame
 from faceshifter.apps.ui.faces import (
     draw_faces,
     face_at,
@@ -35,7 +36,7 @@ from faceshifter.apps.ui.photo_tab import PhotoActions
 from faceshifter.apps.ui.privacy import COOKIE
 from faceshifter.apps.ui.server import private_folder
 from faceshifter.apps.ui.sessions import SHOWN_SIDE, Session, Sessions, ShownPhoto
-from faceshifter.apps.ui.video_tab import VideoActions, find_frame, read_frame, run_video, tell
+from faceshifter.apps.ui.video_tab import VideoActions, run_video, tell
 from faceshifter.apps.worker import Worker
 from faceshifter.errors import CancelledError, ImageError, NoFaceError, VideoError
 from faceshifter.face.detect import Face, LockedDetector

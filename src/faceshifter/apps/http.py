@@ -52,7 +52,8 @@ def check_host(host: str, token: str | None) -> None:
 
 def names(host: str, more: str | None) -> Names:
     """Return the names of a page that is served without a token, and of a proxy before it."""
-    return Names(is_loopback(host), (host, socket.gethostname().lower(), *([more] if more else [])))
+    own = host, socket.gethostname(), more or host
+    return Names(is_loopback(host), tuple(name.lower() for name in own))
 
 
 def listen(host: str, port: int) -> socket.socket:

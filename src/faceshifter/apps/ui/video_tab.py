@@ -6,28 +6,22 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from concurrent.futures import wait as wait_for
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from faceshifter.apps.problems import public
 from faceshifter.apps.ui import faces
+from faceshifter.apps.ui.clips import find_frame, open_frame, swap_clip
 from faceshifter.apps.ui.faces import Update, Upload, update
-from faceshifter.apps.ui.sessions import Session, ShownPhoto, file_url
-from faceshifter.apps.uploads import read_clip
-from faceshifter.apps.worker import Task, Worker
+from faceshifter.apps.ui.sessions import Session, file_url
+from faceshifter.apps.worker import Worker
 from faceshifter.errors import CancelledError, FaceShifterError, NoFaceError, VideoError
-from faceshifter.images import Pixels
 from faceshifter.media import VIDEO_CONTAINERS
 from faceshifter.swap.selection import Match, Selection
 from faceshifter.swap.swapper import FaceSwapper
-from faceshifter.video.clip import VideoSummary, discard_work, swap_video
-from faceshifter.video.colour import Converter, working_format
-from faceshifter.video.source import frames_at, upright_rgb
+from faceshifter.video.clip import VideoSummary, discard_work
 
-FIRST_MOMENTS = 4
-"""Moments of a video, from its start on, in which the first frame with a face is searched."""
 POLL = 0.3
 """Seconds between two messages about the progress."""
 
@@ -192,84 +186,11 @@ def sum_up(done: VideoSummary) -> str:
     return "; ".join(words)
 
 
-def find_frame(
-    task: Task[FaceSwapper], video: Path, name: str
-) -> tuple[ShownPhoto | None, float, float]:
-    """Find the first of a few frames with a face; called in a worker.
-
-    Returns:
-        The frame, or None, its moment, and the video's length, both in seconds.
-
-    Raises:
-        RefusedError: It is of another kind, or too large.
-        VideoError: It cannot be read.
-    """
-    length = read_frame(video, name, 0)[1]
-    for moment in range(FIRST_MOMENTS):
-        second = round(moment * length / FIRST_MOMENTS, 1)
-        with suppress(NoFaceError, VideoError):
-            return open_frame(task, video, name, second), second, length
-    return None, 0.0, length
-
-
-def open_frame(task: Task[FaceSwapper], video: Path, name: str, second: float) -> ShownPhoto:
-    """Read the first frame from a moment on, and find its faces; called in a worker.
-
-    Raises:
-        NoFaceError: It has none.
-        RefusedError: It is of another kind, or too large.
-        VideoError: It cannot be read, or ends before.
-    """
-    task.progress(0, 0)  # it is alive
-    pixels, _ = read_frame(video, name, second)
-    where = f"the frame at {second:.1f} s"
-    return faces.find_faces(pixels, video, where, task.loaded)
-
-
-def read_frame(video: Path, name: str, second: float) -> tuple[Pixels, float]:
-    """The first frame from a moment on, upright, and the video's length in seconds.
-
-    Raises:
-        RefusedError: It is of another kind, or too large.
-        VideoError: It cannot be read, or ends before.
-    """
-    try:
-        clip = read_clip(video, name, faces.MAX_MEGAPIXELS)
-        frame = next(frames_at(clip, [second]), None)
-    except VideoError as error:
-        raise VideoError(str(error).replace(str(video), name)) from None
-    if frame is None:
-        raise VideoError(f"{name} has no frame at {second:.1f} s; choose an earlier moment")
-    layout = working_format(clip.pixel_format, "libx264")
-    converter = Converter(clip.colour, clip.width, clip.height, layout)
-    return upright_rgb(frame, clip, converter), clip.seconds
-
-
 def _result_file(session: Session) -> Path:
     """Return a new path for the swapped video, in the session's folder."""
     path = Path(session.video_name)
     suffix = path.suffix.lower() if path.suffix.lower() in VIDEO_CONTAINERS else ".mp4"
     return session.new_file(f"{path.stem or 'video'}-swapped{suffix}")
-
-
-def swap_clip(
-    task: Task[FaceSwapper], selection: Selection, video: Path, name: str, out: Path
-) -> VideoSummary:
-    """Swap a video, and write its report beside the result; called in a worker.
-
-    Raises:
-        FaceShifterError: It cannot be read, swapped or written.
-    """
-    read_clip(video, name, faces.MAX_MEGAPIXELS)
-    return swap_video(
-        task.loaded,
-        selection,
-        video,
-        out,
-        report=out.with_suffix(".jsonl"),
-        progress=task.progress,
-        cancelled=task.cancelled,
-    )
 
 
 def run_video(
