@@ -1,4 +1,5 @@
 import datetime
+import errno
 import io
 import json
 import shutil
@@ -20,7 +21,7 @@ from faceshifter import images
 from faceshifter.errors import CredentialsError, OutputError
 from faceshifter.images import Photo, load_photo, save_photo
 from faceshifter.marks import signer
-from faceshifter.marks.c2pa import mark_video, read_manifest
+from faceshifter.marks.c2pa import mark_video, read_manifest, sign
 from faceshifter.marks.watermark import embed_watermark
 from faceshifter.marks.xmp import SWAPPED, WARPED, WORKING, Mark, read_mark
 
@@ -320,6 +321,15 @@ def test_a_failed_signature_leaves_the_old_file_and_nothing_else(tmp_path, monke
         save_photo(path, Photo(np.ones((8, 8, 3), np.uint8)))
     assert path.read_bytes() == before
     assert [p.name for p in tmp_path.iterdir()] == ["a.png"]
+
+
+def test_a_disk_that_fills_while_signing_is_not_blamed_on_the_key(video):
+    class FullDisk(io.BytesIO):
+        def write(self, data):
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+    with video.open("rb") as file, pytest.raises(OSError, match="No space left"):
+        sign(file, FullDisk(), "video/mp4", SWAPPED)
 
 
 def test_a_damaged_manifest_is_told_from_none(tmp_path):

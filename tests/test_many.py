@@ -549,7 +549,7 @@ def test_videos_among_the_targets_are_swapped_as_videos(
         calls.append((video.name, options, selection.strength))
         out.write_bytes(b"another film")
         return clip.VideoSummary(
-            frames=9, swapped=7, faceless=2, lost=0, dropped=("a",), seconds=0.1
+            frames=9, swapped=7, faceless=2, lost=0, missing=0.0, dropped=("a",), seconds=0.1
         )
 
     monkeypatch.setattr("faceshifter.batch.methods.swap_video", swap_video)
@@ -557,7 +557,14 @@ def test_videos_among_the_targets_are_swapped_as_videos(
     assert run(*words, "--masks")[0] == 0
     assert calls == [("clip.mp4", clip.VideoOptions(quality=20), 1.0)]
     line = lines_of(out / "manifest.jsonl")["clip.mp4"]
-    summary = {"frames": 9, "swapped": 7, "faceless": 2, "lost": 0, "dropped": ["a"]}
+    summary = {
+        "frames": 9,
+        "swapped": 7,
+        "faceless": 2,
+        "lost": 0,
+        "missing": 0.0,
+        "dropped": ["a"],
+    }
     assert (line["video"], line["quality"], "mask" in line) == (summary, 20, False)
     assert line["out_sha256"] == sha256(out / "clip.mp4")
     assert run(*words, "--masks")[1].endswith("1 already up to date\n")

@@ -1,5 +1,6 @@
 import io
 import json
+import struct
 import sys
 from functools import partial
 from importlib import metadata
@@ -159,6 +160,44 @@ def test_a_video_s_frames_are_looked_at_together(run, tmp_path, astronaut, suffi
     code, out, _ = run("verify", path)
     assert code == 0
     assert "watermark: ours" in out
+
+
+def test_padding_of_a_video_is_not_said_to_be_signed(run, tmp_path, astronaut):
+    path = tmp_path / "a.mp4"
+    write_video(path, [embed_watermark(cv2.resize(astronaut, (320, 320)))] * 3)
+    mark_video(path)
+    with path.open("ab") as file:
+        file.write(struct.pack(">I4s", 5008, b"free") + bytes(5000))
+    code, out, _ = run("verify", path)
+    assert code == 0
+    assert "C2PA: valid, pictures and sound unchanged since it was signed" in out
+
+
+@pytest.mark.parametrize("suffix", ["jpg", "mp4"])
+def test_a_manifest_that_is_kept_elsewhere_is_not_called_invalid(
+    run, tmp_path, astronaut, suffix, config
+):
+    plain, path = tmp_path / f"plain.{suffix}", tmp_path / f"a.{suffix}"
+    if suffix == "mp4":
+        write_video(plain, [cv2.resize(astronaut, (128, 128))] * 3)
+    else:
+        Image.fromarray(astronaut).save(plain)
+    algorithm, chain, key = signer.load_signer(signer.ensure_signer())
+    actions = [{"action": "c2pa.created", "digitalSourceType": CAPTURE}]
+    assertions = [{"label": "c2pa.actions", "data": {"actions": actions}}]
+    with (
+        c2pa.Signer.from_info(c2pa.C2paSignerInfo(algorithm, chain, key, None)) as own,
+        c2pa.Builder({"assertions": assertions}) as builder,
+        plain.open("rb") as source,
+        path.open("wb+") as file,
+    ):
+        builder.set_no_embed()
+        builder.set_remote_url("http://example.com/a.c2pa")
+        builder.sign(own, {"jpg": "image/jpeg", "mp4": "video/mp4"}[suffix], source, file)
+    code, out, _ = run("verify", path)
+    assert code == 0
+    assert "elsewhere and not fetched: http://example.com/a.c2pa\n" in out
+    assert "invalid" not in out
 
 
 @pytest.mark.parametrize("length", [20, 400, -2000])

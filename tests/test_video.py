@@ -10,31 +10,44 @@ import sys
 from collections.abc import Callable
 from dataclasses import replace
 from fractions import Fraction
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
 import av
 import numpy as np
 import pytest
-from PIL import Image
+from filelock import FileLock
+from PIL import Image, ImageCms
 
 from faceshifter.apps.ui.video_tab import read_frame
-from faceshifter.checks.verify import inspect
+from faceshifter.checks.verify import inspect, sample_frames
 from faceshifter.cli.options import Networks
 from faceshifter.cli.swapping import Outputs, Video, swap
-from faceshifter.errors import CancelledError, OutputError, VideoError
+from faceshifter.errors import (
+    CancelledError,
+    ImageError,
+    NoFaceError,
+    OutputError,
+    VideoError,
+)
+from faceshifter.evaluate.cases import count_frames
 from faceshifter.marks.watermark import THRESHOLD
+from faceshifter.media import video_demuxer
 from faceshifter.swap.selection import Match, Selection
 from faceshifter.swap.swapper import FaceSwapper
 from faceshifter.video import clip as clips
 from faceshifter.video.clip import VideoOptions, discard_work, swap_video
 from faceshifter.video.encoders import choose_encoder
+from faceshifter.video.packets import Losses
 from faceshifter.video.source import frames_at, open_clip, read_frames
 
 SIDE = 176
 FRAMES = 15
 TICK = Fraction(1, 12800)
 RATE = 25
+PLAIN = {"fflags": "+bitexact"}
+"""Options of containers that count time in their own ticks."""
 
 
 @pytest.fixture(scope="module")
@@ -222,15 +235,50 @@ def test_nothing_is_left_beside_the_result(talking: Any) -> None:
 def test_frames_without_a_face_are_kept_and_counted(
     pictures: list[np.ndarray], swapper: FaceSwapper, selection: Selection, tmp_path: Path
 ) -> None:
-    empty = [np.full_like(pictures[0], (40, 90, 120)) for _ in range(10)]
+    empty = [np.full_like(pictures[0], (40, 90, 120)) for _ in range(4)]
     empty[3][50:60] = 200
-    source = write_clip(tmp_path / "a.mp4", empty)
+    source = write_clip(tmp_path / "a.mp4", [*empty, *pictures[:4]])
     report = tmp_path / "r.jsonl"
     summary = swap_video(swapper, selection, source, tmp_path / "b.mkv", report=report)
-    assert (summary.frames, summary.swapped, summary.faceless) == (10, 0, 10)
-    assert {line["skipped"] for line in lines(report)} == {"no face"}
-    for a, b in zip(decoded(source)[1], decoded(tmp_path / "b.mkv")[1], strict=True):
+    assert (summary.frames, summary.swapped, summary.faceless) == (8, 4, 4)
+    assert [line.get("skipped") for line in lines(report)] == ["no face"] * 4 + [None] * 4
+    before, after = decoded(source)[1], decoded(tmp_path / "b.mkv")[1]
+    for a, b in zip(before[:4], after[:4], strict=True):
         assert psnr(a, b) > 40
+
+
+def test_where_nobody_is_swapped_nothing_is_written(
+    pictures: list[np.ndarray], swapper: FaceSwapper, selection: Selection, tmp_path: Path
+) -> None:
+    empty = write_clip(tmp_path / "empty.mp4", [np.full_like(pictures[0], 90)] * 6)
+    full = write_clip(tmp_path / "full.mp4", pictures[:6])
+    stranger = replace(selection, matches=(Match(-selection.source, selection.source),))
+    for source, chosen, words in (
+        (empty, selection, r"no face was found in .*empty\.mp4; give one with a larger"),
+        (full, stranger, r"nobody who is to be replaced was found in .*full\.mp4"),
+        (full, replace(selection, face=3), r"face 3 does not exist in .*full\.mp4, which has 1"),
+    ):
+        with pytest.raises(NoFaceError, match=words):
+            swap_video(swapper, chosen, source, tmp_path / "b.mp4", report=tmp_path / "r.jsonl")
+        assert {path.name for path in tmp_path.iterdir()} == {"empty.mp4", "full.mp4"}
+
+
+@pytest.mark.parametrize("quarters", [1, 2, 3])
+def test_people_are_found_who_lie_in_the_whole_clip(
+    quarters: int,
+    pictures: list[np.ndarray],
+    swapper: FaceSwapper,
+    selection: Selection,
+    tmp_path: Path,
+) -> None:
+    lying = [np.ascontiguousarray(np.rot90(p, quarters)) for p in pictures[:5]]
+    source = write_clip(tmp_path / "a.mp4", lying)
+    summary = swap_video(swapper, selection, source, tmp_path / "b.mp4")
+    assert (summary.frames, summary.swapped) == (5, 5)
+    for a, b in zip(decoded(source)[1], decoded(tmp_path / "b.mp4")[1], strict=True):
+        upright, swapped = (np.rot90(picture, -quarters) for picture in (a, b))
+        assert psnr(upright[60:150, 40:150], swapped[60:150, 40:150]) < 30
+        assert psnr(upright[:, -30:], swapped[:, -30:]) > 38
 
 
 @pytest.mark.parametrize("degrees", [90, 180])
@@ -406,6 +454,19 @@ def test_other_settings_do_not_go_on_with_this_work(
     ) == sorted([".out.mp4.notes", f"{works[0].name}/notes.txt"])
 
 
+def test_the_work_of_a_call_that_is_running_stays(tmp_path: Path) -> None:
+    works = [tmp_path / f".out.mp4.{name}.partial" for name in ("running", "stopped")]
+    for work in works:
+        work.mkdir()
+        (work / "faces.jsonl").touch()
+    with FileLock(works[0] / "lock"):
+        discard_work(tmp_path / "out.mp4")
+        assert (works[0] / "faces.jsonl").exists()
+        assert not works[1].exists()
+    discard_work(tmp_path / "out.mp4")
+    assert not works[0].exists()
+
+
 def test_a_video_that_is_cut_off_is_swapped_as_far_as_it_goes(
     pictures: list[np.ndarray], swapper: FaceSwapper, selection: Selection, tmp_path: Path
 ) -> None:
@@ -424,14 +485,224 @@ def test_a_video_that_is_cut_off_is_swapped_as_far_as_it_goes(
     assert len(decoded(tmp_path / "out.mp4")[1]) == summary.frames
 
 
+def losses_of(path: Path) -> tuple[int, float]:
+    """Frames that are lost, and seconds that are missing."""
+    clip, losses = open_clip(path), Losses()
+    list(read_frames(clip, losses=losses))
+    return clip.lost(losses), clip.missing(losses)
+
+
+@pytest.mark.parametrize("suffix", [".mp4", ".mkv", ".avi", ".flv"])
+def test_what_is_cut_off_is_told_by_frames_or_seconds(
+    suffix: str, pictures: list[np.ndarray], tmp_path: Path
+) -> None:
+    options = {".mp4": {"movflags": "+faststart"}}.get(suffix, {"fflags": "+bitexact"})
+    whole = write_clip(
+        tmp_path / f"whole{suffix}",
+        pictures,
+        encoder="mpeg4" if suffix == ".avi" else "libx264",
+        sound=suffix != ".avi",
+        options=options,
+        prepare=lambda stream: stream.options.update(g="3") or None,
+    )
+    assert losses_of(whole) == (0, 0)
+    cut = tmp_path / f"cut{suffix}"
+    cut.write_bytes(whole.read_bytes()[: whole.stat().st_size * 2 // 3])
+    frames = len(list(read_frames(open_clip(cut), losses=Losses())))
+    lost, missing = losses_of(cut)
+    assert 0 < frames < FRAMES
+    if suffix != ".mp4":
+        assert missing == pytest.approx((FRAMES - frames) / RATE, abs=0.15)
+    else:
+        assert lost == FRAMES - frames
+
+
+def test_a_file_that_was_trimmed_without_encoding_has_lost_nothing(
+    pictures: list[np.ndarray], tmp_path: Path
+) -> None:
+    whole, trimmed = write_clip(tmp_path / "a.mp4", pictures, sound=True), tmp_path / "b.mp4"
+    with av.open(str(whole)) as source, av.open(str(trimmed), "w") as result:
+        copies = [result.add_stream_from_template(stream) for stream in source.streams]
+        for packet in source.demux():
+            if packet.dts is not None and packet.pts is not None:
+                shift = round(Fraction(6, RATE) / packet.time_base)
+                packet.pts, packet.dts = packet.pts - shift, packet.dts - shift
+                packet.stream = copies[packet.stream.index]
+                result.mux(packet)
+    clip = open_clip(trimmed)
+    assert len(clip_times(trimmed)) == FRAMES - 6
+    assert clip_times(trimmed)[0] == 0
+    assert clip.promised == FRAMES
+    assert losses_of(trimmed) == (0, 0)
+
+
+def clip_times(path: Path) -> list[float]:
+    return [float(frame.time or 0) for frame in read_frames(open_clip(path), losses=Losses())]
+
+
+@pytest.mark.parametrize("out", ["out.mp4", "out.mkv"])
+@pytest.mark.parametrize("sound", [True, False])
+@pytest.mark.parametrize("suffix", [".ts", ".mkv"])
+def test_streams_that_were_joined_run_on(
+    suffix: str,
+    sound: bool,
+    out: str,
+    pictures: list[np.ndarray],
+    swapper: FaceSwapper,
+    selection: Selection,
+    tmp_path: Path,
+) -> None:
+    part = write_clip(tmp_path / f"part{suffix}", pictures[:8], sound=sound, options=PLAIN)
+    joined = tmp_path / f"joined{suffix}"
+    joined.write_bytes(part.read_bytes() * 2)
+    summary = swap_video(swapper, selection, joined, tmp_path / out)
+    assert (summary.frames, summary.lost, summary.missing) == (16, 0, 0)
+    times = [float(time) for time in decoded(tmp_path / out)[0]]
+    assert np.diff(times) == pytest.approx(1 / RATE, abs=0.002)
+    if sound:
+        heard = seconds_heard(tmp_path / out)
+        assert len(heard) == 2 * len(seconds_heard(part))
+        # The second part's first sound is as far from its picture as the first part's.
+        offset = heard[0] - times[0]
+        assert min(abs(second - times[8] - offset) for second in heard) < 0.01
+        assert min(heard[0], times[0]) == pytest.approx(0, abs=0.025)
+
+
+def seconds_heard(path: Path) -> list[float]:
+    with av.open(str(path)) as container:
+        (stream,) = container.streams.audio
+        return [float(p.pts * p.time_base) for p in container.demux(stream) if p.pts is not None]
+
+
+@pytest.mark.parametrize("suffix", [".ts", ".mkv"])
+def test_a_clock_that_starts_late_starts_at_0(
+    suffix: str,
+    pictures: list[np.ndarray],
+    swapper: FaceSwapper,
+    selection: Selection,
+    tmp_path: Path,
+) -> None:
+    late = write_clip(
+        tmp_path / f"late{suffix}",
+        pictures[:5],
+        sound=True,
+        options=PLAIN | {"output_ts_offset": "40000"},
+    )
+    with av.open(str(late)) as container:
+        first = next(container.decode(video=0)).time
+    assert first is not None
+    assert first > 39999
+    swap_video(swapper, selection, late, tmp_path / "out.mp4")
+    times = [float(time) for time in decoded(tmp_path / "out.mp4")[0]]
+    heard = seconds_heard(tmp_path / "out.mp4")
+    assert min(times[0], heard[0]) == pytest.approx(0, abs=0.025)  # AAC begins before it is heard
+    assert heard[0] - times[0] == pytest.approx(seconds_heard(late)[0] - first, abs=0.001)
+    assert open_clip(tmp_path / "out.mp4").seconds == pytest.approx(5 / RATE, abs=0.03)
+
+
+@pytest.mark.parametrize("name", ["a:1.mp4", "http:a.mkv", "concat:a|b.mov", b"caf\xe9.mp4"])
+def test_a_name_is_a_name_whatever_is_in_it(
+    name: str | bytes, pictures: list[np.ndarray], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    path = Path(os.fsdecode(name))
+    write_clip(Path("plain.mp4"), pictures[:3]).rename(path)
+    assert len(clip_times(path)) == 3
+    assert count_frames(path) == 3
+    assert len(sample_frames(path, 2)) == 2
+
+
+def test_a_video_is_written_to_a_name_with_a_colon(
+    pictures: list[np.ndarray], swapper: FaceSwapper, selection: Selection, tmp_path: Path
+) -> None:
+    source = write_clip(tmp_path / "a.mp4", pictures[:3])
+    swap_video(swapper, selection, source.rename(tmp_path / "a:1.mp4"), tmp_path / "out:1.mp4")
+    assert len(decoded(Path(f"file:{tmp_path / 'out:1.mp4'}"))[1]) == 3
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["ffconcat version 1.0\nfile real.mp4\n", "#EXTM3U\n#EXTINF:1.0,\nreal.mp4\n#EXT-X-ENDLIST\n"],
+)
+@pytest.mark.parametrize("name", ["list.mp4", "list.m3u8", "list.ts"])
+def test_a_text_that_names_other_files_is_not_a_video(
+    text: str, name: str, pictures: list[np.ndarray], tmp_path: Path
+) -> None:
+    write_clip(tmp_path / "real.mp4", pictures[:2])
+    path = tmp_path / name
+    path.write_text(text)
+    assert video_demuxer(path) is None
+    with pytest.raises(VideoError, match="is not a video"):
+        open_clip(path)
+    with pytest.raises(ImageError):
+        inspect(path)
+    assert count_frames(path) == 0
+
+
+@pytest.mark.parametrize("suffix", [".mp4", ".mkv", ".mov", ".avi", ".ts", ".flv", ".nut", ".mpg"])
+def test_containers_are_known_by_their_first_bytes(
+    suffix: str, pictures: list[np.ndarray], tmp_path: Path
+) -> None:
+    encoder = {".mpg": "mpeg2video", ".avi": "mpeg4"}.get(suffix, "libx264")
+    path = tmp_path / f"a{suffix}"
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream(encoder, RATE)
+        stream.height, stream.width = pictures[0].shape[:2]
+        for picture in pictures[:6]:
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(picture, "rgb24")))
+        container.mux(stream.encode())
+    nameless = path.rename(tmp_path / "nameless")
+    assert len(clip_times(nameless)) == 6
+    inspect(nameless)
+    if suffix == ".ts":
+        content = nameless.read_bytes()
+        nameless.write_bytes(content[1000:] + content)  # cut off in the middle of a packet
+        assert len(clip_times(nameless)) >= 6
+
+
+@pytest.mark.parametrize(
+    ("kind", "suffix"),
+    [(kind, suffix) for kind in ("PNG", "JPEG") for suffix in (".mp4", ".mov", ".avi", ".nut")]
+    + [("JPEG", ".mkv")],
+)
+def test_pictures_with_profile_and_exif_are_frames_like_others(
+    kind: str, suffix: str, pictures: list[np.ndarray], tmp_path: Path
+) -> None:
+    exif = Image.Exif()
+    exif[0x0112], exif[0x010E] = 6, "a description"  # turned by a quarter
+    picture = BytesIO()
+    profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+    Image.fromarray(pictures[0]).save(picture, kind, exif=exif, icc_profile=profile)
+    path = tmp_path / f"a{suffix}"
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream({"PNG": "png", "JPEG": "mjpeg"}[kind], RATE)
+        stream.height, stream.width = pictures[0].shape[:2]
+        stream.pix_fmt = {"PNG": "rgb24", "JPEG": "yuvj420p"}[kind]
+        for idx in range(2):
+            packet = av.Packet(picture.getvalue())
+            packet.pts = packet.dts = idx
+            packet.time_base, packet.stream = Fraction(1, RATE), stream
+            container.mux(packet)
+    clip = open_clip(path)
+    assert len(clip_times(path)) == 2
+    assert clip.display_size in (pictures[0].shape[:2], pictures[0].shape[1::-1])
+    assert len(sample_frames(path, 1)) == 1
+
+
+def test_the_only_frame_of_a_video_is_verified(pictures: list[np.ndarray], tmp_path: Path) -> None:
+    source = write_clip(tmp_path / "a.mp4", pictures[:1])
+    assert len(sample_frames(source, 10)) > 0
+    assert inspect(source).kind == "video"
+
+
 def test_damage_is_counted_or_an_error(talking: Any, tmp_path: Path) -> None:
     source, broken = talking[0], tmp_path / "broken.mp4"
     content = source.read_bytes()
     packet = packets(source, "video")[FRAMES // 2][1]
     broken.write_bytes(content.replace(packet, b"\xff" * len(packet)))
-    damaged: list[str] = []
-    assert len(list(read_frames(open_clip(broken), damaged=damaged))) == FRAMES - 1
-    assert len(damaged) == 1
+    clip, losses = open_clip(broken), Losses()
+    assert len(list(read_frames(clip, losses=losses))) == FRAMES - 1
+    assert (losses.undecodable, clip.lost(losses)) == (1, 1)
     for read in (read_frames(open_clip(broken)), frames_at(open_clip(broken), [0.5])):
         with pytest.raises(VideoError, match=r"broken\.mp4 is damaged or cut off"):
             list(read)

@@ -61,6 +61,7 @@ TS_SYNC = 0x47
 """First byte of each packet of a transport stream."""
 TS_PACKETS = ((0, 188), (4, 192), (0, 204))
 """Where that byte is first, and the packets' length: broadcast, camera, with error correction."""
+TS_LONGEST = 204
 
 
 def is_video(path: Path) -> bool:
@@ -115,4 +116,7 @@ def video_demuxer(path: Path) -> str | None:
     """
     with path.open("rb") as file:
         head = file.read(HEAD_BYTES)
-    return DEMUXERS.get(sniff(head) or "")
+    kind = sniff(head)
+    if kind is None and any(sniff(head[first:]) == "video/mp2t" for first in range(TS_LONGEST)):
+        kind = "video/mp2t"  # cut off at its beginning
+    return DEMUXERS.get(kind or "")

@@ -61,12 +61,16 @@ def _lines(found: "Findings", marked: bool) -> list[str]:
         lines.append(f"C2PA: invalid, {found.manifest_error}")
     elif manifest is None:
         lines.append("C2PA: no manifest")
+    elif manifest.url is not None:
+        lines.append(f"C2PA: not known, the manifest is elsewhere and not fetched: {manifest.url}")
     else:
         signer = manifest.signer or "an unnamed signer"
+        # A signature of a video does not cover its padding.
+        same = "unchanged" if found.kind == "image" else "pictures and sound unchanged"
         lines.append(
             {
-                "Trusted": f"C2PA: valid, unchanged since {signer} signed it",
-                "Valid": "C2PA: valid, unchanged since it was signed; nobody vouches for the "
+                "Trusted": f"C2PA: valid, {same} since {signer} signed it",
+                "Valid": f"C2PA: valid, {same} since it was signed; nobody vouches for the "
                 f"signer, who claims to be {signer}",
             }.get(manifest.state, f"C2PA: invalid ({', '.join(manifest.problems)}), do not trust")
         )

@@ -14,6 +14,7 @@ from faceshifter.errors import DataError, ImageError, VideoError
 from faceshifter.files import read_table
 from faceshifter.images import Pixels
 from faceshifter.video import source as video_files
+from faceshifter.video.packets import open_stream
 
 GALLERY_SIZE = 2000  # most photos of a folder that are searched beside the pairs' own
 FRAMES = 10  # evenly spaced frames of a video, Section 4.1
@@ -79,7 +80,7 @@ def read_frames(path: Path, numbers: tuple[int, ...]) -> list[tuple[Pixels, Pixe
 def count_frames(path: Path) -> int:
     """Count frames without decoding them; 0 where a file is not a video, which reading reports."""
     try:
-        with video_files.open_stream(path) as (video, stream):
+        with open_stream(path) as (video, stream):
             return sum(packet.size > 0 for packet in video.demux(stream))
     except (VideoError, av.FFmpegError, OSError):
         return 0

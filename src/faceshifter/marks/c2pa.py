@@ -6,10 +6,11 @@ stamp, no revocation list, no manifest kept elsewhere.
 """
 
 import json
+from collections.abc import Callable
 from dataclasses import dataclass
 from io import BufferedIOBase
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from faceshifter import __version__
 from faceshifter.errors import CredentialsError
@@ -18,6 +19,9 @@ from faceshifter.marks.signer import ensure_signer, load_signer
 from faceshifter.marks.xmp import SWAPPED, Origin, append_xmp_box
 from faceshifter.media import mp4_mime
 
+T = TypeVar("T")
+REMOTE = "Remote"
+"""State of a manifest that is not in the file, which only names its place."""
 MARKS = "faceshifter.marks"
 """Label of our own assertion: whether the pixels carry the watermark."""
 WATERMARKED = "c2pa.watermarked.unbound"
@@ -29,7 +33,7 @@ class C2paManifest:
     """Claims of a file's newest manifest, and whether they can be believed."""
 
     state: str
-    """Invalid, Valid (unchanged, but by an unknown signer) or Trusted."""
+    """Invalid, Valid (unchanged, but by an unknown signer), Trusted, or ``REMOTE``."""
     problems: list[str]
     """C2PA's codes of the checks that failed."""
     signer: str | None
@@ -40,6 +44,8 @@ class C2paManifest:
     """IPTC's term, of the first action that has one."""
     watermark: bool | None
     """Whether it claims a watermark; None where it says nothing about one."""
+    url: str | None = None
+    """Where a manifest is that is kept elsewhere; nothing is fetched, and nothing known of it."""
 
 
 def sign(source: BufferedIOBase, target: BufferedIOBase, mime: str, origin: Origin) -> None:
@@ -48,6 +54,7 @@ def sign(source: BufferedIOBase, target: BufferedIOBase, mime: str, origin: Orig
     Raises:
         CredentialsError: There is no usable key, or the file cannot be signed.
         OutputError: The key cannot be made on first use.
+        OSError: The copy cannot be written.
     """
     import c2pa  # large, and not every command needs it
 
@@ -68,17 +75,42 @@ def sign(source: BufferedIOBase, target: BufferedIOBase, mime: str, origin: Orig
     path = ensure_signer()
     algorithm, chain, key = load_signer(path)
     source.seek(0)
+    copy = _Copy(target)
     try:
         with (
             c2pa.Signer.from_info(c2pa.C2paSignerInfo(algorithm, chain, key, None)) as signer,
             c2pa.Builder(manifest, context=_context()) as builder,
         ):
-            builder.sign(signer, mime, source, target)
+            builder.sign(signer, mime, source, copy)
     except c2pa.C2paError as error:
+        if copy.error is not None:
+            raise copy.error from None
         raise CredentialsError(
             f"the result cannot be signed with {path} ({_one_line(error)}); check it with "
             "faceshifter doctor"
         ) from error
+
+
+class _Copy:
+    """A file that the library writes; the library itself does not say why that fails."""
+
+    def __init__(self, file: BufferedIOBase) -> None:
+        self._file = file
+        self.read, self.seek, self.tell = file.read, file.seek, file.tell
+        self.error: OSError | None = None
+
+    def write(self, data: bytes) -> int:
+        return self._try(lambda: self._file.write(data))
+
+    def flush(self) -> None:
+        self._try(self._file.flush)
+
+    def _try(self, call: Callable[[], T]) -> T:
+        try:
+            return call()
+        except OSError as error:
+            self.error = error
+            raise
 
 
 def mark_video(path: Path, origin: Origin = SWAPPED) -> None:
@@ -113,6 +145,9 @@ def read_manifest(file: BufferedIOBase, mime: str) -> C2paManifest | None:
     except c2pa.C2paError.ManifestNotFound:
         return None
     except c2pa.C2paError as error:
+        reason, _, url = _one_line(error).rpartition(" ")
+        if reason.startswith("Remote:"):
+            return C2paManifest(REMOTE, [], None, None, None, None, url)
         raise CredentialsError(f"its C2PA manifest cannot be read ({_one_line(error)})") from error
 
 

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from fractions import Fraction
 from io import BytesIO
 from pathlib import Path
+from typing import Any
 
 import av
 from av.container import InputContainer, OutputContainer
@@ -16,8 +17,9 @@ from faceshifter import __version__
 from faceshifter.errors import OutputError
 from faceshifter.marks.xmp import Origin
 from faceshifter.media import VIDEO_CONTAINERS
-from faceshifter.video.clock import AnyPacket
-from faceshifter.video.source import UPRIGHT, Clip, Losses, file_url, open_stream, read_packets
+from faceshifter.video.clock import AnyPacket, Clock
+from faceshifter.video.packets import Losses, file_url, open_stream, read_packets
+from faceshifter.video.source import UPRIGHT, Clip
 
 
 def assemble(
@@ -66,13 +68,23 @@ def assemble(
             else:
                 codec = stream.codec_context.name if stream.codec_context else "unknown"
                 dropped.append(f"{stream.type} {stream.index} ({codec})")
-        result.set_chapters(source.chapters())
+        result.set_chapters(_chapters(source))
         swapped = _video_packets(segments, order, times, clip, video)
-        others = _other_packets(source, copies)
+        others = _other_packets(source, copies, name)
         for _, packet, stream in heapq.merge(swapped, others, key=lambda item: item[0]):
             packet.stream = stream
             result.mux(packet)
     return dropped
+
+
+def _chapters(source: InputContainer) -> list[Any]:
+    """Return the chapters on the clock of the packets."""
+    chapters: list[Any] = source.chapters()
+    start = Clock(source).start
+    for chapter in chapters:
+        shift = round(start / chapter["time_base"])
+        chapter["start"], chapter["end"] = chapter["start"] - shift, chapter["end"] - shift
+    return chapters
 
 
 def _packets(segments: list[Path]) -> Iterator[tuple[AnyPacket, int]]:
@@ -97,28 +109,33 @@ def _video_packets(
     """
     delay = max(place - number for place, number in enumerate(order))
     shown = [time for time, _ in times]
-    step = max(shown[1] - shown[0], 1) if len(shown) > 1 else 1
+    usual = max(round(1 / (clip.rate * clip.time_base)), 1)
+    step = max(shown[1] - shown[0], 1) if len(shown) > 1 else usual
     decoded = [shown[0] - step * (delay - idx) for idx in range(delay)] + shown
     for place, (packet, number) in enumerate(_packets(segments)):
         begin = decoded[place]
         is_last = place + 1 == len(order)
         packet.time_base = clip.time_base
         packet.pts, packet.dts = shown[number], begin
-        packet.duration = times[number][1] if is_last else decoded[place + 1] - begin
+        packet.duration = times[number][1] or step if is_last else decoded[place + 1] - begin
         yield begin * clip.time_base, packet, stream
 
 
 def _other_packets(
-    source: InputContainer, copies: dict[int, Stream]
+    source: InputContainer, copies: dict[int, Stream], container: str
 ) -> Iterator[tuple[Fraction, AnyPacket, Stream]]:
-    """Give what is copied, in the order of the file; time never goes back, as merging needs."""
+    """Give what is copied, in the order of the file; time never goes back, as merging needs.
+
+    What an edit list hides is copied where the result gets an edit list too.
+    """
     latest = Fraction(-(10**9))
     streams = [source.streams[idx] for idx in copies]
     steps = {stream.index: _least_step(stream) for stream in streams}
     ends: dict[int, int] = {}
     for packet in read_packets(source, streams, Losses()) if streams else ():
         time = packet.dts if packet.dts is not None else packet.pts
-        if time is None or not packet.size:
+        hidden = packet.is_discard and container not in ("mp4", "mov")
+        if time is None or hidden or not packet.size:
             continue
         index = packet.stream_index
         if packet.dts is not None:

@@ -15,22 +15,22 @@ import av
 from filelock import FileLock, Timeout
 
 from faceshifter import __version__
-from faceshifter.errors import CancelledError, OutputError
+from faceshifter.errors import CancelledError, NoFaceError, OutputError
 from faceshifter.files import replacing, sha256
 from faceshifter.marks.c2pa import mark_video
 from faceshifter.marks.xmp import SWAPPED, Origin
 from faceshifter.media import MP4_SUFFIXES
-from faceshifter.swap.selection import Selection
+from faceshifter.swap.selection import Selection, why_none
 from faceshifter.swap.swapper import FaceSwapper
 from faceshifter.video.assemble import assemble
 from faceshifter.video.colour import Converter
 from faceshifter.video.encoders import CodecName, Encoder, choose_encoder
 from faceshifter.video.plan import NO_FACE, SwapPlan, record
 from faceshifter.video.render import SEGMENT, render
-from faceshifter.video.scan import scan
+from faceshifter.video.scan import find_turn, scan
 from faceshifter.video.source import Clip, open_clip
 
-WORK_FILES = ("faces.jsonl", "report.jsonl", "lock", "result.*", "segment-*", ".faceshifter-*.tmp")
+WORK_FILES = ("faces*.jsonl", "report.jsonl", "lock", "result.*", "segment-*", ".faceshifter-*.tmp")
 """Everything that a work folder holds."""
 
 
@@ -88,8 +88,11 @@ def swap_video(
     it returns True, the call stops. ``segment`` frames, a multiple of the networks' batch, are kept
     together when the work is stopped.
 
+    Nothing is written where nobody would be swapped.
+
     Raises:
         VideoError: The video cannot be read.
+        NoFaceError: Nobody in it is to be swapped.
         OutputError: The result cannot be written, or the codec is not available.
         CancelledError: ``cancelled`` returned True; ``discard_work`` removes the unfinished work.
     """
@@ -110,6 +113,9 @@ def swap_video(
         folder.mkdir(exist_ok=True)
         with FileLock(folder / "lock", timeout=0):
             summary = work.run(folder, out, report, tick)
+    except NoFaceError:
+        _discard(folder)
+        raise
     except Timeout:
         raise OutputError(f"{out} is being written by another call; wait for it") from None
     except OSError as error:  # FFmpeg's errors are OSErrors too
@@ -122,13 +128,23 @@ def swap_video(
 
 
 def discard_work(out: Path) -> None:
-    """Delete what unfinished calls of ``swap_video`` keep beside their output, and nothing else."""
+    """Delete what unfinished calls of ``swap_video`` keep beside their output, and nothing else.
+
+    What a call that is running now keeps stays.
+    """
     for folder in out.parent.glob(f".{glob.escape(out.name)}.*.partial"):
-        for pattern in WORK_FILES if folder.is_dir() else ():
-            for path in folder.glob(pattern):
-                path.unlink(missing_ok=True)
-        with suppress(OSError):  # other files are in it
-            folder.rmdir()
+        if folder.is_dir():
+            _discard(folder)
+
+
+def _discard(folder: Path) -> None:
+    """Delete a work folder, unless it is in use or holds other files."""
+    with suppress(Timeout, OSError):
+        with FileLock(folder / "lock", timeout=0):
+            for pattern in WORK_FILES:
+                for path in folder.glob(pattern):
+                    path.unlink(missing_ok=True)
+        folder.rmdir()
 
 
 @dataclass(frozen=True)
@@ -166,18 +182,15 @@ class _Work:
         self, folder: Path, out: Path, report: Path | None, tick: Callable[[int, int], None]
     ) -> VideoSummary:
         """Run both passes, and put the result in its place."""
-        clip, faces, lines = self.clip, folder / "faces.jsonl", folder / "report.jsonl"
+        clip, lines = self.clip, folder / "report.jsonl"
         converter = Converter(clip.colour, clip.width, clip.height, self.encoder.pixel_format)
-        lost, missing = scan(
-            self.swapper,
-            clip,
-            converter,
-            faces,
-            identify=bool(self.selection.matches),
-            tick=lambda done: tick(done, 2 * max(clip.count, done)),
-        )
-        plan = SwapPlan(faces, clip, self.selection, self.swapper)
+        plan, (lost, missing) = self._plan(clip, converter, folder / "faces.jsonl", tick)
         count = len(plan.times)
+        if not plan.faces and (turn := find_turn(self.swapper, clip, converter, count)):
+            turned, faces = replace(clip, turned=turn), folder / "faces-turned.jsonl"
+            plan, _ = self._plan(turned, converter, faces, tick)
+        if not any(frame.swaps for frame in plan):
+            raise self._nobody(plan)
         with closing(record(plan, lines)) as frames:
             segments = render(
                 plan,
@@ -209,3 +222,23 @@ class _Work:
             dropped=tuple(dropped),
             seconds=0.0,
         )
+
+    def _plan(
+        self, clip: Clip, converter: Converter, faces: Path, tick: Callable[[int, int], None]
+    ) -> tuple[SwapPlan, tuple[int, float]]:
+        """Run the first pass: the plan, and what ``scan`` says is lost."""
+        lost = scan(
+            self.swapper,
+            clip,
+            converter,
+            faces,
+            identify=bool(self.selection.matches),
+            tick=lambda done: tick(done, 2 * max(clip.count, done)),
+        )
+        return SwapPlan(faces, clip, self.selection, self.swapper), lost
+
+    def _nobody(self, plan: SwapPlan) -> NoFaceError:
+        """Return the error that says why nobody is swapped."""
+        choice, matches = self.selection.face, self.selection.matches
+        chosen = bool(matches) or choice not in ("largest", "all")
+        return why_none(plan.faces if chosen else [], choice, str(self.clip.path), matches)

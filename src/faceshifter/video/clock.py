@@ -15,7 +15,7 @@ else:
     AnyPacket = Packet  # PyAV's type takes its parameter in stubs alone
 
 BROADCAST = ("mpegts", "mpeg")
-"""FFmpeg's names of the containers whose clock starts anywhere, and may jump ahead."""
+"""FFmpeg's readers of the containers whose clock starts anywhere, and may jump ahead."""
 JUMP_BACK, JUMP_BACK_PACKETS = Fraction(1, 10), 4
 """Seconds and packets by which no time goes back but where streams were joined."""
 JUMP_AHEAD = 10
@@ -30,8 +30,10 @@ class _Stream:
     """Number of the joined part that it is in."""
     last: Fraction
     """Decoding time of its last packet."""
-    following: Fraction
-    """When its next one is expected."""
+    end: Fraction
+    """Where its packets end, as they are shown."""
+    step: Fraction = Fraction(0)
+    """Time between its last two packets."""
 
 
 class Clock:
@@ -65,39 +67,45 @@ class Clock:
 
     def correct(self, packet: AnyPacket) -> None:
         """Put a packet on this clock, in its own time base."""
-        base = packet.time_base
-        duration = (packet.duration or 0) * base
-        part = len(self._offsets) - 1
-        if packet.dts is not None and packet.stream_index in self._timed:
-            part = self._follow(packet.stream_index, packet.dts * base, duration)
-        elif packet.stream_index in self._streams:
-            part = self._streams[packet.stream_index].part
-        shift = round(self._offsets[part] / base)
-        if packet.pts is not None:
-            packet.pts += shift
-        if packet.dts is not None:
-            packet.dts += shift
         shown = packet.dts if packet.pts is None else packet.pts
-        if shown is not None:
-            self.end = max(self.end, shown * base + duration)
+        base, index = packet.time_base, packet.stream_index
+        if shown is None or not base:
+            return
+        duration = (packet.duration or 0) * base
+        end = shown * base + duration
+        if index in self._timed and packet.dts is not None:
+            offset = self._offsets[self._follow(packet, packet.dts * base, shown * base)]
+            stream = self._streams[index]
+            # The last packet before a joint may say no duration, or a wrong one.
+            stream.end = max(stream.end, end, shown * base + stream.step)
+        else:
+            offset = self._offsets[self._streams[index].part if index in self._streams else -1]
+        shift = round(offset / base)
+        packet.pts = None if packet.pts is None else packet.pts + shift
+        packet.dts = None if packet.dts is None else packet.dts + shift
+        self.end = max(self.end, end + offset)
 
-    def _follow(self, index: int, time: Fraction, duration: Fraction) -> int:
-        """Return the part that a packet is in."""
+    def _follow(self, packet: AnyPacket, time: Fraction, shown: Fraction) -> int:
+        """Return the part that a packet is in, from when it is decoded and shown."""
         newest = len(self._offsets) - 1
-        stream = self._streams.setdefault(index, _Stream(newest, time, time))
+        stream = self._streams.setdefault(packet.stream_index, _Stream(newest, time, shown))
         if stream.part < newest:
-            if min(abs(time - last) for last in self._last(newest)) < abs(time - stream.following):
-                stream.part = newest
-        elif self._jumps(time, duration):
-            self._offsets.append(self._offsets[newest] + stream.following - time)
-            stream.part += 1
-        stream.last, stream.following = time, time + duration
+            if min(abs(time - last) for last in self._last(newest)) < abs(time - stream.last):
+                stream.part, stream.end, stream.step = newest, shown, Fraction(0)
+        elif self._jumps(packet, time):
+            self._offsets.append(self._offsets[newest] + stream.end - shown)
+            stream.part, stream.end, stream.step = newest + 1, shown, Fraction(0)
+        else:
+            stream.step = max(time - stream.last, Fraction(0))
+        stream.last = time
         return stream.part
 
-    def _jumps(self, time: Fraction, duration: Fraction) -> bool:
+    def _jumps(self, packet: AnyPacket, time: Fraction) -> bool:
         """Return whether a time is far from that of every stream in the newest part."""
+        if not packet.is_keyframe:  # a part begins with one, and between two, times go to and fro
+            return False
         moved = min((time - last for last in self._last(len(self._offsets) - 1)), key=abs)
-        back = max(JUMP_BACK, JUMP_BACK_PACKETS * duration)
+        back = max(JUMP_BACK, JUMP_BACK_PACKETS * (packet.duration or 0) * packet.time_base)
         return moved < -back or (self._broadcast and moved > JUMP_AHEAD)
 
     def _last(self, part: int) -> Iterator[Fraction]:

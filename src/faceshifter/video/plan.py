@@ -63,6 +63,19 @@ class SwapPlan:
                 if face.z_id is not None:
                     track.z_id = face.z_id + (0 if track.z_id is None else track.z_id)
 
+    @property
+    def faces(self) -> list[Face]:
+        """Mean boxes of the people who are seen together at most, without false alarms."""
+        most: list[Face] = []
+        for frame in self._follow():
+            lasting = [f for f in frame.faces if self._lasts(self._tracks[f.track])]
+            if len(lasting) > len(most):
+                most = [Face(self._tracks[f.track].mean_box(), f.landmarks, 1.0) for f in lasting]
+        return most
+
+    def _lasts(self, track: _Track) -> bool:
+        return track.frames >= min(BRIEF, self._scenes[track.scene])
+
     def __iter__(self) -> Iterator[TrackedFrame]:
         for frame in steady(self._follow(), self.clip.time_base):
             chosen = self._choose(frame)
@@ -89,7 +102,7 @@ class SwapPlan:
         lasting = {}
         for number in sorted({face.track for face in frame.faces}):
             track = self._tracks[number]
-            if track.frames < min(BRIEF, self._scenes[track.scene]):
+            if not self._lasts(track):
                 chosen[number] = None, "seen too briefly"
             else:
                 chosen[number] = None, "somebody else" if matches else "not chosen"

@@ -18,8 +18,9 @@ from faceshifter.swap.prefetch import prefetch
 from faceshifter.swap.swapper import FaceSwapper, SwappedFace, Target, paste_faces
 from faceshifter.video.colour import Converter
 from faceshifter.video.encoders import Encoder
+from faceshifter.video.packets import Losses, file_url
 from faceshifter.video.plan import SwapPlan
-from faceshifter.video.source import Clip, Losses, file_url, read_frames
+from faceshifter.video.source import Clip, read_frames
 from faceshifter.video.tracks import TrackedFrame
 
 SEGMENT = 96

@@ -4,6 +4,7 @@ import json
 from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import closing, suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,11 +19,16 @@ from faceshifter.networks import Identity
 from faceshifter.swap.prefetch import prefetch
 from faceshifter.swap.swapper import FaceSwapper
 from faceshifter.video.colour import Converter
-from faceshifter.video.source import Clip, Losses, read_frames, upright_rgb
+from faceshifter.video.packets import Losses
+from faceshifter.video.source import Clip, read_frames, upright_rgb
 from faceshifter.video.tracks import TrackedFace, TrackedFrame
 
 IDENTIFY_EVERY = 5
 """Frames after which faces are identified again, where certain people are swapped."""
+TURNS = (1, 3, 2)
+"""Quarter turns of a clip in which nobody is upright."""
+SAMPLES, LEAST_FOUND = 8, 2
+"""Evenly spaced frames that are turned, and in how many a face has to be found."""
 THUMBNAIL = 64
 """Side in pixels of the pictures that are compared to find cuts."""
 BINS = 8
@@ -70,6 +76,22 @@ def scan(
         lost, missing = clip.lost(losses), round(clip.missing(losses), 3)
         file.write(json.dumps({"frames": done, "lost": lost, "missing": missing}) + "\n")
     return lost, missing
+
+
+def find_turn(swapper: FaceSwapper, clip: Clip, converter: Converter, count: int) -> int:
+    """Return the quarter turns by which people who lie in a clip of ``count`` frames are upright.
+
+    A few frames are searched; it is 0 where none of the three turns shows faces in them.
+    """
+    found = dict.fromkeys(TURNS, 0)
+    sampled = set(np.linspace(0, count - 1, min(SAMPLES, count)).round().astype(int).tolist())
+    for number, frame in enumerate(read_frames(clip, 0, Losses())):
+        if number in sampled:
+            for turn in TURNS:
+                pixels = upright_rgb(frame, replace(clip, turned=turn), converter)
+                found[turn] += bool(swapper.detector.detect(pixels, thorough=False))
+    best = max(TURNS, key=found.__getitem__)
+    return best if found[best] >= min(LEAST_FOUND, len(sampled)) else 0
 
 
 def read_scan(path: Path) -> Iterator[TrackedFrame]:

@@ -1,8 +1,8 @@
-"""Reading a video file: its streams, and its frames with their times."""
+"""Reading a video file: what is the same in all frames, and the frames with their times."""
 
 import math
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -11,16 +11,21 @@ from typing import Any
 import av
 import numpy as np
 from av.container import InputContainer
-from av.stream import Disposition, Stream
 from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 
 from faceshifter.errors import VideoError
 from faceshifter.face.align import Matrix, warp
 from faceshifter.images import Pixels
-from faceshifter.media import video_demuxer
-from faceshifter.video.clock import AnyPacket, Clock
+from faceshifter.video.clock import Clock
 from faceshifter.video.colour import Colour, Converter, colour_of
+from faceshifter.video.packets import (
+    Losses,
+    note_damage,
+    open_stream,
+    promised_packets,
+    read_packets,
+)
 
 UPRIGHT = (65536, 0, 0, 0, 65536, 0, 0, 0, 1 << 30)
 """The display matrix that changes nothing, in FFmpeg's form: rows of fixed-point numbers."""
@@ -28,34 +33,15 @@ QUEUE_BYTES, QUEUE_FRAMES = 48 * 2**20, 8
 """Most memory and frames between two stages of the work on a clip."""
 MAX_SIDE = 16384
 """Most pixels of a side; a header that claims more is damaged."""
-LOCAL = {"protocol_whitelist": "file"}
-"""Option by which FFmpeg opens files of this machine alone."""
 MATRIX_CODECS = ("h264", "hevc", "vvc", "av1", "vp8", "vp9", "mpeg4", "mpeg2video", "prores")
 """FFmpeg's names of the codecs whose frames may be asked for the whole display matrix.
 
 PyAV crashes on frames with an ICC profile or EXIF, which those of picture codecs can have.
 """
-MOV = "mov,mp4,m4a,3gp,3g2,mj2"
-SAYS_ITS_END = (MOV, "matroska,webm", "avi", "flv", "asf")
-"""FFmpeg's names of the containers that say their length in their header, if they say it."""
-CUT_OFF = 0.1
-"""Least part of a file, in seconds, that is missed at its end; less is rounding."""
-
-
-@dataclass
-class Losses:
-    """What is damaged or missing in a file, as far as it has been read."""
-
-    undecodable: int = 0
-    """Packets of the video that cannot be decoded."""
-    packets: int = 0
-    """Packets of the video that were read."""
-    longest: Fraction = Fraction(0)
-    """Duration of the longest of them, in seconds."""
-    end: Fraction = Fraction(0)
-    """Where the last packet of any stream ends, in seconds."""
-    broken: bool = False
-    """Whether reading ended with an error."""
+SAYS_ITS_END = ("mov", "matroska", "flv", "avi")
+"""FFmpeg's readers of the containers that say their length in their header, if they say it."""
+CUT_OFF, CUT_OFF_PACKETS = 0.06, 1.5
+"""Least part of a file, in seconds and packets, that is missed at its end; less is rounding."""
 
 
 @dataclass(frozen=True)
@@ -74,7 +60,7 @@ class Clip:
     seconds: float
     """Length of the video stream, or of the file where the stream does not say it."""
     promised: int
-    """Packets with frames that the file's index promises; 0 where it has none at its beginning."""
+    """Packets of the video that the file's index promises; 0 where it has none at its beginning."""
     until: float
     """End of the longest stream in seconds, as the file says before its streams; 0 if it does not.
     """
@@ -85,6 +71,9 @@ class Clip:
     pixel_format: str
     """FFmpeg's name of the stored frames' layout."""
     colour: Colour
+    turned: int = 0
+    """Quarter turns after those of players by which people who lie in the whole clip are upright.
+    """
 
     @property
     def count(self) -> int:
@@ -93,7 +82,8 @@ class Clip:
 
     def lost(self, losses: Losses) -> int:
         """Return the number of frames that are damaged or missing, as far as the file tells."""
-        missing = max(self.promised - losses.packets, 0) + losses.undecodable
+        promised = max(self.promised, losses.promised)
+        missing = max(promised - losses.packets, 0) + losses.undecodable
         return max(missing, int(losses.broken and not self.missing(losses)))
 
     def missing(self, losses: Losses) -> float:
@@ -101,7 +91,7 @@ class Clip:
         if self.promised or not self.until:
             return 0.0
         missing = self.until - float(losses.end)
-        return missing if missing > max(CUT_OFF, float(losses.longest)) else 0.0
+        return missing if missing > max(CUT_OFF, CUT_OFF_PACKETS * losses.longest) else 0.0
 
     @property
     def frames_ahead(self) -> int:
@@ -115,7 +105,8 @@ class Clip:
         turn = np.sign(np.round(np.array([[a, c], [b, d]]) / 65536))
         if abs(np.linalg.det(turn)) != 1:
             turn = np.eye(2)  # not a multiple of 90 degrees: players do not turn it either
-        linear = turn @ np.diag([float(self.aspect or 1), 1])
+        quarter = np.linalg.matrix_power(np.array([[0, -1], [1, 0]]), self.turned)
+        linear = quarter @ turn @ np.diag([float(self.aspect or 1), 1])
         ends = np.array([[-0.5, -0.5], [self.width - 0.5, self.height - 0.5]]) @ linear.T
         return np.column_stack([linear, -0.5 - ends.min(axis=0)])
 
@@ -146,6 +137,8 @@ def open_clip(path: Path) -> Clip:
         seconds = float((stream.duration or 0) * time_base)
         whole = (container.duration or 0) / av.time_base
         kind = container.format.name
+        if kind == "avi":  # its length without its index is a guess from its size
+            whole = float(stream.frames * time_base)
         return Clip(
             path=path,
             width=first.width,
@@ -153,10 +146,10 @@ def open_clip(path: Path) -> Clip:
             time_base=time_base,
             rate=stream.average_rate or stream.guessed_rate or Fraction(25),
             seconds=seconds or whole,
-            promised=len(stream.index_entries) if stream.frames and kind == MOV else 0,
+            promised=promised_packets(container, stream) if stream.frames else 0,
             until=whole if kind in SAYS_ITS_END else 0.0,
             aspect=stream.sample_aspect_ratio,
-            display_matrix=_display_matrix(first, stream.codec_context.name),
+            display_matrix=_display_matrix(first, stream.codec_context.codec.canonical_name),
             pixel_format=first.format.name,
             colour=colour_of(first),
         )
@@ -197,19 +190,24 @@ def frames_at(clip: Clip, seconds: Iterable[float]) -> Iterator[VideoFrame]:
         begin = (stream.start_time or 0) * clip.time_base
         first = float(begin - Clock(container).start)
         for second in seconds:
-            try:
+            moment, frame = first + second - 1e-3, None
+            with suppress(av.FFmpegError, OSError, ValueError):
+                # The seek ends at a keyframe before the moment.
                 container.seek(int((float(begin) + second) / clip.time_base), stream=stream)
-            except (av.FFmpegError, OSError, ValueError) as error:
-                _note_damage(container, error, None)
-            frame = None
-            # The seek ends at a keyframe before the moment.
-            for frame in _decoded(container, stream, None):
-                if frame.time is None or frame.time >= first + second - 1e-3:
-                    yield frame
-                    break
-            else:
-                if frame is not None and second < clip.seconds:
-                    yield frame
+                frame = _first_from(moment, _decoded(container, stream, None))
+            if frame is None:  # such streams can only be read from their beginning
+                frame = _first_from(moment, read_frames(clip))
+            if frame is not None and (second < clip.seconds or (frame.time or 0) >= moment):
+                yield frame
+
+
+def _first_from(moment: float, frames: Iterator[VideoFrame]) -> VideoFrame | None:
+    """Return the first frame from a moment on, or else the last one."""
+    frame = None
+    for frame in frames:
+        if frame.time is None or frame.time >= moment:
+            return frame
+    return frame
 
 
 def upright_rgb(picture: VideoFrame, clip: Clip, converter: Converter) -> Pixels:
@@ -220,49 +218,6 @@ def upright_rgb(picture: VideoFrame, clip: Clip, converter: Converter) -> Pixels
         return pixels
     width, height = clip.display_size
     return warp(pixels, matrix, width=width, height=height)
-
-
-@contextmanager
-def open_stream(path: Path) -> Iterator[tuple[InputContainer, VideoStream]]:
-    """Open a file and give its first video stream that is not a cover picture.
-
-    Raises:
-        VideoError: The file is not a video, or its codec is not known.
-    """
-    if not path.is_file():
-        raise VideoError(f"{path} does not exist or is not a file; check the path")
-    try:
-        demuxer = video_demuxer(path)
-        if demuxer is None:
-            raise VideoError(
-                f"{path} is not a video: it does not begin like any of the containers that are "
-                "read; convert it to MP4"
-            )
-        container = av.open(
-            file_url(path), format=demuxer, container_options=LOCAL, metadata_errors="replace"
-        )
-    except (av.FFmpegError, OSError, ValueError) as error:
-        raise VideoError(
-            f"{path} is not a video, or is cut off before its index ({_reason(error)}); get a "
-            "whole copy or convert it to MP4"
-        ) from None
-    with container:
-        streams = [
-            s for s in container.streams.video if Disposition.attached_pic not in s.disposition
-        ]
-        if not streams:
-            raise VideoError(f"{path} holds no video stream; give a file with pictures")
-        if streams[0].codec_context is None:
-            raise VideoError(
-                f"{path} has a video codec that cannot be decoded; convert it to H.264"
-            )
-        streams[0].thread_type = "AUTO"
-        yield container, streams[0]
-
-
-def file_url(path: Path) -> str:
-    """Return FFmpeg's address of a file: in a name alone, a colon would end a protocol's name."""
-    return f"file:{path}"
 
 
 def _display_matrix(frame: VideoFrame, codec: str) -> tuple[int, ...]:
@@ -285,45 +240,6 @@ def _decoded(
         try:
             yield from packet.decode()
         except (av.FFmpegError, OSError) as error:
-            _note_damage(container, error, losses)
+            note_damage(container, error, losses)
             assert losses is not None
             losses.undecodable += 1
-
-
-def read_packets(
-    container: InputContainer, streams: Sequence[Stream], losses: Losses | None
-) -> Iterator[AnyPacket]:
-    """Give the packets of streams, on one clock, up to the end, or to where the file is cut off.
-
-    Raises:
-        VideoError: It is cut off, and there are no ``losses``.
-    """
-    clock, wanted = Clock(container), {stream.index for stream in streams}
-    try:
-        for packet in container.demux():  # all, as the clock needs them
-            if packet.size:
-                clock.correct(packet)
-            if packet.stream.index in wanted:  # packets that end a stream have no other index
-                if losses is not None and packet.size:
-                    losses.packets += 1
-                    duration = (packet.duration or 0) * packet.time_base
-                    losses.longest = max(losses.longest, duration)
-                yield packet
-            if losses is not None:
-                losses.end = clock.end
-    except (av.FFmpegError, OSError) as error:
-        _note_damage(container, error, losses)
-        assert losses is not None
-        losses.broken = True
-
-
-def _note_damage(container: InputContainer, error: Exception, losses: Losses | None) -> None:
-    if losses is None:
-        name = container.name.removeprefix("file:")
-        raise VideoError(
-            f"{name} is damaged or cut off ({_reason(error)}); get a whole copy"
-        ) from None
-
-
-def _reason(error: Exception) -> str:
-    return getattr(error, "strerror", None) or str(error)
