@@ -1,5 +1,6 @@
 # make demo     swaps the face of one portrait into another: demo.jpg
 # make test     runs the tests
+# make fuzz     reads thousands of damaged files: make fuzz CALLS=10000 SEED=0
 # make browser  runs the tests of the pages in Chromium
 # make check    checks format, lint and types
 # make docs     builds the documentation site: build/site
@@ -12,6 +13,9 @@ BIN := $(VENV)/$(if $(filter Windows_NT,$(OS)),Scripts,bin)
 VERSIONS := pyproject.toml constraints.txt
 PIP := -m pip install --disable-pip-version-check -c constraints.txt
 INSTALL := $(BIN)/python $(PIP)
+CALLS := 2000
+SEED := 0
+WORKERS := 1
 WHEEL_VENV := build/wheel-venv
 WHEEL_BIN := $(WHEEL_VENV)/$(notdir $(BIN))
 # Two modules are what their extras make of them; all others import without any.
@@ -34,7 +38,7 @@ install_torch = if [ "$$(uname -s)" = Linux ] && ! command -v nvidia-smi >/dev/n
 	$(1) $(PIP) --no-deps --retries 0 --timeout 15 --index-url $(CPU_INDEX) torch && exit; fi; \
 	$(1) $(PIP) --no-deps torch
 
-.PHONY: demo test browser check format docs wheel
+.PHONY: demo test fuzz browser check format docs wheel
 .NOTPARALLEL:
 
 demo: $(VENV)/.demo
@@ -42,6 +46,9 @@ demo: $(VENV)/.demo
 
 test: $(VENV)/.dev
 	$(BIN)/python -m pytest
+
+fuzz: $(VENV)/.dev
+	PYTHONPATH=tests $(BIN)/python -m fuzz.run --calls $(CALLS) --seed $(SEED) --workers $(WORKERS)
 
 browser: $(VENV)/.dev
 	$(BIN)/python -m pytest -m browser

@@ -141,28 +141,10 @@ def portraits() -> "tuple[Image.Image, Image.Image]":
 @pytest.fixture(scope="session")
 def smoke_weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Random networks of the smallest preset, both stages, in the files that trainings write."""
-    from faceshifter import __version__
-    from faceshifter.encoders.encoder import load_identity_encoder
-    from faceshifter.models.aei import AEINet
-    from faceshifter.models.hear import HEARNet
-    from faceshifter.networks import load_aei
-    from faceshifter.recipes import AEI_PRESETS, HEAR_PRESETS
-    from faceshifter.tensors import export_weights, fingerprint
+    from fuzz.subjects import write_smoke_weights
 
     folder = tmp_path_factory.mktemp("smoke")
-    torch.manual_seed(0)
-    config, hear_config = AEI_PRESETS["smoke"], HEAR_PRESETS["smoke"]
-    encoder = load_identity_encoder("distilled", config.geometry)
-    identity = {"name": encoder.name, "fingerprint": fingerprint(encoder)}
-    info = {"kind": "aei", "version": __version__, "config": asdict(config), "identity": identity}
-    export_weights(folder / "aei.safetensors", AEINet(config), info)
-    aei, _ = load_aei(folder / "aei.safetensors")
-    hear = HEARNet(hear_config)
-    for parameter in hear.parameters():  # it starts as the identity
-        torch.nn.init.normal_(parameter, std=0.05)
-    info = {"kind": "hear", "version": __version__, "config": asdict(hear_config)}
-    info["aei"] = fingerprint(aei)
-    export_weights(folder / "hear.safetensors", hear, info)
+    write_smoke_weights(folder)
     return folder
 
 

@@ -6,8 +6,9 @@ import re
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -15,11 +16,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
-from torch import nn
 
 from faceshifter.cli import main as cli
+from faceshifter.config import AEIConfig
 from faceshifter.downloads import MODEL_FILES, ModelFile, cached_path, model_path
 from faceshifter.errors import DependencyError, OutputError
+from faceshifter.models.aei import AEINet
 from faceshifter.tensors import export_weights
 
 pytestmark = pytest.mark.filterwarnings("ignore:unclosed:ResourceWarning")
@@ -35,6 +37,8 @@ class Server:
     status: int = 200
     cut_after: int | None = None
     """Bytes after which each connection ends, though more was announced."""
+    hang: bool = False
+    """Keep the connection open after those."""
     answer: threading.Event = field(default_factory=threading.Event)
     requests: list[str] = field(default_factory=list)
     url: str = ""
@@ -52,6 +56,9 @@ def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
             self.head()
             if script.status == 200:
                 self.wfile.write(script.content[: script.cut_after])
+                self.wfile.flush()
+                while script.hang:
+                    time.sleep(0.05)
 
         def do_HEAD(self) -> None:
             self.head()
@@ -74,6 +81,7 @@ def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
     script.url = f"http://127.0.0.1:{http_server.server_port}"
     yield script
     script.answer.set()
+    script.hang = False
     http_server.shutdown()
     http_server.server_close()
     thread.join()
@@ -194,6 +202,40 @@ def test_two_processes_at_once_download_once(server: Server, cached: Path) -> No
     assert kept(cached) == {"model.onnx"}
 
 
+def kill_in_the_middle(server: Server, cached: Path, endpoint: str = "") -> None:
+    """Let a process download half of the file, and kill it while it waits for the rest."""
+    server.cut_after = len(CONTENT) // 2
+    model = MODEL_FILES["tested"]
+    code = (
+        "import sys\nfrom functools import partial\nfrom faceshifter import downloads\n"
+        "from faceshifter.downloads import ModelFile\n"
+        f"downloads.MODEL_FILES['tested'] = {model!r}\n"
+        "import huggingface_hub as hub\n"
+        f"hub.hf_hub_download = partial(hub.hf_hub_download, endpoint={endpoint!r} or None)\n"
+        "downloads.model_path('tested')\n"
+    )
+    server.hang = True
+    child = subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.DEVNULL)
+    deadline = time.monotonic() + 60
+    while not any(path.stat().st_size for path in partial_files(cached)):
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    child.kill()
+    child.wait()
+    server.cut_after, server.hang = None, False
+
+
+def partial_files(cached: Path) -> list[Path]:
+    folder = cached.with_name(f".{cached.name}.unfinished")
+    return [path for path in folder.rglob("*") if path.is_file() and path.suffix != ".lock"]
+
+
+def test_a_killed_download_starts_again_and_leaves_nothing(server: Server, cached: Path) -> None:
+    kill_in_the_middle(server, cached)
+    assert model_path("tested").read_bytes() == CONTENT
+    assert kept(cached) == {"model.onnx"}
+
+
 @pytest.fixture
 def hub(server: Server, cached: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The file "tested" is in a repository of the hub, which the server stands for."""
@@ -214,6 +256,15 @@ def test_a_file_of_the_hub_is_asked_for_by_its_commit_and_verified(
     server.content = CONTENT
     assert model_path("tested").read_bytes() == CONTENT
     assert set(server.requests) == {f"/owner/name/resolve/{COMMIT}/net.onnx"}
+    assert kept(cached) == {"model.onnx"}
+
+
+@pytest.mark.usefixtures("hub")
+def test_a_killed_download_from_the_hub_starts_again_and_leaves_nothing(
+    server: Server, cached: Path
+) -> None:
+    kill_in_the_middle(server, cached, server.url)
+    assert model_path("tested").read_bytes() == CONTENT
     assert kept(cached) == {"model.onnx"}
 
 
@@ -278,13 +329,19 @@ def test_each_option_that_takes_a_model_file_takes_its_name(
 
 
 def test_a_recogniser_of_the_training_is_refused_by_its_name_too(
-    cached: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    cached: Path,
+    tiny_aei_config: AEIConfig,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     for person in ("a", "b"):
         Path(person).mkdir()
         Image.new("RGB", (8, 8)).save(f"{person}/photo.png")
     teacher = {"name": "teacher", "sha256": MODEL_FILES["tested"].sha256}
-    export_weights(Path("aei.safetensors"), nn.Linear(1, 1), {"teachers": [teacher]})
+    network = AEINet(tiny_aei_config)
+    encoder = {"name": "distilled", "fingerprint": "0" * 12}
+    info = {"kind": "aei", "config": asdict(tiny_aei_config), "identity": encoder}
+    export_weights(Path("aei.safetensors"), network, info | {"teachers": [teacher]})
     words = "evaluate . --out out --recogniser tested --weights . --no-hear"
     monkeypatch.setattr("sys.argv", ["faceshifter", *words.split()])
     with pytest.raises(SystemExit) as stopped:

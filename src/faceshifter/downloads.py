@@ -1,6 +1,6 @@
 """Third-party model files by name: downloaded on first use, verified, kept in one cache folder.
 
-Only the command line resolves names, by ``model_path``; everything else takes paths.
+Only the command line resolves names (``cli.options``); everything else takes paths.
 """
 
 import importlib.util
@@ -88,28 +88,28 @@ def model_path(name_or_path: Path | str) -> Path:
 def _download(model: ModelFile, path: Path) -> None:
     """Download a file whole and verified, or raise a DependencyError.
 
-    What a killed process has downloaded lies in a folder of the file's own: the hub's client goes
-    on from there, and other downloads start again.
+    What a killed process has downloaded lies in a folder of the file's own, which the next one
+    deletes: neither client goes on with a part of another process.
     """
     import pooch
     from filelock import FileLock
 
     web = pooch.HTTPDownloader(progressbar=True, timeout=30)  # seconds without a byte
-    from_hub = model.url.startswith(HUB)
-    downloader = _download_from_hub if from_hub else web
+    downloader = _download_from_hub if model.url.startswith(HUB) else web
     unfinished = path.with_name(f".{path.name}.unfinished")
     try:
         # A second process waits here and then finds the whole file.
         with FileLock(path.with_name(f".{path.name}.lock")):
             if not path.is_file():
-                if not from_hub:
+                shutil.rmtree(unfinished, ignore_errors=True)
+                unfinished.mkdir()
+                try:
+                    pooch.retrieve(model.url, model.sha256, path.name, unfinished, None, downloader)
+                    whole = unfinished / path.name
+                    whole.chmod(0o644)  # pooch makes it private, but users may share a cache
+                    whole.replace(path)
+                finally:
                     shutil.rmtree(unfinished, ignore_errors=True)
-                unfinished.mkdir(exist_ok=True)
-                pooch.retrieve(model.url, model.sha256, path.name, unfinished, None, downloader)
-                whole = unfinished / path.name
-                whole.chmod(0o644)  # pooch makes it private, but users may share a cache
-                whole.replace(path)
-                shutil.rmtree(unfinished)
         return
     except ImportError:
         reason = "it needs pip install 'faceshifter[evaluate]'"
@@ -118,8 +118,6 @@ def _download(model: ModelFile, path: Path) -> None:
         reason = getattr(error, "strerror", None) or "the connection failed; run this again"
         if type(error) is ValueError:
             reason = "its SHA-256 is not the expected one"
-        if not from_hub or type(error) is ValueError:
-            shutil.rmtree(unfinished, ignore_errors=True)
         elif response is not None:
             reason = f"HTTP status {response.status_code}"
     raise DependencyError(

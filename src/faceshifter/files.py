@@ -98,7 +98,7 @@ def read_lines(path: Path, *, remedy: str, torn: bool = False) -> list[dict[str,
     for number, line in enumerate(text.removesuffix("\n").split("\n") if text else [], 1):
         try:
             record = json.loads(line)
-        except ValueError:
+        except (ValueError, RecursionError):
             record = None
         if not isinstance(record, dict):
             raise DataError(f"{path}, line {number}, is damaged; {remedy}")
@@ -160,7 +160,7 @@ def as_type(
         typed = msgspec.convert(value, kind)
         if unknown := next(_unknown(value, msgspec.to_builtins(typed)), None):
             raise msgspec.ValidationError(f"Unknown key {unknown[:80]!r}")
-    except (msgspec.ValidationError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:  # msgspec's are ValueErrors
         raise raises(f"{source} is damaged ({error}); {remedy}") from None
     return typed
 

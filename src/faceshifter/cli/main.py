@@ -11,6 +11,7 @@ import tyro
 from faceshifter import __version__
 from faceshifter.cli.checking import doctor, models, verify
 from faceshifter.cli.measuring import baseline, check_identity, evaluate, masks, query
+from faceshifter.cli.options import with_model_files
 from faceshifter.cli.serving import serve, study, ui
 from faceshifter.cli.swapping import demo, identity, swap
 from faceshifter.cli.training import ablate, bench, prepare, rank_errors, train
@@ -23,7 +24,9 @@ GROUPS: dict[str, tuple[Callable[..., Any], ...]] = {
     "measure": (evaluate, check_identity, baseline, masks, query),
 }
 COMMANDS = {
-    command.__name__.replace("_", "-"): command for group in GROUPS.values() for command in group
+    command.__name__.replace("_", "-"): with_model_files(command)
+    for group in GROUPS.values()
+    for command in group
 }
 CONTINUED = re.compile(r"\n {12}(?=\S)")
 """Where the description of an argument goes on in the next line of a docstring."""

@@ -17,10 +17,10 @@ def evaluate(
     /,
     *,
     out: Path,
-    recogniser: Path,
+    recogniser: options.ModelFile,
     pairs: int = 100,
-    landmarker: options.Optional = None,
-    features: options.Optional = None,
+    landmarker: options.OptionalModelFile = None,
+    features: options.OptionalModelFile = None,
     occluders: Annotated[tuple[Path, ...], options.default("drawn shapes")] = (),
     classical: bool = False,
     hear: bool = True,
@@ -58,13 +58,13 @@ def evaluate(
     left_out = evaluate_swaps(
         swaps,
         out,
-        load_detector(networks.yunet and model_path(networks.yunet)),
+        load_detector(networks.yunet),
         lambda: networks.load(hear=hear),
-        recogniser=model_path(recogniser),
+        recogniser=recogniser,
         trained=() if force else [weights / name for name in stages],
-        landmarker=landmarker and model_path(landmarker),
-        features=features and model_path(features),
-        classical=model_path(landmarker or "face_landmarker") if classical else None,
+        landmarker=landmarker,
+        features=features,
+        classical=(landmarker or model_path("face_landmarker")) if classical else None,
         occluders=occluders,
         num_pairs=pairs,
     )
@@ -95,7 +95,7 @@ def check_identity(
     from faceshifter.face.detect import load_detector
     from faceshifter.networks import Embedder
 
-    geometry, detector = CropGeometry(), load_detector(yunet and model_path(yunet))
+    geometry, detector = CropGeometry(), load_detector(yunet)
     embedder = Embedder.load(encoder, geometry, device)
     result = verify_encoder(embedder, labelled_crops(faces, detector, geometry))
     print(f"{result.num_faces} faces of {result.num_people} people")
@@ -110,7 +110,7 @@ def baseline(
     *,
     out: Path,
     pairs: options.Optional = None,
-    landmarker: Path = Path("face_landmarker"),
+    landmarker: options.ModelFile = Path("face_landmarker"),
     yunet: options.Yunet = None,
     watermark: bool = True,
 ) -> None:
@@ -147,8 +147,7 @@ def baseline(
     origin = replace(WARPED, watermark=watermark)
     photos = [load_photo(path) for path in (source, target) if path is not None]
     tasks = [] if pairs is None else targets.read_pairs(pairs, out)
-    landmarks = model_path(landmarker)
-    finder = MeshFinder(load_detector(yunet and model_path(yunet)), load_landmarker(landmarks))
+    finder = MeshFinder(load_detector(yunet), load_landmarker(landmarker))
 
     def swap(source: Photo, target: Photo) -> Photo:
         return replace(target, pixels=classical_swap(source.pixels, target.pixels, finder))
@@ -159,7 +158,7 @@ def baseline(
         return
     make_folder(out)
     settings = {"method": METHOD, "detector": "yunet" if yunet else "dlib"}
-    settings["landmarker"] = sha256(landmarks)
+    settings["landmarker"] = sha256(landmarker)
     method = methods.photo_method(swap, settings, origin)
     report = many.BatchRun(method, manifest.RunManifest(out / "manifest.jsonl")).run(tasks)
     targets.write_results(out / "results.csv", report.results, METHOD)

@@ -1,9 +1,12 @@
 """Options that several commands share, and checks of paths before any work starts."""
 
+import functools
+import inspect
 import os
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, fields, is_dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal, get_type_hints
 
 from tyro.conf import arg
 
@@ -22,9 +25,14 @@ def default(text: str) -> object:
     return arg(help_behavior_hint=f"(default: {text})")
 
 
+NAMED = "model file"
+"""Marks options whose value may be the name of a model file; ``with_model_files`` resolves it."""
+
 Optional = Annotated[Path | None, default("none")]
 Site = Annotated[str | None, default("none")]
-Yunet = Annotated[Path | None, default("dlib")]
+ModelFile = Annotated[Path, NAMED]
+OptionalModelFile = Annotated[Path | None, default("none"), NAMED]
+Yunet = Annotated[Path | None, default("dlib"), NAMED]
 NotWithPairs = Annotated[Path | None, arg(help_behavior_hint="(required without --pairs)")]
 Photos = Annotated[tuple[Path, ...], arg(metavar="PHOTO ...", help_behavior_hint="(one or more)")]
 
@@ -50,12 +58,40 @@ class Networks:
             self.weights,
             hear=hear,
             identity=self.identity,
-            yunet=self.yunet and model_path(self.yunet),
+            yunet=self.yunet,
             device=self.device,
         )
 
 
 NETWORKS = Networks()
+
+
+def with_model_files(command: Callable[..., None]) -> Callable[..., None]:
+    """Return a command that gets files where names of models were given, before it starts."""
+    hints = get_type_hints(command, include_extras=True)
+
+    @functools.wraps(command)
+    def run(*args: Any, **kwargs: Any) -> None:
+        bound = inspect.signature(command).bind(*args, **kwargs)
+        bound.apply_defaults()
+        for name, value in bound.arguments.items():
+            bound.arguments[name] = _resolve(value, hints[name])
+        command(*bound.args, **bound.kwargs)
+
+    return run
+
+
+def _resolve(value: Any, hint: Any) -> Any:
+    """Return a value of an option, or of a group of options, with files in place of names."""
+    if value is not None and NAMED in getattr(hint, "__metadata__", ()):
+        return model_path(value)
+    if not is_dataclass(value) or isinstance(value, type):
+        return value
+    hints = get_type_hints(type(value), include_extras=True)
+    named = [field.name for field in fields(value) if field.name in hints]
+    found = {name: _resolve(getattr(value, name), hints[name]) for name in named}
+    changed = {name: new for name, new in found.items() if new is not getattr(value, name)}
+    return replace(value, **changed) if changed else value
 
 
 def check_exists(*paths: Path | None) -> None:

@@ -9,9 +9,8 @@ import tyro
 from tyro.conf import Positional, UseAppendAction, arg, subcommand
 
 from faceshifter import recipes
-from faceshifter.cli.options import Device, Optional, Yunet, default
+from faceshifter.cli.options import Device, Optional, OptionalModelFile, Yunet, default
 from faceshifter.config import AEITrainConfig, Intervals, Runtime
-from faceshifter.downloads import model_path
 from faceshifter.errors import DataError
 from faceshifter.files import make_folder
 
@@ -41,7 +40,7 @@ def prepare(
     """
     from faceshifter.data.prepare import prepare as run_prepare
 
-    report = run_prepare(photos, out, size=size, yunet=yunet and model_path(yunet), workers=workers)
+    report = run_prepare(photos, out, size=size, yunet=yunet, workers=workers)
     print(f"{report.num_crops} faces of {report.num_people} people from {report.num_photos} photos")
     for reason, number in report.skipped.items():
         print(f"skipped {number}: {reason}")
@@ -288,7 +287,7 @@ def ablate(
     data: Path,
     out: Path,
     recipe: Annotated[AblationRecipe, arg(name="")],  # type: ignore[valid-type]
-    recogniser: Optional = None,
+    recogniser: OptionalModelFile = None,
     runtime: Annotated[Runtime, arg(name="")] = RUNTIME,
     every: Intervals = INTERVALS,
 ) -> None:
@@ -305,7 +304,7 @@ def ablate(
         runtime: Where and how to compute.
         every: How often each run reports, is watched and is saved.
     """
-    embed = None if recogniser is None else _load(model_path(recogniser), recipe)
+    embed = None if recogniser is None else _load(recogniser, recipe)
     make_folder(out)
     from faceshifter.analyses.ablation import ablate as run_ablate
     from faceshifter.analyses.ablation import markdown

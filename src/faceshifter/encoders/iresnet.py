@@ -11,7 +11,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from faceshifter.errors import CheckpointError
-from faceshifter.tensors import load_strictly, refuse_not_finite, to_arrays
+from faceshifter.tensors import load_strictly, refuse_misfit, refuse_not_finite, to_arrays
 
 EMBEDDING_SIZE = 512
 CHANNELS = (64, 128, 256, 512)
@@ -108,6 +108,9 @@ def load_iresnet(path: Path) -> tuple[str, IResNet]:
     names = (name for name, layers in LAYERS.items() if layers[2] == len(blocks))
     name = next(names, "iresnet50")
     refuse_not_finite(arrays, path)
+    source = f"{path}, taken for an {name} of arcface_torch,"
+    with torch.device("meta"):  # without memory, as most are not such a network
+        refuse_misfit(IResNet(LAYERS[name]), arrays, source)
     network = IResNet(LAYERS[name])
-    load_strictly(network, arrays, f"{path}, taken for an {name} of arcface_torch,")
+    load_strictly(network, arrays, source)
     return name, network

@@ -116,6 +116,7 @@ class YuNetDetector:
             self._yunet = cv2.FaceDetectorYN.create(
                 str(model), "", (320, 320), score_threshold=YUNET_SCORE
             )
+            self._run(np.zeros((64, 96, 3), np.uint8))  # some damage shows only in use
         except cv2.error as error:
             raise DependencyError(
                 f"{model} is not a YuNet model that OpenCV can read; download it again, or leave "
