@@ -13,7 +13,8 @@ from faceshifter.apps.problems import RefusedError
 from faceshifter.errors import ImageError
 from faceshifter.images import DECODE_ERRORS, Photo, decode_photo
 from faceshifter.media import PHOTO_FORMATS, sniff
-from faceshifter.video.source import Clip, open_clip, open_stream
+from faceshifter.video.packets import open_stream
+from faceshifter.video.source import Clip, open_clip
 
 PHOTO_TYPES = ("image/jpeg", "image/png", "image/webp")
 DECODED = {*PHOTO_FORMATS.values(), "MPO", "BMP", "GIF", "HEIF", "AVIF", "JPEG2000"}
