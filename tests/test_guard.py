@@ -183,7 +183,7 @@ def test_a_network_of_addresses_is_one_client() -> None:
     ("sentence", "told"),
     [
         ("/srv/a/jobs/1/video is not a video", "video is not a video"),
-        ("no (/home/me/x.mp4), /etc/fs/key.pem; try", "no (x.mp4), key.pem; try"),
+        ("no (/srv/a/x.mp4), /etc/fs/key.pem; try", "no (x.mp4), key.pem; try"),
         ("'C:\\users\\me\\x.mp4' is cut off", "'x.mp4' is cut off"),
         ("see https://example.org/a/b or give JPEG/PNG", None),
     ],
