@@ -8,7 +8,7 @@ from contextlib import ExitStack
 from copy import deepcopy
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import beartype.typing  # noqa: F401  # for CHECKER, which imports beartype alone
 import numpy as np
@@ -28,9 +28,11 @@ install_import_hook("faceshifter", CHECKER)
 if TYPE_CHECKING:
     from PIL import Image
 
+    from faceshifter.apps.worker import Worker
     from faceshifter.config import AEIConfig
     from faceshifter.encoders.distilled import DistilledResNet
     from faceshifter.encoders.encoder import IdentityCrop
+    from faceshifter.swap.swapper import FaceSwapper
 
 GOLDEN = Path(__file__).parent / "golden"
 SHARED = "FACESHIFTER_SHARED"
@@ -165,6 +167,23 @@ def fast_students(compressed_dlib: "DistilledResNet") -> Iterator[None]:
         patch.setattr(identity, "load_dlib_resnet", lambda _: None)
         patch.setattr(identity.DistilledResNet, "from_dlib", lambda _: deepcopy(compressed_dlib))
         yield
+
+
+@pytest.fixture(scope="session")
+def worker_here() -> "Callable[[FaceSwapper], Worker[FaceSwapper]]":
+    """Makes workers that do their work in the test's own process, where it can be watched."""
+    from faceshifter.apps.worker import Task, Worker
+
+    class WorkerHere(Worker[Any]):
+        """A worker without a process."""
+
+        def call(
+            self, function, *arguments, progress=lambda *_: None, cancelled=lambda: False
+        ) -> Any:
+            with self._lock:
+                return function(Task(self._load(), progress, cancelled), *arguments)
+
+    return lambda swapper: WorkerHere(lambda: swapper)
 
 
 @pytest.fixture

@@ -5,11 +5,15 @@ import json
 import socket
 import threading
 from collections.abc import Awaitable, Callable
+from contextlib import ExitStack
+from types import SimpleNamespace
 
 import pytest
 
 from faceshifter.apps import http
-from faceshifter.apps.guard import Guard, RefusedError, Rules
+from faceshifter.apps.guard import Guard, Names, Rules, client_of
+from faceshifter.apps.problems import RefusedError, public, refused
+from faceshifter.errors import OutputError
 
 PIECE = {"type": "http.request", "body": b"x" * 100, "more_body": True}
 LARGE = PIECE | {"body": bytes(10**5)}
@@ -123,7 +127,6 @@ def test_a_client_that_does_not_read_its_answer_is_not_waited_for() -> None:
     )
     Client(END).ask(guard, block)
     assert ended == [200]
-    assert guard.open == 0
 
 
 def test_an_application_may_refuse_and_keeps_its_own_cache_control() -> None:
@@ -139,6 +142,57 @@ def test_an_application_may_refuse_and_keeps_its_own_cache_control() -> None:
     ]
 
 
+SITE = Names(local=False, more=("lab", "study.example.org"))
+
+
+@pytest.mark.parametrize(
+    ("names", "host", "origin", "accepted"),
+    [
+        (Names(), "localhost:80", None, True),
+        (Names(), "127.0.0.1", "http://localhost:9", True),
+        (Names(), "[::1]:80", None, True),
+        (Names(), "evil.example", None, False),  # whose name resolves to this machine
+        (Names(), "127.0.0.1", "http://evil.example", False),
+        (Names(), "127.0.0.1", "null", False),
+        (Names(), "192.0.2.1", None, False),
+        (Names(), "[", None, False),
+        (SITE, "192.0.2.1:80", "http://192.0.2.1:80", True),
+        (SITE, "192.0.2.1:80", "http://192.0.2.9", False),
+        (SITE, "lab", "http://lab", True),
+        (SITE, "127.0.0.1", "https://study.example.org", True),  # behind a proxy
+        (SITE, "evil.example", None, False),
+    ],
+)
+def test_requests_are_to_a_server_s_own_names_and_from_its_own_pages(
+    names: Names, host: str, origin: str | None, accepted: bool
+) -> None:
+    headers = {"host": host} | ({} if origin is None else {"origin": origin})
+    client = Client(END, **headers).ask(Guard(read_and_answer, Rules(names=names)))
+    assert client.status == (200 if accepted else 403)
+
+
+def test_a_network_of_addresses_is_one_client() -> None:
+    assert client_of(("192.0.2.1", 5)) == "192.0.2.1"
+    assert client_of(("2001:db8::1", 5)) == client_of(("2001:db8::ffff:1", 6)) != "2001:db8::1"
+    assert client_of(("2001:db8:0:1::1", 5)) != client_of(("2001:db8::1", 5))
+    assert client_of(("fe80::1%eth0", 5)) == client_of(("fe80::1", 5))
+    assert client_of(None) == ""
+
+
+@pytest.mark.parametrize(
+    ("sentence", "told"),
+    [
+        ("/srv/a/jobs/1/video is not a video", "video is not a video"),
+        ("no (/srv/a/x.mp4), /etc/fs/key.pem; try", "no (x.mp4), key.pem; try"),
+        ("'C:\\users\\me\\x.mp4' is cut off", "'x.mp4' is cut off"),
+        ("see https://example.org/a/b or give JPEG/PNG", None),
+    ],
+)
+def test_no_answer_names_a_folder_of_the_server(sentence: str, told: str | None) -> None:
+    assert public(sentence) == (told or sentence)
+    assert refused(OutputError(sentence)).problem.message == (told or sentence)
+
+
 def test_a_connection_without_a_request_is_closed() -> None:
     listening = http.listen("127.0.0.1", 0)
     server = http.make_server(Guard(refuse, Rules()), idle_seconds=0.01)
@@ -146,5 +200,40 @@ def test_a_connection_without_a_request_is_closed() -> None:
     thread.start()
     with socket.create_connection(listening.getsockname()) as connection:
         assert connection.recv(1) == b""
+    server.should_exit = True
+    thread.join()
+
+
+def test_of_too_many_connections_the_oldest_half_sent_one_of_the_heaviest_client_goes() -> None:
+    gone = []
+
+    def connection(name: str, host: str, since: float, waited_for: bool = True) -> SimpleNamespace:
+        transport = SimpleNamespace(abort=lambda: gone.append(name))
+        fields = {"client": (host, 1), "since": since, "waited_for": waited_for}
+        return SimpleNamespace(transport=transport, **fields)
+
+    few = [connection("good, slow", "10.0.0.1", 0), connection("good", "10.0.0.1", 9)]
+    many = [connection(str(since), "10.0.0.2", since) for since in (3, 2, 4)]
+    at_work = connection("at work", "10.0.0.2", 1, waited_for=False)
+    http.disconnect_one([*few, *many, at_work])
+    assert gone == ["2"]
+
+
+def test_half_sent_requests_keep_nobody_out() -> None:
+    listening = http.listen("127.0.0.1", 0)
+    server = http.make_server(Guard(read_and_answer, Rules()), connections=3)
+    thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]})
+    thread.start()
+    with ExitStack() as stack:
+        for start in (
+            b"",
+            b"GET / HT",
+            b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 9\r\n\r\nx",
+        ) * 3:
+            half = stack.enter_context(socket.create_connection(listening.getsockname()))
+            half.sendall(start)
+        good = stack.enter_context(socket.create_connection(listening.getsockname()))
+        good.sendall(b"GET / HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+        assert good.makefile("rb").readline() == b"HTTP/1.1 200 OK\r\n"
     server.should_exit = True
     thread.join()

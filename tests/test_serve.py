@@ -5,13 +5,15 @@ import json
 import os
 import signal
 import socket
+import sqlite3
 import subprocess
 import sys
 import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from concurrent.futures import Future
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from http.client import HTTPConnection, HTTPException
 from pathlib import Path
@@ -22,16 +24,20 @@ import pytest
 from PIL import Image
 
 from faceshifter.apps import http
-from faceshifter.apps.serve import routes
+from faceshifter.apps.problems import RefusedError
+from faceshifter.apps.serve import jobs, photos
 from faceshifter.apps.serve.app import create_app, server_folder
-from faceshifter.apps.serve.photos import Limits, SwapOptions
+from faceshifter.apps.serve.photos import Limits, PhotoQueue, SwapOptions
 from faceshifter.apps.serve.store import Store
+from faceshifter.apps.worker import EndedError, Worker
 from faceshifter.cli import main as cli
-from faceshifter.errors import CancelledError, DependencyError, OutputError
+from faceshifter.errors import CancelledError, DataError, DependencyError, OutputError
+from faceshifter.face.detect import DlibDetector, Face, LockedDetector
 from faceshifter.images import Photo, save_photo
 from faceshifter.marks.xmp import read_mark
 from faceshifter.swap.swapper import FaceSwapper
 
+Workers = tuple[Worker[FaceSwapper], Worker[FaceSwapper], Worker[FaceSwapper]]
 BOUNDARY = b"a-line-that-no-picture-has"
 
 
@@ -108,7 +114,7 @@ def wait_for(condition: Callable[[], object]) -> None:
 
 @contextmanager
 def serving(
-    swapper: FaceSwapper,
+    workers: Workers,
     folder: Path,
     *,
     token: str | None = None,
@@ -117,7 +123,7 @@ def serving(
 ) -> Iterator[int]:
     """A server in a thread; the port."""
     with server_folder(folder), http.listen("127.0.0.1", 0) as listening:
-        server = http.make_server(create_app(swapper, folder, Limits(**limits), token, now=now))
+        server = http.make_server(create_app(*workers, folder, Limits(**limits), token, now=now))
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]})
         thread.start()
         try:
@@ -129,7 +135,15 @@ def serving(
 
 @pytest.fixture(scope="module")
 def swapper() -> FaceSwapper:
-    return FaceSwapper.from_pretrained(device="cpu")
+    """A swapper for several threads."""
+    swapper = FaceSwapper.from_pretrained(device="cpu")
+    return FaceSwapper(swapper.networks, LockedDetector(swapper.detector))
+
+
+@pytest.fixture(scope="module")
+def workers(swapper: FaceSwapper, worker_here) -> Workers:
+    """For photos, for slow ones and for videos."""
+    return tuple(worker_here(swapper) for _ in range(3))
 
 
 @pytest.fixture(scope="module")
@@ -139,10 +153,10 @@ def faces(portraits) -> tuple[bytes, bytes]:
 
 
 @pytest.fixture(scope="module")
-def port(swapper: FaceSwapper, tmp_path_factory: pytest.TempPathFactory) -> Iterator[int]:
+def port(workers: Workers, tmp_path_factory: pytest.TempPathFactory) -> Iterator[int]:
     folder = tmp_path_factory.mktemp("serve")
     folder.chmod(0o700)
-    with serving(swapper, folder, max_mb=4, max_video_mb=4, max_megapixels=1) as port:
+    with serving(workers, folder, max_mb=4, max_video_mb=4, max_megapixels=1) as port:
         yield port
         # An answer's folder is deleted after its client has it.
         wait_for(lambda: not list(folder.glob("passing-*")))
@@ -217,6 +231,10 @@ GREY = encoded(Image.new("RGB", (200, 200), "grey"))
         ({"target": "a word"}, 422, "invalid_request", "target is not valid"),
         ({"target": None}, 422, "invalid_request", "target is not valid: Field req"),
         ({"source": [GREY] * 20}, 400, "bad_request", "Too many files"),
+        ({"source": [GREY] * 9}, 422, "invalid_request", "source is not valid: List should have"),
+        ({"strenght": 0.5}, 422, "invalid_request", "strenght is no field; there are source"),
+        ({"format": ["png", "jpeg"]}, 422, "invalid_request", "format was sent more than once"),
+        ({"video": GREY}, 422, "invalid_request", "video is no field"),
         ({"target": b"\xff\xd8\xff" + b"x" * 2**22}, 413, "too_large", "more than 4 MiB"),
         ({"target": encoded(Image.new("1", (1001, 1000)), "png")}, 413, "too_many_pixels", "1 mi"),
     ],
@@ -233,6 +251,18 @@ def test_what_cannot_be_swapped_is_answered_with_a_code_and_a_sentence(
     answer = ask(port, "/swap", {name: value for name, value in fields.items() if value != None})  # noqa: E711
     assert answer.problem == (status, code), answer.body
     assert words in json.loads(answer.body)["message"]
+
+
+def test_a_source_with_several_people_has_its_own_code(
+    port: int, faces: tuple[bytes, bytes]
+) -> None:
+    both = Image.new("RGB", (400, 200))
+    for number, face in enumerate(faces):
+        both.paste(Image.open(io.BytesIO(face)), (200 * number, 0))
+    answer = ask(port, "/swap", {"source": encoded(both), "target": faces[1]})
+    assert answer.problem == (422, "several_faces")
+    fields = {"source": faces[0], "target": faces[1]}
+    assert ask(port, "/swap?strength=0.5", fields).problem == (422, "invalid_request")
 
 
 def test_a_truncated_photo_is_refused(port: int, faces: tuple[bytes, bytes]) -> None:
@@ -317,9 +347,9 @@ def test_pages_of_other_sites_are_not_let_in(port: int) -> None:
 
 
 def test_a_token_is_asked_for_before_an_upload_is_read(
-    swapper: FaceSwapper, tmp_path: Path, faces: tuple[bytes, bytes]
+    workers: Workers, tmp_path: Path, faces: tuple[bytes, bytes]
 ) -> None:
-    with serving(swapper, tmp_path / "s", token="sécret") as port:
+    with serving(workers, tmp_path / "s", token="sécret") as port:
         for given in ({}, {"Authorization": "Bearer secret"}, {"Authorization": "sécret"}):
             raw = {name: value.encode() for name, value in given.items()}
             answer = ask(port, "/swap", {"source": bytes(2**20), "target": b""}, headers=raw)
@@ -333,7 +363,7 @@ def test_a_token_is_asked_for_before_an_upload_is_read(
 
 
 def test_faults_and_a_full_disk_are_typed_and_tell_nothing_of_the_server(
-    swapper: FaceSwapper,
+    workers: Workers,
     tmp_path: Path,
     faces: tuple[bytes, bytes],
     monkeypatch: pytest.MonkeyPatch,
@@ -342,9 +372,9 @@ def test_faults_and_a_full_disk_are_typed_and_tell_nothing_of_the_server(
         raise RuntimeError("a secret")
 
     fields = {"source": faces[0], "target": faces[1]}
-    with serving(swapper, tmp_path / "s") as port:
+    with serving(workers, tmp_path / "s") as port:
         with monkeypatch.context() as patch:
-            patch.setattr(routes, "save_photo", fail)
+            patch.setattr(photos, "save_photo", fail)
             answer = ask(port, "/swap", fields)
         assert answer.problem == (500, "internal")
         assert b"secret" not in answer.body
@@ -363,22 +393,22 @@ def test_faults_and_a_full_disk_are_typed_and_tell_nothing_of_the_server(
 
 
 def test_a_full_queue_says_when_to_come_again(
-    swapper: FaceSwapper,
+    workers: Workers,
     tmp_path: Path,
     faces: tuple[bytes, bytes],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     going, entered = threading.Event(), threading.Event()
-    save = routes.save_photo
+    save = photos.save_photo
 
     def wait(*arguments: object) -> None:
         entered.set()
         going.wait(60)
         save(*arguments)
 
-    monkeypatch.setattr(routes, "save_photo", wait)
+    monkeypatch.setattr(photos, "save_photo", wait)
     fields = {"source": faces[0], "target": faces[1]}
-    with serving(swapper, tmp_path / "s", queue=2) as port:
+    with serving(workers, tmp_path / "s", queue=2) as port:
         answers: list[Answer] = []
         clients = [
             threading.Thread(target=lambda: answers.append(ask(port, "/swap", fields)))
@@ -405,22 +435,22 @@ def test_a_slow_client_holds_up_nobody(port: int, faces: tuple[bytes, bytes]) ->
 
 
 def test_the_picture_of_a_client_that_went_away_is_not_swapped(
-    swapper: FaceSwapper,
+    workers: Workers,
     tmp_path: Path,
     faces: tuple[bytes, bytes],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     going, swapped = threading.Event(), []
-    save = routes.save_photo
+    save = photos.save_photo
 
     def wait(*arguments: object) -> None:
         going.wait(60)
         swapped.append(arguments)
         save(*arguments)
 
-    monkeypatch.setattr(routes, "save_photo", wait)
+    monkeypatch.setattr(photos, "save_photo", wait)
     body = form({"source": faces[0], "target": faces[1]})
-    with serving(swapper, tmp_path / "s") as port:
+    with serving(workers, tmp_path / "s") as port:
 
         def depth() -> int:
             return json.loads(ask(port, "/health").body)["queue"]["photos"]
@@ -477,11 +507,11 @@ def until(port: int, job: str, *states: str) -> dict:
 
 
 def test_a_job_swaps_a_video_and_keeps_no_upload(
-    swapper: FaceSwapper, tmp_path: Path, faces: tuple[bytes, bytes], clip: bytes
+    workers: Workers, tmp_path: Path, faces: tuple[bytes, bytes], clip: bytes
 ) -> None:
     import av
 
-    with serving(swapper, tmp_path / "s") as port:
+    with serving(workers, tmp_path / "s") as port:
         job = job_of(port, {"source": faces[0], "video": clip, "strength": 0.9})
         early = ask(port, f"/jobs/{job}/result")
         assert early.problem == (409, "not_done")
@@ -517,7 +547,7 @@ def test_a_job_swaps_a_video_and_keeps_no_upload(
 
 
 def test_jobs_are_bounded_cancelled_and_deleted_when_their_time_is_over(
-    swapper: FaceSwapper,
+    workers: Workers,
     tmp_path: Path,
     faces: tuple[bytes, bytes],
     clip: bytes,
@@ -534,7 +564,7 @@ def test_jobs_are_bounded_cancelled_and_deleted_when_their_time_is_over(
     folder = tmp_path / "s" / "jobs"
     with monkeypatch.context() as patch:
         patch.setattr("faceshifter.video.clip.swap_video", stand_in)
-        with serving(swapper, tmp_path / "s", jobs=2) as port:
+        with serving(workers, tmp_path / "s", jobs=2) as port:
             running, waiting = job_of(port, fields), job_of(port, fields)
             until(port, running, "running")
             wait_for(lambda: state_of(port, running)["progress"] == {"done": 3, "total": 32})
@@ -556,7 +586,7 @@ def test_jobs_are_bounded_cancelled_and_deleted_when_their_time_is_over(
 
     monkeypatch.setattr("faceshifter.video.clip.swap_video", finish)
     clock = [time.time()]
-    with serving(swapper, tmp_path / "s", keep_hours=1, now=lambda: clock[0]) as port:
+    with serving(workers, tmp_path / "s", keep_hours=1, now=lambda: clock[0]) as port:
         assert until(port, left, "done", "failed")["state"] == "done"
         assert [path.name for path in folder.iterdir()] == [left]
         clock[0] += 3599
@@ -564,11 +594,11 @@ def test_jobs_are_bounded_cancelled_and_deleted_when_their_time_is_over(
         clock[0] += 2
         assert ask(port, f"/jobs/{left}").problem == (404, "not_found")
         assert ask(port, f"/jobs/{left}/result").problem == (404, "not_found")
-    with serving(swapper, tmp_path / "s", keep_hours=1, now=lambda: clock[0]):
+    with serving(workers, tmp_path / "s", keep_hours=1, now=lambda: clock[0]):
         wait_for(lambda: list(folder.iterdir()) == [])
 
 
-def test_a_job_that_takes_the_server_down_is_given_up(swapper: FaceSwapper, tmp_path: Path) -> None:
+def test_a_job_that_takes_the_server_down_is_given_up(workers: Workers, tmp_path: Path) -> None:
     (tmp_path / "s").mkdir(mode=0o700)
     store = Store(tmp_path / "s" / "jobs.sqlite", 3600)
     store.add("0" * 32, ".mp4", SwapOptions())
@@ -577,13 +607,167 @@ def test_a_job_that_takes_the_server_down_is_given_up(swapper: FaceSwapper, tmp_
         assert store.start() is None
         store = Store(store.path, 3600)
     (tmp_path / "s" / "jobs" / ("0" * 32)).mkdir(parents=True)
-    with serving(swapper, tmp_path / "s") as port:
+    with serving(workers, tmp_path / "s") as port:
         state = until(port, "0" * 32, "done", "failed")
     assert (state["state"], state["error"]["error"]) == ("failed", "given_up")
     leftover = tmp_path / "s" / "jobs" / ("0" * 32) / "source-0"
     leftover.touch()  # as if killed just before it was deleted
-    with serving(swapper, tmp_path / "s"):
+    with serving(workers, tmp_path / "s"):
         assert not leftover.exists()
+
+
+def test_a_video_that_ends_its_process_twice_is_failed_and_the_next_is_swapped(
+    workers: Workers,
+    tmp_path: Path,
+    faces: tuple[bytes, bytes],
+    clip: bytes,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    begun = []
+    work = jobs.swap_job
+
+    def crash(task, folder: Path, *options: object) -> dict[str, object]:
+        begun.append(folder.name)
+        if folder.name == begun[0]:
+            raise EndedError("SIGSEGV")
+        return work(task, folder, *options)
+
+    monkeypatch.setattr(jobs, "swap_job", crash)
+    fields = {"source": faces[0], "video": clip}
+    with serving(workers, tmp_path / "s") as port:
+        bad, good = job_of(port, fields), job_of(port, fields)
+        error = until(port, bad, "failed", "done")["error"]
+        assert error["error"] == "unreadable_video"
+        assert error["message"].startswith("this video ended the process that works on it 2 times")
+        assert until(port, good, "failed", "done")["report"]["swapped"] == 3
+        assert begun == [bad, bad, good]
+
+
+def test_jobs_go_on_when_a_full_disk_has_room_again(
+    workers: Workers,
+    tmp_path: Path,
+    faces: tuple[bytes, bytes],
+    clip: bytes,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def full(*_: object) -> None:
+        raise sqlite3.OperationalError("database or disk is full")
+
+    monkeypatch.setattr(jobs, "RETRY_SECONDS", 0.01)
+    fields = {"source": faces[0], "video": clip}
+    with serving(workers, tmp_path / "s") as port:
+
+        def health() -> tuple[int, dict[str, object]]:
+            answer = ask(port, "/health")
+            return answer.status, json.loads(answer.body)
+
+        for method in ("start", "finish"):
+            with monkeypatch.context() as patch:
+                patch.setattr(Store, method, full)
+                job = job_of(port, fields)
+                wait_for(lambda: health()[0] == 503)
+                assert health()[1]["queue"]["jobs"] == 1
+                patch.setattr("faceshifter.apps.serve.store.connect", full)
+                assert ask(port, f"/jobs/{job}").problem == (507, "cannot_store")
+            assert until(port, job, "done", "failed")["report"]["swapped"] == 3
+            wait_for(lambda: health()[0] == 200)
+
+
+def test_an_error_of_a_job_names_no_folder(
+    workers: Workers, tmp_path: Path, faces: tuple[bytes, bytes], clip: bytes
+) -> None:
+    with serving(workers, tmp_path / "s", max_megapixels=1) as port:
+        for video, sentence in (
+            (clip[:40], "the video is not a video, or is cut off before its index"),
+            (clip.replace(b"avc1", b"nope"), "the video has a video codec that cannot be decoded"),
+        ):
+            job = job_of(port, {"source": faces[0], "video": video})
+            message = until(port, job, "failed", "done")["error"]["message"]
+            assert message.startswith(sentence)
+            assert str(tmp_path) not in message
+
+
+def test_photos_do_not_wait_for_one_in_which_a_face_is_looked_for(
+    workers: Workers,
+    tmp_path: Path,
+    faces: tuple[bytes, bytes],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    going, looking = threading.Event(), threading.Event()
+    detect = DlibDetector.detect
+
+    def slow(self, pixels, *, thorough: bool = True) -> list[Face]:
+        found = detect(self, pixels, thorough=False)
+        if thorough and not found:
+            looking.set()
+            going.wait(60)
+        return found
+
+    monkeypatch.setattr(DlibDetector, "detect", slow)
+    fields = {"source": faces[0], "target": faces[1]}
+    unlocked = tuple(
+        type(worker)(lambda: FaceSwapper(worker._load().networks, DlibDetector()))  # noqa: B023
+        for worker in workers
+    )
+    answers: list[Answer] = []
+    with serving(unlocked, tmp_path / "s") as port:
+        client = threading.Thread(
+            target=lambda: answers.append(ask(port, "/swap", fields | {"target": GREY}))
+        )
+        client.start()
+        assert looking.wait(60)
+        assert ask(port, "/swap", fields).status == 200
+        assert answers == []
+        going.set()
+        client.join()
+    assert answers[0].problem == (422, "no_face")
+
+
+def test_the_queue_is_shared_by_the_clients() -> None:
+    going, order = threading.Event(), []
+    queue = PhotoQueue(4, lambda _: None)
+    first = queue.submit(lambda: going.wait(60), "many")
+    wait_for(first.running)
+
+    def add(name: str) -> Future[None]:
+        return queue.submit(lambda: order.append(name), name.partition(" ")[0])
+
+    waiting = [add("many 1"), add("many 2"), add("many 3")]
+    with pytest.raises(RefusedError, match="4 swaps wait already"):
+        queue.check_room("many")
+    queue.check_room("few")
+    waiting.append(add("few 1"))
+    with pytest.raises(RefusedError, match="swaps wait already"):
+        waiting[2].result(0)  # it has made room
+    going.set()
+    waiting[1].result(60)
+    assert order == ["few 1", "many 1", "many 2"]
+    wait_for(lambda: queue.depth == 0)
+    queue.stop()
+
+
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        ("UPDATE jobs SET wish = '{\"face\": 1e400}'", "is damaged"),
+        ('UPDATE jobs SET wish = \'{"strength": "much"}\'', "is damaged"),
+        ("UPDATE jobs SET error = '[]'", "is damaged"),
+        ("ALTER TABLE jobs DROP COLUMN report", "lacks report of jobs"),
+    ],
+)
+def test_damaged_jobs_are_refused_in_one_sentence(
+    tmp_path: Path, change: str, sentence: str
+) -> None:
+    store = Store(tmp_path / "jobs.sqlite", 3600)
+    store.add("0" * 32, ".mp4", SwapOptions())
+    with closing(sqlite3.connect(store.path)) as db:
+        db.execute(change)
+        db.commit()
+    with pytest.raises(DataError, match=rf"{sentence}.*; choose another --folder"):
+        Store(store.path, 3600)
+    store.path.write_text("no database" * 99)
+    with pytest.raises(DataError, match=r"is damaged, or another file .*; choose another --folder"):
+        Store(store.path, 3600)
 
 
 @contextmanager
@@ -608,12 +792,12 @@ def process(folder: Path, *words: str) -> Iterator[tuple[subprocess.Popen[str], 
 
 
 def test_a_server_that_is_killed_loses_no_job(
-    swapper: FaceSwapper, tmp_path: Path, faces: tuple[bytes, bytes], clip: bytes
+    workers: Workers, tmp_path: Path, faces: tuple[bytes, bytes], clip: bytes
 ) -> None:
     with process(tmp_path / "s") as (started, port):
         job = job_of(port, {"source": faces[0], "video": clip})
         started.kill()
-    with serving(swapper, tmp_path / "s") as port:
+    with serving(workers, tmp_path / "s") as port:
         assert until(port, job, "done", "failed")["report"]["swapped"] == 3
         assert len(ask(port, f"/jobs/{job}/result").body) > 1000
 
@@ -834,8 +1018,8 @@ def test_a_server_for_other_machines_needs_a_token() -> None:
 
 @pytest.mark.parametrize("package", ["fastapi", "python_multipart", "prometheus_client"])
 def test_a_server_names_the_package_it_lacks(
-    package: str, swapper: FaceSwapper, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    package: str, workers: Workers, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, package, None)
     with pytest.raises(DependencyError, match=r"needs .*; run pip install 'faceshifter\[serve\]'"):
-        create_app(swapper, tmp_path, Limits(), None)
+        create_app(*workers, tmp_path, Limits(), None)

@@ -22,6 +22,7 @@ import pytest
 from PIL import Image
 
 from faceshifter.apps import http
+from faceshifter.apps.guard import Names
 from faceshifter.apps.study.server import create_app
 from faceshifter.apps.study.study import read_study
 from faceshifter.apps.study.votes import QUESTIONS, Votes, share_of, share_table, shares, wilson
@@ -62,7 +63,10 @@ def votes(results: Path, tmp_path: Path) -> Votes:
 @pytest.fixture
 def address(votes: Votes) -> Iterator[str]:
     """A server in a thread."""
-    server, listening = http.make_server(create_app(votes, 20)), http.listen("127.0.0.1", 0)
+    server, listening = (
+        http.make_server(create_app(votes, 20, Names())),
+        http.listen("127.0.0.1", 0),
+    )
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]})
     thread.start()
     yield http.address(listening)
@@ -187,7 +191,7 @@ def test_votes_on_other_pictures_and_foreign_files_are_refused(
         db.execute("CREATE TABLE study (name TEXT)")
     for foreign in (results, tmp_path / "other.sqlite"):
         before = foreign.read_bytes()
-        with pytest.raises(DataError, match="holds no votes"):
+        with pytest.raises(DataError, match=r"damaged, or another file|lacks began of raters"):
             Votes(foreign, votes.study)
         assert foreign.read_bytes() == before
     with pytest.raises(OutputError, match="cannot be written"):
@@ -257,6 +261,61 @@ def test_pictures_may_be_kept_and_nothing_else_and_a_vote_is_small(address: str)
     with pytest.raises(urllib.error.HTTPError, match="413") as refused:
         ask(f"{address}/api/{rater}/0", {"choice": "0" * 2**20})
     refused.value.close()
+
+
+def test_what_no_rater_sends_is_refused(address: str, votes: Votes) -> None:
+    api = f"{address}/api/{votes.new_rater(20)}"
+    huge = "9" * 22
+    for path, body, status in (
+        (huge, None, 404),
+        (huge, '{"choice": 1}', 404),
+        ("-1", None, 404),
+        ("0", '{"choice": 1e400}', 422),
+        ("0", f'{{"choice": {huge}}}', 404),
+        ("0", '{"choice": NaN}', 422),
+        ("0", "[" * 10**5, 400),
+    ):
+        data, kind = body and body.encode(), {"Content-Type": "application/json"}
+        with pytest.raises(urllib.error.HTTPError) as refused:
+            urllib.request.urlopen(urllib.request.Request(f"{api}/{path}", data, kind))
+        assert refused.value.code == status, (path, body)
+        refused.value.close()
+    for headers in ({"Host": "evil.example"}, {"Origin": "http://evil.example"}):
+        with pytest.raises(urllib.error.HTTPError, match="403") as refused:
+            urllib.request.urlopen(urllib.request.Request(f"{api}/0", headers=headers))
+        refused.value.close()
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        "UPDATE shown SET methods = '[\"nobody-swap\"'",
+        "UPDATE shown SET pictures = '[]'",
+        "UPDATE pictures SET unit = 99",
+        "INSERT INTO votes VALUES (1, 0, 'identity', 'nobody-swap', 'now')",
+        "ALTER TABLE votes DROP COLUMN voted",
+        "DELETE FROM study",
+    ],
+)
+def test_votes_that_this_study_has_not_written_are_refused(votes: Votes, change: str) -> None:
+    votes.new_rater(2)
+    with closing(sqlite3.connect(votes.path)) as db:
+        db.execute(change)
+        db.commit()
+    with pytest.raises(DataError, match=r"damaged; choose|lacks voted of votes|other pictures"):
+        Votes(votes.path, votes.study)
+
+
+def test_a_damaged_file_of_votes_is_refused(votes: Votes) -> None:
+    for _ in range(20):
+        votes.new_rater(20)
+    with closing(sqlite3.connect(votes.path)) as db:
+        db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+    content = bytearray(votes.path.read_bytes())
+    content[2**13 : 2**15] = bytes(range(256)) * 96
+    votes.path.write_bytes(content)
+    with pytest.raises(DataError, match=r"is damaged.*; choose another --votes"):
+        Votes(votes.path, votes.study)
 
 
 def test_the_page_takes_nothing_from_elsewhere() -> None:
@@ -464,7 +523,10 @@ def test_raters_in_a_browser_lose_no_vote_when_the_server_is_killed(
         (["results.csv", "--votes", "v", "--pairs", "0"], "--pairs must be at least 1, got 0"),
         (["results.csv", "--votes", "v", "--port", "70000"], "port 70000 cannot be served from"),
         (["results.csv", "--votes", "v", "--host", "192.0.2.1"], "192.0.2.1 port 8000 cannot be"),
-        (["results.csv", "--votes", "results.csv", "--port", "0"], "results.csv holds no votes"),
+        (
+            ["results.csv", "--votes", "results.csv", "--port", "0"],
+            "results.csv is damaged, or another file",
+        ),
     ],
 )
 def test_bad_input_to_study_is_refused_in_one_sentence(

@@ -22,15 +22,25 @@ from filelock import FileLock
 from PIL import Image
 
 from faceshifter.apps.ui import server as ui_server
-from faceshifter.apps.ui.faces import draw_faces, face_at, open_photo, source_identity, update
+from faceshifter.apps.ui.clips import find_frame, read_frame
+from faceshifter.apps.ui.faces import (
+    draw_faces,
+    face_at,
+    open_photo,
+    shrink,
+    source_identity,
+    update,
+    uploaded_file,
+)
 from faceshifter.apps.ui.photo_tab import PhotoActions
 from faceshifter.apps.ui.privacy import COOKIE
 from faceshifter.apps.ui.server import private_folder
 from faceshifter.apps.ui.sessions import SHOWN_SIDE, Session, Sessions, ShownPhoto
-from faceshifter.apps.ui.video_tab import VideoActions, read_frame, run_video, tell
+from faceshifter.apps.ui.video_tab import VideoActions, run_video, tell
+from faceshifter.apps.worker import Worker
 from faceshifter.errors import CancelledError, DataError, ImageError, NoFaceError, VideoError
 from faceshifter.face.detect import Face, LockedDetector
-from faceshifter.images import Photo, load_photo
+from faceshifter.images import load_photo
 from faceshifter.marks.xmp import read_mark
 from faceshifter.swap.selection import Selection
 from faceshifter.swap.swapper import FaceSwapper
@@ -42,7 +52,9 @@ STRENGTHS = ((True, 0.5), (False, 0.5), (False, 2.0))  # whether auto, and the s
 def opened(side: int, *boxes: tuple[float, float, float, float]) -> ShownPhoto:
     """A grey square picture with faces in the given boxes."""
     pixels = np.full((side, side, 3), 128, np.uint8)
-    return ShownPhoto("a.png", Photo(pixels), [Face(box, np.zeros((5, 2)), 1.0) for box in boxes])
+    faces = [Face(box, np.zeros((5, 2)), 1.0) for box in boxes]
+    scale = min(SHOWN_SIDE / side, 1)
+    return ShownPhoto("a.png", Path(), shrink(pixels), scale, faces, [None] * len(faces))
 
 
 @pytest.fixture(scope="module")
@@ -50,6 +62,11 @@ def swapper() -> FaceSwapper:
     """A swapper for several threads, as the server has it."""
     swapper = FaceSwapper.from_pretrained(device="cpu")
     return FaceSwapper(swapper.networks, LockedDetector(swapper.detector))
+
+
+@pytest.fixture(scope="module")
+def worker(swapper: FaceSwapper, worker_here) -> Worker[FaceSwapper]:
+    return worker_here(swapper)
 
 
 @pytest.fixture(scope="module")
@@ -164,22 +181,22 @@ def test_a_chosen_face_is_framed_in_another_colour_than_the_others() -> None:
 
 
 def test_what_is_no_photo_or_has_no_face_is_told_by_the_name_its_owner_gave(
-    swapper, files, tmp_path
+    worker, files, tmp_path
 ):
     with pytest.raises(ImageError, match=r"^holiday\.jpg is not an image"):
-        open_photo(files / "no-photo.jpg", "holiday.jpg", swapper)
+        worker.call(open_photo, files / "no-photo.jpg", "holiday.jpg")
     Image.new("RGB", (16, 16)).save(tmp_path / "black.png")
     with pytest.raises(NoFaceError, match=r"no face was found in night\.png"):
-        open_photo(tmp_path / "black.png", "night.png", swapper)
-    with pytest.raises(VideoError, match=r"^no frame of film\.mp4 can be"):
+        worker.call(open_photo, tmp_path / "black.png", "night.png")
+    with pytest.raises(VideoError, match=r"^film\.mp4 is not a video"):
         read_frame(files / "no-photo.jpg", "film.mp4", 0)
 
 
-def session_with(swapper: FaceSwapper, files: Path, folder: Path, name: str) -> Session:
+def session_with(worker: Worker[FaceSwapper], files: Path, folder: Path, name: str) -> Session:
     """An open page with a source, and a target of this name."""
     session = Session("someone", folder)
-    session.source = open_photo(files / "source.jpg", "source.jpg", swapper)
-    session.target = open_photo(files / "group photo.png", name, swapper)
+    session.source = worker.call(open_photo, files / "source.jpg", "source.jpg")
+    session.target = worker.call(open_photo, files / "group photo.png", name)
     return session
 
 
@@ -187,19 +204,19 @@ def shown_files(figures: str) -> list[Path]:
     return [Path(urllib.parse.unquote(path)) for path in re.findall(r'file=([^"]+)"', figures)]
 
 
-def test_more_photos_are_averaged_by_the_face_most_like_the_chosen_one(swapper, files, tmp_path):
-    session = session_with(swapper, files, tmp_path, "group.png")
-    alone = source_identity(session, 0, swapper)
+def test_more_photos_are_averaged_by_the_face_most_like_the_chosen_one(worker, files, tmp_path):
+    session = session_with(worker, files, tmp_path, "group.png")
+    alone = source_identity(session, 0)
     session.more = [session.target]
-    averaged = source_identity(session, 0, swapper)
+    averaged = source_identity(session, 0)
     session.source, session.more = session.target, []
     assert averaged @ alone > 0.9
-    assert source_identity(session, 1, swapper) @ alone < 0.5
+    assert source_identity(session, 1) @ alone < 0.5
 
 
-def test_one_stage_puts_in_what_the_first_stage_made(swapper, files, tmp_path):
-    session = session_with(swapper, files, tmp_path / "session", "../group.heic")
-    results = [PhotoActions(swapper).swap(session, 0, [0], True, 1.0, stages) for stages in (1, 2)]
+def test_one_stage_puts_in_what_the_first_stage_made(worker, files, tmp_path):
+    session = session_with(worker, files, tmp_path / "session", "../group.heic")
+    results = [PhotoActions(worker).swap(session, 0, [0], True, 1.0, stages) for stages in (1, 2)]
     one, two = (Path(download["value"]) for _, download, *_ in results)
     assert abs(load_photo(one).pixels.astype(int) - load_photo(two).pixels).max() > 10
     assert [len(shown_files(steps)) for *_, steps, _, _ in results] == [2, 5]
@@ -210,12 +227,12 @@ def test_one_stage_puts_in_what_the_first_stage_made(swapper, files, tmp_path):
             assert read_mark(file) is not None, file
 
 
-def test_each_of_many_faces_has_its_own_steps_and_masks(swapper, files, tmp_path):
-    session = session_with(swapper, files, tmp_path, "crowd.png")
+def test_each_of_many_faces_has_its_own_steps_and_masks(worker, swapper, files, tmp_path):
+    session = session_with(worker, files, tmp_path, "crowd.png")
     chosen = list(range(swapper.networks.most_at_once + 2))
     faces = [session.target.faces[number % 2] for number in chosen]
     session.target = replace(session.target, faces=faces)
-    *_, steps, masks, _ = PhotoActions(swapper).swap(session, 0, chosen, False, 1.0, 1)
+    *_, steps, masks, _ = PhotoActions(worker).swap(session, 0, chosen, False, 1.0, 1)
     assert steps.count("<h4>") == masks.count("<h4>") == len(chosen)
     pixels = [load_photo(file).pixels for file in shown_files(masks)]
     for number in chosen[2:]:  # in another batch they differ by rounding
@@ -224,10 +241,10 @@ def test_each_of_many_faces_has_its_own_steps_and_masks(swapper, files, tmp_path
         assert abs(mask - same).max() <= 1 < abs(mask - other).max()
 
 
-def test_sessions_at_once_get_what_they_get_alone(swapper, files, tmp_path):
+def test_sessions_at_once_get_what_they_get_alone(worker, files, tmp_path):
     def swapped(name: str, face: int) -> list[bytes]:  # files differ in their signatures
-        session = session_with(swapper, files, tmp_path / name, "group.png")
-        _, download, _, masks, _ = PhotoActions(swapper).swap(session, 0, [face], True, 1.0, 2)
+        session = session_with(worker, files, tmp_path / name, "group.png")
+        _, download, _, masks, _ = PhotoActions(worker).swap(session, 0, [face], True, 1.0, 2)
         paths = [Path(download["value"]), *shown_files(masks)]
         return [load_photo(path).pixels.tobytes() for path in paths]
 
@@ -280,6 +297,31 @@ def test_what_the_page_does_not_need_does_not_exist(address):
         assert status(f"{address}/{path}", mine) == 404
 
 
+def test_a_page_of_another_site_is_not_let_in(address):
+    mine = visit(address)
+    assert status(address, mine, Host="evil.example") == 403
+    for origin in ("http://evil.example", "null"):
+        assert status(f"{address}/gradio_api/queue/join", mine, b"{}", Origin=origin) == 403
+
+
+def test_a_playlist_is_no_video_and_a_program_is_no_photo(worker, files, tmp_path):
+    playlist = tmp_path / "list.mp4"
+    for text in ("#EXTM3U\n#EXTINF:1,\n{}\n#EXT-X-ENDLIST\n", "ffconcat version 1.0\nfile {}\n"):
+        playlist.write_text(text.format(files / "clip.mp4"))
+        with pytest.raises(VideoError, match=r"^mine\.mp4 is not a video") as refused:
+            worker.call(find_frame, playlist, "mine.mp4")
+        assert str(tmp_path) not in str(refused.value)
+    postscript = tmp_path / "photo.jpg"
+    Image.new("RGB", (16, 16)).save(postscript, "EPS")
+    with pytest.raises(ImageError, match=r"^mine\.jpg is not an image in a known format"):
+        worker.call(open_photo, postscript, "mine.jpg")
+
+
+def test_a_name_is_shown_without_what_is_not_printed():
+    _, name = uploaded_file({"path": "/x/y", "orig_name": "a\n\x1b[2Jb\u202e.jpg"})
+    assert name == "a__[2Jb_.jpg"
+
+
 def test_an_upload_that_is_too_large_is_refused_before_it_is_read(address, root):
     before, mine = set(root.iterdir()), visit(address)
     url = f"{address}/gradio_api/upload"
@@ -327,17 +369,17 @@ def test_what_a_killed_server_left_is_deleted_and_a_running_ones_is_not(tmp_path
     assert sorted(tmp_path.iterdir()) == sorted([running, foreign])
 
 
-def test_a_cancelled_video_leaves_no_file(swapper, files, tmp_path):
+def test_a_cancelled_video_leaves_no_file(worker, files, tmp_path):
     session = Session("someone", tmp_path, video=files / "clip.mp4", video_name="my clip.avi")
-    session.source = open_photo(files / "source.jpg", "source.jpg", swapper)
-    selection = Selection(source_identity(session, 0, swapper))
-    states = run_video(swapper, selection, session, session.new_file("clip.mp4"))
+    session.source = worker.call(open_photo, files / "source.jpg", "source.jpg")
+    selection = Selection(source_identity(session, 0))
+    states = run_video(worker, selection, session, session.new_file("clip.mp4"))
     next(states)
     session.cancelled.set()
     with pytest.raises(CancelledError):
         list(states)
     assert list(tmp_path.rglob("*.*")) == []
-    actions = VideoActions(swapper)
+    actions = VideoActions(worker, worker)
     actions.queue_video(session)
     *_, (message, _, *files, _, _) = actions.swap_video(session, 0, "largest", [], True, 1.0)
     assert f"{FRAMES} of {FRAMES} frames swapped" in message
@@ -346,10 +388,10 @@ def test_a_cancelled_video_leaves_no_file(swapper, files, tmp_path):
     assert len(report.read_text().splitlines()) >= FRAMES
 
 
-def test_a_running_video_alone_tells_that_it_was_cancelled(swapper, files, tmp_path):
-    session = session_with(swapper, files, tmp_path, "group.png")
+def test_a_running_video_alone_tells_that_it_was_cancelled(worker, files, tmp_path):
+    session = session_with(worker, files, tmp_path, "group.png")
     session.video, session.video_name = files / "long.mp4", "long.mp4"
-    actions = VideoActions(swapper)
+    actions = VideoActions(worker, worker)
     actions.queue_video(session)
     messages = actions.swap_video(session, 0, "largest", [], True, 1.0)
     next(messages)

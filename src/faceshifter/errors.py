@@ -26,6 +26,10 @@ class NoFaceError(FaceShifterError):
     """No face was found, or not the one that was asked for."""
 
 
+class SeveralFacesError(NoFaceError):
+    """A photo shows several people where one is meant."""
+
+
 class CheckpointError(FaceShifterError):
     """Weights are missing, damaged or of another model."""
 

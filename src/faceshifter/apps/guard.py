@@ -7,15 +7,14 @@ client is waited for without a limit.
 import asyncio
 import hmac
 import ipaddress
-import json
 import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
-from faceshifter.errors import FaceShifterError
+from faceshifter.apps.problems import RefusedError
 
 if TYPE_CHECKING:
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -26,7 +25,6 @@ LEAST_RATE = 1024
 DRAIN_SECONDS = 10
 """How long the rest of a refused upload is read and dropped: closed at once, a connection is reset,
 and the client would see that in place of the answer."""
-OPEN_REQUESTS = 256
 SMALL_BODY = 2**20
 PAGE_HEADERS = {
     "Referrer-Policy": "no-referrer",
@@ -37,30 +35,22 @@ PAGE_HEADERS = {
 
 
 @dataclass(frozen=True)
-class Problem:
-    """Body of every answer that is not what was asked for."""
+class Names:
+    """Names of a server: a page of another site may have its own name resolve to this machine."""
 
-    error: str
-    """A code for programs."""
-    message: str
-    """A sentence for people."""
+    local: bool = True
+    """Only those of a machine for itself; otherwise any address is a name too."""
+    more: tuple[str, ...] = ()
+    """Other names."""
 
-
-class RefusedError(FaceShifterError):
-    """A request that is answered with a problem."""
-
-    def __init__(
-        self, status: int, code: str, message: str, *, retry_after: int | None = None
-    ) -> None:
-        """``retry_after``: seconds after which the same request may be accepted."""
-        super().__init__(message)
-        self.status, self.problem = status, Problem(code, message)
-        self.body = json.dumps(asdict(self.problem)).encode()
-        self.headers = {"Content-Type": "application/json"}
-        if retry_after is not None:
-            self.headers["Retry-After"] = str(retry_after)
-        if status == 401:
-            self.headers["WWW-Authenticate"] = "Bearer"
+    def accept(self, headers: Mapping[bytes, bytes]) -> bool:
+        """Whether a request is to this server, and from no page of another site in its browser."""
+        host = host_name(b"//" + headers.get(b"host", b"localhost"))
+        known = is_loopback(host) or host in self.more or (not self.local and is_address(host))
+        if b"origin" not in headers:
+            return known
+        origin = host_name(headers[b"origin"])
+        return known and (is_loopback(origin) or origin in (host, *self.more))
 
 
 @dataclass(frozen=True)
@@ -71,8 +61,8 @@ class Rules:
     """What clients have to send as ``Authorization: Bearer``; None asks for nothing."""
     open_paths: tuple[str, ...] = ()
     """Paths that need no token."""
-    local: bool = False
-    """Refuse requests to other names than this machine's, and from pages of other sites."""
+    names: "Names | None" = None
+    """Names that requests may be sent to, from pages of the same names; None is any."""
     limits: Mapping[str, int] = field(default_factory=dict)
     """Bytes of a body by path; on others it is at most ``SMALL_BODY``."""
     headers: Mapping[str, str] = field(default_factory=dict)
@@ -98,8 +88,6 @@ class Guard:
     """Called after each request with its status, 0 without an answer, and its seconds."""
     clock: Callable[[], float] = time.monotonic
     """Seconds, from any start."""
-    open: int = field(default=0, init=False)
-    """Requests that are not answered yet."""
 
     async def __call__(self, scope: "Scope", receive: "Receive", send: "Send") -> None:
         """Answer one request."""
@@ -107,7 +95,6 @@ class Guard:
             await self.app(scope, receive, send)
             return
         exchange = GuardedExchange(self, scope, receive, send)
-        self.open += 1
         try:
             with suppress(SlowClientError):  # uvicorn closes after an incomplete answer
                 try:
@@ -116,17 +103,13 @@ class Guard:
                 except RefusedError as refusal:
                     await exchange.refuse(refusal)
         finally:
-            self.open -= 1
             self.ended(scope, exchange.status, self.clock() - exchange.began)
 
     def _check(self, scope: "Scope", exchange: "GuardedExchange") -> None:
         rules, headers = self.rules, exchange.headers
-        if self.open > OPEN_REQUESTS:
-            raise RefusedError(503, "busy", "too many requests are open; try again", retry_after=1)
-        if rules.local and not is_local(headers):
-            raise RefusedError(
-                403, "forbidden", "this server, which has no token, accepts only localhost requests"
-            )
+        if rules.names is not None and not rules.names.accept(headers):
+            sentence = "this server accepts only requests to its own names, from its own pages"
+            raise RefusedError(403, "forbidden", sentence)
         if rules.token is not None and scope["path"] not in rules.open_paths:
             scheme, _, given = headers.get(b"authorization", b"").partition(b" ")
             # Compared in a time that does not depend on where they differ.
@@ -258,15 +241,28 @@ def is_loopback(host: str | None) -> bool:
         return False
 
 
-def is_local(headers: Mapping[bytes, bytes]) -> bool:
-    """Whether a request is to this machine, and from no page of another site in its browser.
-
-    Such a page may send forms here, and may have its own name resolve to this machine.
-    """
-    addresses = [b"//" + headers.get(b"host", b"localhost")]
-    if b"origin" in headers:
-        addresses.append(headers[b"origin"])
+def is_address(host: str | None) -> bool:
+    """Whether a name is an address itself."""
     try:
-        return all(is_loopback(urlsplit(a.decode("latin-1")).hostname) for a in addresses)
+        return bool(ipaddress.ip_address(host or ""))
     except ValueError:
         return False
+
+
+def host_name(address: bytes) -> str | None:
+    """Return the name of the host in an address, or None where there is none."""
+    try:
+        return urlsplit(address.decode("latin-1")).hostname
+    except ValueError:
+        return None
+
+
+def client_of(address: tuple[str, int] | None) -> str:
+    """Return the client that a connection's address is counted for: in IPv6 a whole network."""
+    host = address[0] if address else ""
+    if ":" not in host:
+        return host
+    try:
+        return str(ipaddress.ip_network((host.partition("%")[0], 64), strict=False))
+    except ValueError:
+        return host

@@ -3,17 +3,21 @@
 import asyncio
 import importlib
 import socket
+from collections import Counter
+from collections.abc import Collection
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
-from faceshifter.apps.guard import IDLE_SECONDS, RefusedError, is_loopback
+from faceshifter.apps.guard import IDLE_SECONDS, Names, client_of, is_loopback
+from faceshifter.apps.problems import RefusedError
 from faceshifter.errors import DependencyError, OutputError
 
 if TYPE_CHECKING:
     import uvicorn
     from starlette.types import ASGIApp
 
-CONNECTIONS = 512
+CONNECTIONS = 256
+"""Most at once. For one more, a client that is waited for is disconnected, not the new one."""
 SHUTDOWN_SECONDS = 10
 """How long requests may go on after the server was told to stop."""
 
@@ -46,6 +50,12 @@ def check_host(host: str, token: str | None) -> None:
         )
 
 
+def names(host: str, more: str | None) -> Names:
+    """Return the names of a page that is served without a token, and of a proxy before it."""
+    own = host, socket.gethostname(), more or host
+    return Names(is_loopback(host), tuple(name.lower() for name in own))
+
+
 def listen(host: str, port: int) -> socket.socket:
     """Open a socket to serve from; port 0 takes a free one.
 
@@ -76,10 +86,13 @@ def serve(app: "ASGIApp", listening: socket.socket) -> None:
         make_server(app).run(sockets=[listening])
 
 
-def make_server(app: "ASGIApp", idle_seconds: float = IDLE_SECONDS) -> "uvicorn.Server":
+def make_server(
+    app: "ASGIApp", idle_seconds: float = IDLE_SECONDS, connections: int = CONNECTIONS
+) -> "uvicorn.Server":
     """Return a server whose ``run`` serves until its ``should_exit`` is set.
 
-    A connection may be open for ``idle_seconds`` without a request.
+    A connection may be open for ``idle_seconds`` without a request, and at most ``connections`` are
+    open.
     """
     import uvicorn
     from uvicorn.protocols.http.h11_impl import H11Protocol
@@ -87,12 +100,24 @@ def make_server(app: "ASGIApp", idle_seconds: float = IDLE_SECONDS) -> "uvicorn.
     class IdleTimeoutProtocol(H11Protocol):
         """HTTP of uvicorn that closes idle connections and answers what is not HTTP with JSON."""
 
+        since: float
+        """When the connection was made, or its last answer was sent."""
         _timer: asyncio.TimerHandle | None = None
+
+        @property
+        def waited_for(self) -> bool:
+            """Whether the client has not sent a whole request yet."""
+            return self.cycle is None or self.cycle.response_complete or self.cycle.more_body
+
+        def on_response_complete(self) -> None:
+            super().on_response_complete()
+            self.since = self.loop.time()
 
         def connection_made(self, transport: asyncio.BaseTransport) -> None:
             super().connection_made(transport)  # type: ignore[arg-type]
-            if len(self.connections) > CONNECTIONS:
-                self.transport.abort()
+            self.since = self.loop.time()
+            if len(self.connections) > connections:
+                disconnect_one(self.connections)
             self._wait_for_request()
 
         def data_received(self, data: bytes) -> None:
@@ -133,3 +158,14 @@ def make_server(app: "ASGIApp", idle_seconds: float = IDLE_SECONDS) -> "uvicorn.
             timeout_graceful_shutdown=SHUTDOWN_SECONDS,
         )
     )
+
+
+def disconnect_one(connections: Collection[Any]) -> None:
+    """Disconnect the client that is waited for and has the most connections, at its oldest one.
+
+    Clients that send whole requests are served, however many others send none, slowly or half.
+    """
+    count = Counter(client_of(connection.client) for connection in connections)
+    waited_for = [connection for connection in connections if connection.waited_for]
+    oldest = max(waited_for, key=lambda c: (count[client_of(c.client)], -c.since))
+    oldest.transport.abort()

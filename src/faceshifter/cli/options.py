@@ -31,6 +31,7 @@ NAMED = "model file"
 """Marks options whose value may be the name of a model file; ``with_model_files`` resolves it."""
 
 Optional = Annotated[Path | None, default("none")]
+Site = Annotated[str | None, default("none")]
 ModelFile = Annotated[Path, NAMED]
 OptionalModelFile = Annotated[Path | None, default("none"), NAMED]
 Yunet = Annotated[Path | None, default("dlib"), NAMED]

@@ -3,12 +3,13 @@
 import os
 import signal
 import sys
+from contextlib import closing
 from pathlib import Path
 from typing import Annotated
 
 from tyro.conf import OmitArgPrefixes, Positional
 
-from faceshifter.cli.options import NETWORKS, Networks, Optional, check_folder, default
+from faceshifter.cli.options import NETWORKS, Networks, Optional, Site, check_folder, default
 from faceshifter.cli.say import say
 from faceshifter.errors import DataError, OutputError
 
@@ -52,12 +53,19 @@ def serve(
         raise OutputError("limits of zero leave nothing to serve; give numbers above it")
     from faceshifter.apps.serve.app import create_app, server_folder
     from faceshifter.apps.serve.photos import Limits
+    from faceshifter.apps.worker import VIDEO_SECONDS, Worker
 
     folder = folder or user_folder("state") / "serve"
     with server_folder(folder), http.listen(host, port) as listening:
-        swapper = networks.load()
         limits = Limits(max_mb, max_video_mb, max_megapixels, queue, jobs, keep_hours)
-        app = create_app(swapper, folder, limits, token)
+        app = create_app(
+            Worker(networks.load),
+            Worker(networks.load, patient=True),
+            Worker(networks.load, seconds=VIDEO_SECONDS, patient=True),
+            folder,
+            limits,
+            token,
+        )
         say(f"serving at {http.address(listening)}; stop with Ctrl+C")
         http.serve(app, listening)
 
@@ -71,6 +79,7 @@ def study(
     pairs: int = 20,
     host: str = "127.0.0.1",
     port: int = 8000,
+    site: Site = None,
 ) -> None:
     """Let people compare swaps on a web page, or print their votes (Table 2).
 
@@ -85,6 +94,8 @@ def study(
         pairs: Number of pairs shown to each rater, drawn at random.
         host: Address to serve from; 0.0.0.0 admits other machines.
         port: Port to serve from; 0 takes a free one.
+        site: Name in the raters' address bar, such as study.example.org, if it is not this
+            machine's.
     """
     check_folder(votes, "--votes")
     check_folder(table, "--table")
@@ -111,11 +122,11 @@ def study(
         say(f"{raters} raters, {finished} of them with all questions answered; percent of votes")
         say("", *share_table(result).splitlines())
         return
-    from faceshifter.apps.http import listen, serve
+    from faceshifter.apps.http import listen, names, serve
     from faceshifter.apps.study.server import create_app
 
     with listen(host, port) as where:
-        app = create_app(Votes(votes, read), pairs)
+        app = create_app(Votes(votes, read), pairs, names(host, site))
         say(f"{len(read.units)} pairs, methods {', '.join(read.methods)}")
         say(f"http://{host}:{where.getsockname()[1]}, until Ctrl-C")
         serve(app, where)
@@ -125,6 +136,7 @@ def ui(
     *,
     host: str = "127.0.0.1",
     port: int = 7860,
+    site: Site = None,
     networks: OmitArgPrefixes[Networks] = NETWORKS,
 ) -> None:
     """Swap faces in photos and videos on a web page.
@@ -135,14 +147,20 @@ def ui(
     Args:
         host: Address to serve from; 0.0.0.0 admits other machines, without a password.
         port: Port to serve from; 0 takes a free one.
+        site: Name in the browser's address bar, if it is not this machine's.
         networks: Trained networks, how faces are found, and the device.
     """
-    from faceshifter.apps.http import listen, serve
+    from faceshifter.apps.http import listen, names, serve
     from faceshifter.apps.ui.server import create_app, private_folder
+    from faceshifter.apps.worker import VIDEO_SECONDS, Worker
 
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))  # so that files are deleted
-    with private_folder() as folder, listen(host, port) as where:
-        swapper = networks.load()
-        app = create_app(swapper, folder)
+    with (
+        private_folder() as folder,
+        listen(host, port) as where,
+        closing(Worker(networks.load)) as photos,
+        closing(Worker(networks.load, seconds=VIDEO_SECONDS, patient=True)) as videos,
+    ):
+        app = create_app(photos, videos, folder, names(host, site))
         say(f"http://{host}:{where.getsockname()[1]}, until Ctrl-C")
         serve(app, where)

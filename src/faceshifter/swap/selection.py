@@ -9,7 +9,7 @@ import numpy as np
 
 from faceshifter import __version__
 from faceshifter.config import MAX_STRENGTH, IdentityInfo, Strength, is_strength
-from faceshifter.errors import CheckpointError, NoFaceError
+from faceshifter.errors import CheckpointError, NoFaceError, SeveralFacesError
 from faceshifter.face.detect import Face
 from faceshifter.files import as_type
 from faceshifter.networks import Identity, SwapNetworks
@@ -79,7 +79,7 @@ def why_none(
         why = f"nobody who is to be replaced was found in {where}; give other photos of the person"
     elif choice == "only":
         why = f"{where} has {count} faces, but one person is meant; choose the largest, or one by "
-        why += f"its number from the left, 0 to {last}"
+        return SeveralFacesError(f"{why}its number from the left, 0 to {last}")
     else:
         why = f"face {choice} does not exist in {where}, which has {count}; they are numbered from "
         why += f"the left, 0 to {last}"

@@ -1,10 +1,9 @@
-"""Forms of the answers, and the status and code of each error."""
+"""Forms of the answers."""
 
 from dataclasses import dataclass
 from typing import Literal
 
-from faceshifter.apps.guard import Problem, RefusedError
-from faceshifter.errors import FaceShifterError, ImageError, NoFaceError, OutputError, VideoError
+from faceshifter.apps.problems import Problem
 
 State = Literal["queued", "running", "done", "failed"]
 
@@ -52,27 +51,3 @@ class JobState:
     """Why it failed."""
     expires: float | None
     """When it and its files are deleted, in seconds since 1970, once it has ended."""
-
-
-STATUS_AND_CODE: list[tuple[type[FaceShifterError], int, str]] = [
-    (ImageError, 422, "unreadable_image"),
-    (NoFaceError, 422, "no_face"),
-    (VideoError, 422, "unreadable_video"),
-    (OutputError, 507, "cannot_store"),
-    (FaceShifterError, 422, "cannot_swap"),
-]
-
-
-def refused(error: Exception) -> RefusedError:
-    """Return the answer to an error; to one that no input caused, without its details."""
-    if isinstance(error, RefusedError):
-        return error
-    for kind, status, code in STATUS_AND_CODE:
-        if isinstance(error, kind):
-            return RefusedError(status, code, str(error))
-    return RefusedError(500, "internal", "the server failed; its log says why")
-
-
-def cannot_store(error: OSError) -> OutputError:
-    """Return the error of an upload that does not fit on the server's disk."""
-    return OutputError(f"the server cannot store this upload ({error.strerror}); try again later")

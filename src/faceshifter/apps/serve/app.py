@@ -1,4 +1,4 @@
-"""The server put together: networks, queues, routes, and the guard before them."""
+"""The server put together: workers, queues, routes, and the guard before them."""
 
 import asyncio
 import os
@@ -13,26 +13,21 @@ from typing import TYPE_CHECKING
 from filelock import FileLock, Timeout
 
 from faceshifter import __version__
-from faceshifter.apps.guard import Guard, Problem, RefusedError, Rules
+from faceshifter.apps.guard import Guard, Names, Rules, client_of
 from faceshifter.apps.http import require
-from faceshifter.apps.serve.answers import cannot_store, refused
+from faceshifter.apps.problems import Problem, add_handlers, check_disk
 from faceshifter.apps.serve.jobs import Jobs
 from faceshifter.apps.serve.photos import Limits, PhotoQueue
 from faceshifter.apps.serve.routes import AppState, add_routes
-from faceshifter.errors import FaceShifterError, OutputError
-from faceshifter.face.detect import LockedDetector
+from faceshifter.apps.worker import Worker
+from faceshifter.errors import OutputError
 from faceshifter.swap.swapper import FaceSwapper
 
 if TYPE_CHECKING:
-    from fastapi import FastAPI
     from starlette.types import Scope
 
 STATUSES = (400, 401, 403, 408, 413, 415, 422, 429, 500, 503, 507)
 """Statuses of problems on any route."""
-CODES_AND_SENTENCES = {
-    404: ("not_found", "there is nothing here; GET /openapi.json lists what there is"),
-    405: ("method_not_allowed", "this address takes other methods; GET /openapi.json lists them"),
-}
 
 
 @contextmanager
@@ -66,7 +61,9 @@ def server_folder(folder: Path) -> Iterator[Path]:
 
 
 def create_app(
-    swapper: FaceSwapper,
+    photos: Worker[FaceSwapper],
+    slow_photos: Worker[FaceSwapper],
+    videos: Worker[FaceSwapper],
     folder: Path,
     limits: Limits,
     token: str | None,
@@ -75,12 +72,15 @@ def create_app(
 ) -> Guard:
     """Return the server as an ASGI application.
 
-    The folder is from ``server_folder``. Clients have to send the token; None accepts every request
-    to this machine's own name. ``now`` returns seconds since 1970, for the age of results.
+    The workers load swappers with both stages; the one for photos is started here, and all are
+    closed when the server stops. The folder is from ``server_folder``. Clients have to
+    send the token; None accepts every request to this machine's own name. ``now`` returns seconds
+    since 1970, for the age of results.
 
     Raises:
-        DependencyError: A package is not installed.
+        CheckpointError: The networks cannot be loaded.
         DataError: The folder's jobs are damaged.
+        DependencyError: A package is not installed.
     """
     require("a server", "serve", "fastapi", "python_multipart", "uvicorn", "prometheus_client")
     from fastapi import Depends, FastAPI
@@ -88,20 +88,19 @@ def create_app(
 
     from faceshifter.apps.serve.metrics import Metrics
 
-    swapper = FaceSwapper(swapper.networks, LockedDetector(swapper.detector))
     metrics = Metrics()
     queue = PhotoQueue(limits.queue, metrics.swap_seconds.observe)
-    jobs = Jobs(folder, swapper, limits, lambda state: metrics.jobs.labels(state).inc(), now=now)
-    metrics.queue.labels("photos").set_function(lambda: queue.depth)
-    metrics.queue.labels("jobs").set_function(jobs.store.waiting)
+    slow_queue = PhotoQueue(max(limits.queue // 4, 1), metrics.swap_seconds.observe)
+    jobs = Jobs(folder, videos, limits, lambda state: metrics.jobs.labels(state).inc(), now=now)
+    metrics.queue.labels("photos").set_function(lambda: queue.depth + slow_queue.depth)
+    metrics.queue.labels("jobs").set_function(lambda: jobs.depth)
     sizes = {"/swap": limits.max_mb * 2**20, "/jobs": limits.max_video_mb * 2**20}
 
     def check_room(scope: "Scope") -> None:
         if scope["method"] == "POST" and scope["path"] == "/swap":
-            queue.check_room()
+            queue.check_room(client_of(scope.get("client")))
         if scope["method"] == "POST" and scope["path"] == "/jobs":
-            if shutil.disk_usage(folder).free < sizes["/jobs"]:
-                raise refused(OutputError("the server's disk is full; try again later"))
+            check_disk(folder, sizes["/jobs"])
             jobs.check_room()
 
     @asynccontextmanager
@@ -109,7 +108,10 @@ def create_app(
         jobs.begin()
         yield
         await asyncio.to_thread(jobs.stop)
-        await asyncio.to_thread(queue.stop)
+        queue.stop()
+        slow_queue.stop()
+        for worker in (photos, slow_photos, videos):
+            await asyncio.to_thread(worker.close)
 
     app = FastAPI(
         title="faceshifter",
@@ -123,39 +125,12 @@ def create_app(
         dependencies=[Depends(HTTPBearer(auto_error=False))] if token else [],
     )
     add_handlers(app)
-    add_routes(app, AppState(folder, swapper, limits, queue, jobs, metrics))
+    add_routes(app, AppState(folder, photos, slow_photos, limits, queue, slow_queue, jobs, metrics))
     rules = Rules(
         token=token,
         open_paths=("/health",),
-        local=token is None,
+        names=Names() if token is None else None,
         limits=sizes,
         headers={"Cache-Control": "no-store", "X-Content-Type-Options": "nosniff"},
     )
     return Guard(app, rules, check=check_room, ended=metrics.count_request)
-
-
-def add_handlers(app: "FastAPI") -> None:
-    """Answer every error with a code and a sentence."""
-    from fastapi import Request, Response
-    from fastapi.exceptions import RequestValidationError
-    from starlette.exceptions import HTTPException
-
-    @app.exception_handler(Exception)
-    @app.exception_handler(FaceShifterError)
-    def answer(_: Request, error: Exception) -> Response:
-        refusal = refused(error)
-        return Response(refusal.body, refusal.status, refusal.headers)
-
-    @app.exception_handler(RequestValidationError)
-    def on_invalid(request: Request, error: RequestValidationError) -> Response:
-        first = error.errors()[0]
-        sentence = f"{first['loc'][:2][-1]} is not valid: {first['msg']}"
-        return answer(request, RefusedError(422, "invalid_request", sentence))
-
-    @app.exception_handler(HTTPException)
-    def on_http(request: Request, error: HTTPException) -> Response:
-        if isinstance(error.__cause__, OSError):  # while an upload was written
-            return answer(request, cannot_store(error.__cause__))
-        other = "bad_request", str(error.detail)
-        code, sentence = CODES_AND_SENTENCES.get(error.status_code, other)
-        return answer(request, RefusedError(error.status_code, code, sentence))

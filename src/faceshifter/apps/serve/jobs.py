@@ -1,31 +1,39 @@
-"""Swaps of videos: one thread that resumes what a stopped or killed server left."""
+"""Swaps of videos in a worker: one thread that resumes what a stopped or killed server left."""
 
 import logging
 import re
 import secrets
 import shutil
+import sqlite3
 import threading
 import time
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
-from faceshifter.apps.guard import Problem, RefusedError
-from faceshifter.apps.serve.answers import JobProgress, JobState, State, refused
-from faceshifter.apps.serve.photos import Limits, SwapOptions, check_pixels, select
+from faceshifter.apps.problems import Problem, RefusedError, public, refused
+from faceshifter.apps.serve.answers import JobProgress, JobState, State
+from faceshifter.apps.serve.photos import Limits, SwapOptions, select
 from faceshifter.apps.serve.store import Store, VideoJob
-from faceshifter.errors import CancelledError, FaceShifterError
+from faceshifter.apps.uploads import read_clip
+from faceshifter.apps.worker import EndedError, Task, Worker
+from faceshifter.errors import CancelledError, FaceShifterError, VideoError
 from faceshifter.swap.swapper import FaceSwapper
 
+T = TypeVar("T")
 log = logging.getLogger(__name__)
 JOB_ID = re.compile(r"[0-9a-f]{32}")
-PERSON = "person"
+PERSON, VIDEO = "person", "video"
 RESULT, FRAMES = "result", "frames.jsonl"
 MOST_STARTS = 3
 """A job during which the server was killed so often is given up."""
+MOST_CRASHES = 2
+"""A job during which the worker has ended so often is given up."""
 JANITOR_SECONDS = 60
+RETRY_SECONDS = 1.0
+"""Wait before a database that cannot be written, on a full disk, is tried again."""
 
 
 class Jobs:
@@ -34,7 +42,7 @@ class Jobs:
     def __init__(
         self,
         folder: Path,
-        swapper: FaceSwapper,
+        worker: Worker[FaceSwapper],
         limits: Limits,
         ended: Callable[[State], None],
         *,
@@ -42,10 +50,10 @@ class Jobs:
     ) -> None:
         """Open the jobs of a folder; ``begin`` resumes them.
 
-        The swapper has both stages and a detector that several threads may use; ``ended`` is called
-        with the state in which a job has ended, and ``now`` returns seconds since 1970.
+        The worker's swapper has both stages; ``ended`` is called with the state in which a job has
+        ended, and ``now`` returns seconds since 1970.
         """
-        self._folder, self._swapper, self._limits = folder / "jobs", swapper, limits
+        self._folder, self._worker, self._limits = folder / "jobs", worker, limits
         self._ended, self._now = ended, now
         self._folder.mkdir(mode=0o700, exist_ok=True)
         self.store = Store(folder / "jobs.sqlite", limits.keep_hours * 3600)
@@ -56,6 +64,8 @@ class Jobs:
             elif leftover.name not in expiries and JOB_ID.fullmatch(leftover.name):
                 shutil.rmtree(leftover, ignore_errors=True)
         self._lock = threading.Lock()
+        self._open = {job_id for job_id, expires in expiries.items() if expires is None}
+        self._failing = False
         self._wake, self._stopping = threading.Event(), threading.Event()
         self._progress: dict[str, JobProgress] = {}  # of the job that runs
         self._threads = [
@@ -77,8 +87,13 @@ class Jobs:
 
     @property
     def working(self) -> bool:
-        """Whether the thread that works on jobs is alive."""
-        return self._threads[0].is_alive()
+        """Whether jobs are worked on: not while the disk is full."""
+        return self._threads[0].is_alive() and not self._failing
+
+    @property
+    def depth(self) -> int:
+        """How many jobs wait or run."""
+        return len(self._open)
 
     def check_room(self) -> None:
         """Refuse a job that would wait too long.
@@ -86,7 +101,7 @@ class Jobs:
         Raises:
             RefusedError: The queue is full.
         """
-        if self.store.waiting() >= self._limits.jobs:
+        if self.depth >= self._limits.jobs:
             sentence = f"{self._limits.jobs} jobs wait already; try again"
             raise RefusedError(429, "queue_full", sentence, retry_after=60)
 
@@ -105,6 +120,7 @@ class Jobs:
         with self._lock:
             self.check_room()
             self.store.add(folder.name, suffix, options)
+            self._open.add(folder.name)
         self._wake.set()
         return self.state(folder.name)
 
@@ -144,74 +160,106 @@ class Jobs:
         with self._lock:
             if not self.store.delete(job_id):
                 raise no_such_job()
+            self._open.discard(job_id)
             if job_id not in self._progress:  # a running job's thread does it before its next frame
                 shutil.rmtree(self._folder / job_id, ignore_errors=True)
 
     def _delete_expired(self) -> None:
         while not self._stopping.is_set():
-            for job_id, expires in self.store.expiries().items():
-                if expires is not None and expires < self._now():
-                    with suppress(RefusedError):  # a client has deleted it just now
-                        self.delete(job_id)
+            with suppress(sqlite3.Error):  # it is tried again later
+                for job_id, expires in self.store.expiries().items():
+                    if expires is not None and expires < self._now():
+                        with suppress(RefusedError):  # a client has deleted it just now
+                            self.delete(job_id)
             self._stopping.wait(JANITOR_SECONDS)
 
     def _work_on_all(self) -> None:
         while not self._stopping.is_set():
-            with self._lock:
-                job = self.store.start()
-                self._progress = {} if job is None else {job.id: JobProgress(0, 0)}
-            if job is None:
+            job = self._stored(self._start)
+            if job is not None:
+                outcome = self._work_on(job)
+                self._stored(lambda: self._finish(job, outcome))  # noqa: B023  # called at once
+            elif not self._stopping.is_set():
                 self._wake.wait()
                 self._wake.clear()
-            else:
-                self._work_on(job)
 
-    def _work_on(self, job: VideoJob) -> None:
-        """Do a job and store how it ended, unless it was cancelled or the server stops."""
-        outcome: dict[str, Any] | Problem | None = None
-        try:
-            outcome = self._swap(job)
-        except CancelledError:
-            pass
-        except FaceShifterError as failure:
-            outcome = refused(failure).problem
-        except Exception as failure:  # must not end the thread: other jobs wait
-            log.exception("job %s failed", job.id)
-            outcome = refused(failure).problem
+    def _stored(self, change: Callable[[], T]) -> T | None:
+        """Change the database, as soon as the disk lets it; None where the server stops before."""
+        while True:
+            try:
+                result = change()
+            except sqlite3.Error as error:
+                if not self._failing:
+                    log.error("the jobs in %s cannot be stored (%s)", self.store.path, error)
+                self._failing = True
+                if self._stopping.wait(RETRY_SECONDS):
+                    return None
+            else:
+                self._failing = False
+                return result
+
+    def _start(self) -> VideoJob | None:
+        with self._lock:
+            job = self.store.start()
+            self._progress = {} if job is None else {job.id: JobProgress(0, 0)}
+        return job
+
+    def _finish(self, job: VideoJob, outcome: dict[str, Any] | Problem | None) -> None:
+        """Store how a job ended, unless it was cancelled or the server stops."""
         folder = self._folder / job.id
         with self._lock:
-            self._progress = {}
-            if self.store.get(job.id) is None:
+            if job.id not in self._open:
                 shutil.rmtree(folder, ignore_errors=True)
             elif outcome is None:
                 self.store.requeue(job.id)
             else:
+                if isinstance(outcome, Problem):
+                    self._delete_uploads(folder)  # which may be what makes room to store it
                 self._ended(self.store.finish(job.id, self._now(), outcome))
+                self._open.discard(job.id)
                 self._delete_uploads(folder)
+            self._progress = {}
+
+    def _work_on(self, job: VideoJob) -> dict[str, Any] | Problem | None:
+        """Do a job, and return its report or problem; None if it is cancelled or has to wait."""
+        try:
+            return self._swap(job)
+        except CancelledError:
+            return None
+        except FaceShifterError as failure:
+            if self._stopping.is_set():
+                return None
+            folder = self._folder / job.id
+            sentence = str(failure).replace(str(folder / VIDEO), "the video")
+            message = public(sentence.replace(f"{folder}/", ""))
+            return replace(refused(failure).problem, message=message)
+        except Exception as failure:  # must not end the thread: other jobs wait
+            log.exception("job %s failed", job.id)
+            return refused(failure).problem
 
     def _swap(self, job: VideoJob) -> dict[str, Any]:
-        from faceshifter.video import clip
-        from faceshifter.video.source import open_clip
-
         if job.starts > MOST_STARTS:
             sentence = f"the server ended {MOST_STARTS} times during this job"
             raise RefusedError(500, "given_up", sentence)
-        folder, most = self._folder / job.id, self._limits.max_megapixels
-        opened = open_clip(folder / "video")
-        check_pixels("the video", opened.width, opened.height, most)
-        swapper = self._swapper if job.options.hear else self._swapper.without_hear()
-        sources, person = sorted(folder.glob("source-*")), folder / PERSON
-        selection = select(swapper, job.options, sources, person if person.exists() else None, most)
-        summary = clip.swap_video(
-            swapper,
-            selection,
-            folder / "video",
-            folder / f"{RESULT}{job.suffix}",
-            report=folder / FRAMES,
-            progress=lambda *steps: self._progress.update({job.id: JobProgress(*steps)}),
-            cancelled=lambda: self._stopping.is_set() or self.store.get(job.id) is None,
+        for _ in range(MOST_CRASHES):
+            try:
+                return self._worker.call(
+                    swap_job,
+                    self._folder / job.id,
+                    job.suffix,
+                    job.options,
+                    self._limits.max_megapixels,
+                    progress=lambda *steps: self._progress.update({job.id: JobProgress(*steps)}),
+                    cancelled=lambda: self._stopping.is_set() or job.id not in self._open,
+                )
+            except EndedError as error:
+                if self._stopping.is_set():
+                    raise
+                log.warning("job %s: %s", job.id, error)
+        raise VideoError(
+            f"this video ended the process that works on it {MOST_CRASHES} times; it may be "
+            "damaged: convert it to MP4, and try again"
         )
-        return asdict(summary)
 
     def _delete_uploads(self, folder: Path) -> None:
         """Delete a job's files except its results."""
@@ -220,6 +268,32 @@ class Jobs:
                 shutil.rmtree(path, ignore_errors=True)
             elif path.name != FRAMES and path.stem != RESULT:
                 path.unlink(missing_ok=True)
+
+
+def swap_job(
+    task: Task[FaceSwapper], folder: Path, suffix: str, options: SwapOptions, max_megapixels: int
+) -> dict[str, Any]:
+    """Swap the video of a job's folder, and return its report.
+
+    Raises:
+        FaceShifterError: It cannot be read, swapped or written.
+    """
+    from faceshifter.video import clip
+
+    video, person = folder / VIDEO, folder / PERSON
+    read_clip(video, "the video", max_megapixels)
+    sources = sorted(folder.glob("source-*"))
+    selection = select(task, options, sources, person if person.exists() else None, max_megapixels)
+    summary = clip.swap_video(
+        task.loaded if options.hear else task.loaded.without_hear(),
+        selection,
+        video,
+        folder / f"{RESULT}{suffix}",
+        report=folder / FRAMES,
+        progress=task.progress,
+        cancelled=task.cancelled,
+    )
+    return asdict(summary)
 
 
 def no_such_job() -> RefusedError:

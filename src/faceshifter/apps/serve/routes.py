@@ -3,44 +3,46 @@
 import asyncio
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass, replace
-from io import BytesIO
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar, cast
 
 from faceshifter import __version__
-from faceshifter.apps.guard import Problem, RefusedError
-from faceshifter.apps.serve.answers import Health, JobState, QueueState, cannot_store
+from faceshifter.apps.guard import client_of
+from faceshifter.apps.problems import Problem, RefusedError, cannot_store
+from faceshifter.apps.serve.answers import Health, JobState, QueueState
 from faceshifter.apps.serve.jobs import PERSON, Jobs
 from faceshifter.apps.serve.photos import (
     PERSON_LABEL,
-    PHOTO_TYPES,
-    VIDEO_SUFFIXES,
+    TARGET_LABEL,
     Limits,
     PhotoQueue,
+    PhotoSwap,
+    SlowError,
     SwapOptions,
-    check_photo,
-    read_photo,
-    select,
-    video_suffix,
+    swap_photo,
 )
+from faceshifter.apps.uploads import PHOTO_TYPES, VIDEO_SUFFIXES, check_photo, video_suffix
+from faceshifter.apps.worker import Task, Worker
 from faceshifter.config import MAX_STRENGTH
-from faceshifter.images import save_photo
 from faceshifter.media import HEAD_BYTES
 from faceshifter.swap.selection import FaceChoice
 from faceshifter.swap.swapper import FaceSwapper
 
 if TYPE_CHECKING:
     from fastapi import FastAPI, Request, UploadFile
+    from starlette.datastructures import FormData
 
     from faceshifter.apps.serve.metrics import Metrics
 
 T = TypeVar("T")
-TARGET_LABEL = "the target"
 MOST_SOURCES = 8
+A_FEW: Any = {"min_length": 1, "max_length": MOST_SOURCES}
 FORM_LIMITS: Any = {"max_files": MOST_SOURCES + 2, "max_fields": 16, "max_part_size": 1024}
+FIELDS = ("source", "person", "face", "source_face", "strength", "hear")
 FACE = r"^(largest|all|[0-9]{1,3})$"
 SOURCE_FACE = r"^(only|largest|[0-9]{1,3})$"
 JSON_LINES = "application/x-ndjson"
@@ -58,9 +60,12 @@ class AppState:
 
     folder: Path
     """For results on their way to a client."""
-    swapper: FaceSwapper
+    photos: Worker[FaceSwapper]
+    slow_photos: Worker[FaceSwapper]
     limits: Limits
     queue: PhotoQueue
+    slow_queue: PhotoQueue
+    """Of photos in which no face was found at first sight; the others do not wait for them."""
     jobs: Jobs
     metrics: "Metrics"
 
@@ -81,9 +86,10 @@ def add_routes(app: "FastAPI", state: AppState) -> None:
     from pydantic import Field
 
     async def read_form(
+        request: Request,
         source: Annotated[
             list[UploadFile],
-            File(description="One or more photos of the source person: JPEG, PNG or WebP"),
+            File(description="Photos of the source person: JPEG, PNG or WebP", **A_FEW),
         ],
         person: Annotated[
             UploadFile | None, File(description="Photo of a person: only they are replaced")
@@ -102,6 +108,8 @@ def add_routes(app: "FastAPI", state: AppState) -> None:
             bool, Form(description="Run the second stage, which restores what covers the face")
         ] = True,
     ) -> PersonForm:
+        own = ("target", "format") if request.url.path == "/swap" else ("video",)
+        check_fields(await request.form(), request.url.query, (*FIELDS, *own))
         for idx, upload in enumerate(source):
             check_photo(await head(upload), f"source {idx + 1}")
         if person is not None:
@@ -126,19 +134,20 @@ def add_routes(app: "FastAPI", state: AppState) -> None:
         """Replace a face of the target; the answer is the picture, marked as synthetic."""
         check_photo(await head(target), TARGET_LABEL)
         out = passing / f"result.{format}"
-
-        def work() -> int:
-            options, most = form.options, state.limits.max_megapixels
-            swapper = state.swapper if options.hear else state.swapper.without_hear()
-            photo = read_photo(in_memory(target), TARGET_LABEL, most)
-            person = None if form.person is None else in_memory(form.person)
-            selection = select(swapper, options, [*map(in_memory, form.sources)], person, most)
-            faces = swapper.detector.detect(photo.pixels)
-            swapped = swapper.swap_detected(photo.pixels, faces, selection, TARGET_LABEL)
-            save_photo(out, replace(photo, pixels=swapped.pixels))
-            return len(swapped.faces)
-
-        faces = await finished(state.queue.submit(work), request)
+        asked = PhotoSwap(
+            sources=[await source.read() for source in form.sources],
+            target=await target.read(),
+            person=None if form.person is None else await form.person.read(),
+            options=form.options,
+            max_megapixels=state.limits.max_megapixels,
+        )
+        client = client_of(request.scope["client"])
+        try:
+            hurried = partial(state.photos.call, swap_photo, asked, out, True)
+            faces = await finished(state.queue.submit(hurried, client), request)
+        except SlowError:
+            slow = partial(state.slow_photos.call, swap_photo, asked, out, False)
+            faces = await finished(state.slow_queue.submit(slow, client), request)
         return FileResponse(
             out, media_type=f"image/{format}", headers={"X-Faces-Swapped": str(faces)}
         )
@@ -149,7 +158,7 @@ def add_routes(app: "FastAPI", state: AppState) -> None:
         video: Annotated[UploadFile, File(description="MP4, MOV, MKV or WebM")],
     ) -> JobState:
         """Queue a video; ask for its state by the id in the answer."""
-        suffix = video_suffix(await head(video))
+        suffix = video_suffix(await head(video), "the video")
         uploads = {f"source-{idx}": upload for idx, upload in enumerate(form.sources)}
         uploads["video"] = video
         if form.person is not None:
@@ -183,20 +192,15 @@ def add_routes(app: "FastAPI", state: AppState) -> None:
         """Cancel a job and delete its files."""
         state.jobs.delete(job)
 
-    networks = state.swapper.networks
-    models = {
-        "identity" if name == "encoder" else name: digits
-        for name, digits in networks.fingerprints.items()
-        if digits is not None
-    }
+    device, models = state.photos.call(describe)
 
     @app.get("/health", responses={503: {"model": Health}})
-    def health(response: Response) -> Health:
+    async def health(response: Response) -> Health:
         """Whether the server works; needs no token."""
         ok = state.jobs.working
         response.status_code = 200 if ok else 503
-        queue = QueueState(state.queue.depth, state.jobs.store.waiting())
-        return Health("ok" if ok else "failing", __version__, networks.device, models, queue)
+        queue = QueueState(state.queue.depth + state.slow_queue.depth, state.jobs.depth)
+        return Health("ok" if ok else "failing", __version__, device, models, queue)
 
     @app.get("/metrics", response_class=Response)
     def read_metrics() -> Response:
@@ -216,9 +220,34 @@ async def head(upload: "UploadFile") -> bytes:
     return start
 
 
-def in_memory(upload: "UploadFile") -> BytesIO:
-    """Return an upload's content as a file that Pillow may close."""
-    return BytesIO(upload.file.read())
+def describe(task: Task[FaceSwapper]) -> tuple[str, dict[str, str]]:
+    """Return the device and the fingerprint of each network."""
+    networks = task.loaded.networks
+    models = {
+        "identity" if name == "encoder" else name: digits
+        for name, digits in networks.fingerprints.items()
+        if digits is not None
+    }
+    return networks.device, models
+
+
+def check_fields(form: "FormData", query: str, known: Sequence[str]) -> None:
+    """Check that a request has no field that would be ignored, such as a misspelt one.
+
+    Raises:
+        RefusedError: It has, or it has a field twice.
+    """
+    names = [name for name, _ in form.multi_items()]
+    unknown = sorted(set(names) - set(known))
+    twice = sorted({name for name in names if names.count(name) > 1} - {"source"})
+    if unknown or query:
+        what = f"{unknown[0]} is no field" if unknown else "fields are sent in the form"
+        sentence = f"{what}; there are {', '.join(known)}"
+    elif twice:
+        sentence = f"{twice[0]} was sent more than once; send it once"
+    else:
+        return
+    raise RefusedError(422, "invalid_request", sentence)
 
 
 def save_upload(upload: "UploadFile", path: Path) -> None:

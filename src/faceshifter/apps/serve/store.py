@@ -4,14 +4,17 @@ import json
 import sqlite3
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
-from faceshifter.apps.guard import Problem
+from faceshifter.apps.problems import Problem
 from faceshifter.apps.serve.answers import JobState, State
 from faceshifter.apps.serve.photos import SwapOptions
-from faceshifter.apps.sqlite import connect, transaction
+from faceshifter.apps.sqlite import connect, open_file, transaction
 from faceshifter.errors import DataError
+from faceshifter.files import decode
 
+T = TypeVar("T")
+REMEDY = "choose another --folder"
 SCHEMA = """CREATE TABLE IF NOT EXISTS jobs (
   number INTEGER PRIMARY KEY, id TEXT NOT NULL UNIQUE, state TEXT NOT NULL, suffix TEXT NOT NULL,
   wish TEXT NOT NULL, starts INTEGER NOT NULL DEFAULT 0, ended REAL, report TEXT, error TEXT)"""
@@ -39,12 +42,16 @@ class Store:
             DataError: The file is another one, or cannot be written.
         """
         self.path, self.keep_seconds = path, keep_seconds
+        open_file(path, SCHEMA, remedy=REMEDY)
         try:
+            for job_id in self.expiries():
+                self.get(job_id)
             with transaction(self.path) as db:
-                db.execute(SCHEMA)
+                for (options,) in db.execute("SELECT wish FROM jobs").fetchall():
+                    self._read(options, SwapOptions)
                 db.execute("UPDATE jobs SET state = 'queued' WHERE state = 'running'")
         except sqlite3.Error as error:
-            raise DataError(f"{path} holds no jobs ({error}); choose another folder") from None
+            raise DataError(f"{path} cannot be used ({error}); {REMEDY}") from None
 
     def add(self, job_id: str, suffix: str, options: SwapOptions) -> None:
         """Queue a job."""
@@ -53,11 +60,6 @@ class Store:
                 "INSERT INTO jobs (id, state, suffix, wish) VALUES (?, 'queued', ?, ?)",
                 (job_id, suffix, json.dumps(asdict(options))),
             )
-
-    def waiting(self) -> int:
-        """Return how many jobs wait or run."""
-        with connect(self.path) as db:
-            return int(db.execute("SELECT count(*) FROM jobs WHERE ended IS NULL").fetchone()[0])
 
     def get(self, job_id: str) -> JobState | None:
         """Return a job's state without its progress, or None where no job has this id."""
@@ -68,9 +70,18 @@ class Store:
             ).fetchone()
         if row is None:
             return None
-        state, *texts, expires = row
-        report, error = (text and json.loads(text) for text in texts)
-        return JobState(job_id, state, None, report, error and Problem(**error), expires)
+        state, report, error, expires = row
+        return JobState(
+            id=job_id,
+            state=state,
+            progress=None,
+            report=None if report is None else self._read(report, dict),
+            error=None if error is None else self._read(error, Problem),
+            expires=expires,
+        )
+
+    def _read(self, text: str, kind: type[T]) -> T:
+        return decode(text, kind, self.path, REMEDY)
 
     def expiries(self) -> dict[str, float | None]:
         """Return when each job expires, in seconds since 1970; None before it has ended."""
@@ -88,7 +99,7 @@ class Store:
         if row is None:
             return None
         job_id, suffix, options, starts = row
-        return VideoJob(job_id, suffix, SwapOptions(**json.loads(options)), starts)
+        return VideoJob(job_id, suffix, self._read(options, SwapOptions), starts)
 
     def requeue(self, job_id: str) -> None:
         """Undo ``start`` for a job that the server stopped itself."""

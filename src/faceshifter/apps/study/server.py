@@ -9,8 +9,9 @@ from typing import Annotated, TypeVar
 
 from PIL import Image
 
-from faceshifter.apps.guard import PAGE_HEADERS, Guard, Rules
+from faceshifter.apps.guard import PAGE_HEADERS, Guard, Names, Rules
 from faceshifter.apps.http import require
+from faceshifter.apps.problems import add_handlers
 from faceshifter.apps.study.votes import Votes
 from faceshifter.errors import ImageError
 from faceshifter.images import ENCODER_OPTIONS, load_photo
@@ -27,8 +28,10 @@ HEADERS = {
 }
 
 
-def create_app(votes: Votes, num_pairs: int) -> Guard:
+def create_app(votes: Votes, num_pairs: int, names: Names) -> Guard:
     """Return the study as an ASGI application, which gives ``num_pairs`` pairs to a new rater.
+
+    It answers requests to the given names.
 
     Raises:
         DependencyError: FastAPI or uvicorn is not installed.
@@ -43,6 +46,7 @@ def create_app(votes: Votes, num_pairs: int) -> Guard:
         return value
 
     app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
+    add_handlers(app)
     page = resources.files("faceshifter.apps.study").joinpath("page.html").read_text("utf-8")
 
     @app.get("/")
@@ -90,7 +94,7 @@ def create_app(votes: Votes, num_pairs: int) -> Guard:
         kept = {"Cache-Control": "private, max-age=86400"}
         return Response(jpeg, media_type="image/jpeg", headers=kept)
 
-    return Guard(app, Rules(headers=HEADERS))
+    return Guard(app, Rules(names=names, headers=HEADERS))
 
 
 @lru_cache(maxsize=256)

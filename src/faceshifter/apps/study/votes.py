@@ -10,17 +10,19 @@ import random
 import secrets
 import sqlite3
 from collections.abc import Sequence
-from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
-from faceshifter.apps.sqlite import connect, transaction
+from faceshifter.apps.sqlite import connect, open_file, transaction
 from faceshifter.apps.study.study import Study
-from faceshifter.errors import DataError, OutputError
+from faceshifter.errors import DataError
 from faceshifter.files import markdown_table
 
 QUESTIONS = ("identity", "attributes", "realism")
 """Questions about each pair, in this order; Section 4.1 (i) to (iii). page.html words them."""
+
+MOST_QUESTIONS = 2**32
+"""More than any study has; SQLite takes no larger numbers than 2**63."""
 
 SCHEMA = """
 CREATE TABLE study (digest TEXT NOT NULL);
@@ -61,21 +63,42 @@ class Votes:
             OutputError: It cannot be written.
         """
         self.path, self.study = path, study
+        begin = f"INSERT INTO study VALUES ('{study.digest}')"
+        open_file(path, SCHEMA, begin, remedy="choose another --votes")
         try:
-            if not path.exists() or not path.stat().st_size:
-                with transaction(path) as db:
-                    for statement in filter(str.strip, SCHEMA.split(";")):
-                        db.execute(statement)
-                    db.execute("INSERT INTO study VALUES (?)", (study.digest,))
-        except sqlite3.Error as error:
-            raise OutputError(f"{path} cannot be written ({error}); choose another") from None
-        try:  # without ``connect``, which would change another program's database
-            with closing(sqlite3.connect(path)) as db:
-                saved = db.execute("SELECT digest FROM study").fetchone()
-        except sqlite3.Error as error:
-            raise DataError(f"{path} holds no votes ({error}); choose another --votes") from None
-        if saved != (study.digest,):
+            with connect(path) as db:
+                saved = [tuple(row) for row in db.execute("SELECT digest FROM study")]
+                known = saved == [(study.digest,)]
+                whole = known and self._is_whole(db)
+        except (sqlite3.Error, ValueError, TypeError):
+            known, whole = True, False
+        if not known:
             raise DataError(f"{path} holds votes on other pictures; choose another --votes")
+        if not whole:
+            raise DataError(f"{path} is damaged; choose another --votes")
+
+    def _is_whole(self, db: sqlite3.Connection) -> bool:
+        """Return whether every row is one that this study has written."""
+        units, methods = range(len(self.study.units)), self.study.methods
+        places = range(2 + len(methods))
+        return (
+            all(
+                unit in units
+                and sorted(json.loads(shuffled)) == methods
+                and len(json.loads(pictures)) == len(places)
+                for unit, shuffled, pictures in db.execute(
+                    "SELECT unit, methods, pictures FROM shown"
+                )
+            )
+            and all(
+                unit in units and place in places
+                for unit, place in db.execute("SELECT unit, place FROM pictures")
+            )
+            and all(
+                question in QUESTIONS and method in methods
+                for question, method in db.execute("SELECT question, method FROM votes")
+            )
+        )
 
     def new_rater(self, num_pairs: int) -> str:
         """Draw a rater's pairs without repetition, and shuffle the methods of each.
@@ -122,6 +145,8 @@ class Votes:
 
     def question(self, rater_token: str, index: int) -> Question | None:
         """Return a rater's question by its number, or None where there is none."""
+        if not 0 <= index < MOST_QUESTIONS:
+            return None
         position, question = index // len(QUESTIONS), QUESTIONS[index % len(QUESTIONS)]
         with connect(self.path) as db:
             row = db.execute(
@@ -138,6 +163,8 @@ class Votes:
 
     def vote(self, rater_token: str, index: int, choice: int) -> bool:
         """Store a rater's choice in place of an earlier one; False if it does not exist."""
+        if not 0 <= index < MOST_QUESTIONS:
+            return False
         position, question = index // len(QUESTIONS), QUESTIONS[index % len(QUESTIONS)]
         with transaction(self.path) as db:
             row = db.execute(

@@ -1,5 +1,6 @@
 """The web page for swapping, in Gradio: photos and videos, each browser with its own files.
 
+clips.py      work on videos in a worker: frames with faces, and the swap
 faces.py      faces of shown photos: found, drawn, and chosen by number or click
 page.py       layout of the page, and which event calls which action
 photo_tab.py  actions on the source and the photo tab

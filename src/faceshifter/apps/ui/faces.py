@@ -10,15 +10,20 @@ from jaxtyping import UInt8
 from PIL import Image, ImageDraw, ImageFont
 
 from faceshifter.apps.ui.sessions import SHOWN_SIDE, Session, ShownPhoto
+from faceshifter.apps.uploads import read_photo
+from faceshifter.apps.worker import Task
 from faceshifter.config import MAX_STRENGTH, Strength, is_strength
-from faceshifter.errors import DataError, ImageError
-from faceshifter.images import Photo, Pixels, decode_photo
+from faceshifter.errors import DataError, ImageError, NoFaceError
+from faceshifter.images import Pixels
 from faceshifter.networks import Identity
 from faceshifter.swap.selection import mean_identity
 from faceshifter.swap.swapper import FaceSwapper
 
 CHOSEN, OTHER, INK = (37, 99, 235), (255, 255, 255), (17, 24, 39)
 """Colours of frames and numbers, RGB."""
+
+MAX_MEGAPIXELS = 200
+"""Of a photo, and of a video's frame."""
 
 Upload = dict[str, Any] | None
 """An uploaded file as Gradio describes it; None when it is taken away."""
@@ -37,43 +42,62 @@ def uploaded_file(upload: dict[str, Any]) -> tuple[Path, str]:
     """Return the path of an uploaded file, and the name that its owner gave it."""
     path = Path(upload["path"])
     name = Path(str(upload.get("orig_name") or path.name).replace("\0", "")).name
+    name = "".join(letter if letter.isprintable() else "_" for letter in name)
     return path, name[-100:]  # file systems allow 255 bytes
 
 
-def open_photo(path: Path, name: str, swapper: FaceSwapper) -> ShownPhoto:
-    """Read a photo and find its faces.
+def open_photo(task: Task[FaceSwapper], path: Path, name: str) -> ShownPhoto:
+    """Read a photo and find its faces; called in a worker.
 
     Raises:
         ImageError: It cannot be read.
         NoFaceError: It has no face.
+        RefusedError: It is of another kind, or too large.
     """
-    return detect_faces(decode_photo(path, name), name, swapper)
+    photo = read_photo(path, name, MAX_MEGAPIXELS)
+    return find_faces(photo.pixels, path, name, task.loaded)
 
 
-def detect_faces(photo: Photo, name: str, swapper: FaceSwapper) -> ShownPhoto:
-    """Find the faces of a photo.
+def find_faces(pixels: Pixels, path: Path, name: str, swapper: FaceSwapper) -> ShownPhoto:
+    """Find the faces of a picture, and who they are.
 
     Raises:
         NoFaceError: It has none.
     """
-    return ShownPhoto(name, photo, swapper.find_faces(photo.pixels, "all", name))
+    faces = swapper.find_faces(pixels, "all", name)
+    found = iter(swapper.align(pixels, [face for face in faces if swapper.is_face(face)]))
+    who = [next(found).z_id if swapper.is_face(face) else None for face in faces]
+    scale = min(SHOWN_SIDE / max(pixels.shape), 1.0)
+    return ShownPhoto(name, path, shrink(pixels), scale, faces, who)
 
 
-def source_identity(session: Session, chosen: int | None, swapper: FaceSwapper) -> Identity:
+def identity_of(shown: ShownPhoto, number: int) -> Identity:
+    """Return the identity of a face by its number.
+
+    Raises:
+        NoFaceError: It is not known.
+    """
+    z_id = shown.z_id[number]
+    if z_id is None:
+        raise NoFaceError(f"face {number} of {shown.name} is not clear enough; choose another")
+    return z_id
+
+
+def source_identity(session: Session, chosen: int | None) -> Identity:
     """Return the identity of the chosen face of the source, averaged over all photos of the person.
 
     In each of the other photos the face that is most like the chosen one counts.
 
     Raises:
         ImageError: There is no source photo yet.
+        NoFaceError: The chosen face has no identity.
     """
-    source = session.source
-    if source is None:
+    if session.source is None:
         raise ImageError("there is no source photo; drop one first")
-    z_id = [swapper.align(source.photo.pixels, [source.faces[chosen or 0]])[0].z_id]
+    z_id = [identity_of(session.source, chosen or 0)]
     for other in session.more:
-        faces = swapper.align(other.photo.pixels, other.faces)
-        z_id.append(max((face.z_id for face in faces), key=lambda z: float(z @ z_id[0])))
+        known = [z for z in other.z_id if z is not None]
+        z_id += sorted(known, key=lambda z: float(z @ z_id[0]))[-1:]
     return mean_identity(z_id)
 
 
@@ -112,7 +136,7 @@ def face_at(shown: ShownPhoto, x: float, y: float) -> int | None:
 
 def draw_faces(shown: ShownPhoto, chosen: Collection[int]) -> Pixels:
     """Return the picture for the page, with framed faces, numbered from 0 at the left."""
-    image = Image.fromarray(shrink(shown.photo.pixels))
+    image = Image.fromarray(shown.picture)
     pen, side = ImageDraw.Draw(image), max(image.size)
     font = ImageFont.load_default(max(side / 22, 12))
     line = max(round(side / 160), 2)
@@ -141,7 +165,7 @@ def shrink(pixels: Pixels) -> UInt8[np.ndarray, "a b 3"]:
 def write_picture(session: Session, pixels: Pixels) -> Path:
     """Write a photo for the page, without the marks of ``save_photo``: it is not synthetic."""
     path = session.new_file("before.jpg")
-    Image.fromarray(shrink(pixels)).save(path, quality=92)
+    Image.fromarray(pixels).save(path, quality=92)
     return path
 
 

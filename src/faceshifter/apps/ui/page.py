@@ -1,11 +1,13 @@
 """Layout of the page, in Gradio, and which event calls which action."""
 
+import html
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
 import gradio as gr
 
+from faceshifter.apps.problems import public
 from faceshifter.apps.ui.faces import update
 from faceshifter.apps.ui.photo_tab import PhotoActions
 from faceshifter.apps.ui.sessions import Session, Sessions
@@ -39,6 +41,9 @@ CSS = """
 DELETE_CACHE = (3600, 24 * 3600)
 """Seconds between two searches for files without a page, and the age at which they are deleted."""
 
+MOST_WAITING = 64
+"""Events of all pages that wait; Gradio refuses further ones."""
+
 PICTURE: dict[str, Any] = {"type": "filepath", "height": 320, "buttons": ["fullscreen"]}
 WHOM = [
     ("The largest face", "largest"),
@@ -71,7 +76,7 @@ def build_page(photos: PhotoActions, videos: VideoActions, sessions: Sessions) -
                 with gr.Tab("Video"):
                     _video_tab(videos, handlers, source_face, strength)
         page.unload(handlers.close)
-    return page
+    return page.queue(max_size=MOST_WAITING)
 
 
 class _Handlers:
@@ -89,7 +94,12 @@ class _Handlers:
         try:
             yield self._sessions.get(str(request.session_hash))
         except FaceShifterError as error:
-            raise gr.Error(str(error), print_exception=False) from None
+            sentence = html.escape(public(str(error)))
+        except OSError as error:  # while a picture is written
+            sentence = f"the server cannot store this ({error.strerror}); try again later"
+        else:
+            return
+        raise gr.Error(sentence, print_exception=False)
 
     def act(self, method: Callable[..., Any], *first: str) -> Callable[..., Any]:
         def handle(request: gr.Request, *values: Any) -> Any:

@@ -12,10 +12,12 @@ from jaxtyping import Float, UInt8
 
 from faceshifter.apps.ui import faces
 from faceshifter.apps.ui.faces import Update, Upload, update
-from faceshifter.apps.ui.sessions import Session, file_url
+from faceshifter.apps.ui.sessions import Session, ShownPhoto, file_url
+from faceshifter.apps.uploads import read_photo
+from faceshifter.apps.worker import Task, Worker
 from faceshifter.config import Strength
 from faceshifter.errors import FaceShifterError, ImageError, NoFaceError
-from faceshifter.images import Photo, save_photo
+from faceshifter.images import Photo, Pixels, save_photo
 from faceshifter.marks.xmp import WORKING
 from faceshifter.media import PHOTO_FORMATS
 from faceshifter.networks import Identity
@@ -34,7 +36,7 @@ Mask = Float[np.ndarray, "_ _"]
 class PhotoActions:
     """Events of the source and the photo tab: each method takes a session and returns updates."""
 
-    swapper: FaceSwapper
+    worker: Worker[FaceSwapper]
     """Networks with both stages."""
 
     def set_source(self, session: Session, upload: Upload) -> tuple[Update, Update]:
@@ -42,7 +44,7 @@ class PhotoActions:
         session.source = None
         if upload is None:
             return faces.show(session, None, None)
-        session.source = faces.open_photo(*faces.uploaded_file(upload), self.swapper)
+        session.source = self.worker.call(faces.open_photo, *faces.uploaded_file(upload))
         return faces.show(session, session.source, faces.largest(session.source))
 
     def choose(self, session: Session, which: str, chosen: int | list[int] | None) -> Update:
@@ -61,7 +63,9 @@ class PhotoActions:
         failed: FaceShifterError | None = None
         for upload in uploads or []:
             try:
-                session.more.append(faces.open_photo(*faces.uploaded_file(upload), self.swapper))
+                session.more.append(
+                    self.worker.call(faces.open_photo, *faces.uploaded_file(upload))
+                )
             except (ImageError, NoFaceError) as error:
                 failed = failed or error
         if failed is not None:
@@ -73,7 +77,7 @@ class PhotoActions:
         empty = None, update(value=None, interactive=False), "", "", update(visible=False)
         if upload is None:
             return *faces.show(session, None, []), *empty
-        session.target = faces.open_photo(*faces.uploaded_file(upload), self.swapper)
+        session.target = self.worker.call(faces.open_photo, *faces.uploaded_file(upload))
         return *faces.show(session, session.target, [faces.largest(session.target)]), *empty
 
     def swap(
@@ -94,27 +98,24 @@ class PhotoActions:
             NoFaceError: No face is chosen, or the landmarks of one do not form a face.
             OutputError: A file cannot be written.
         """
-        identity = faces.source_identity(session, source_face, self.swapper)
+        identity = faces.source_identity(session, source_face)
         target = session.target
         if target is None:
             raise ImageError("there is no target photo; drop one first")
         if not chosen:
             raise NoFaceError("no face of the target is chosen; click on one in the picture")
-        swapper = self.swapper if stages == 2 else self.swapper.without_hear()
-        pixels = target.photo.pixels
-        targets = swapper.align(pixels, [target.faces[number] for number in chosen])
         used = faces.chosen_strength(auto, strength)
-        swaps, masks = _swap_with_masks(swapper, targets, identity, used)
-        swapped = replace(target.photo, pixels=paste_faces(pixels, swaps))
         stem, suffix = Path(target.name).stem or "photo", Path(target.name).suffix.lower()
         file = session.new_file(f"{stem}-swapped{suffix if suffix in PHOTO_FORMATS else '.png'}")
-        save_photo(file, swapped)
+        picture, swaps, masks = self.worker.call(
+            swap_shown, target, chosen, identity, used, stages, file
+        )
         after = session.new_file("after.webp")
-        save_photo(after, Photo(faces.shrink(swapped.pixels)))
+        save_photo(after, Photo(picture))
         session.swapped = True
         titles = [f"<h4>Face {number}</h4>" if len(chosen) > 1 else "" for number in chosen]
         return (
-            (str(faces.write_picture(session, pixels)), str(after)),
+            (str(faces.write_picture(session, target.picture)), str(after)),
             update(value=str(file), interactive=True),
             "".join(map(partial(_show_steps, session, stages), titles, swaps)),
             "".join(map(partial(_show_masks, session), titles, masks)),
@@ -126,6 +127,32 @@ class PhotoActions:
         if session.swapped and session.source is not None and values[1]:
             return self.swap(session, *values)
         return (update(),) * 5
+
+
+def swap_shown(
+    task: Task[FaceSwapper],
+    target: ShownPhoto,
+    chosen: Sequence[int],
+    identity: Identity,
+    strength: Strength,
+    stages: int,
+    file: Path,
+) -> tuple[Pixels, list[SwappedFace], list[list[Mask]]]:
+    """Swap faces of a photo into a file; called in a worker.
+
+    Returns:
+        The result at the size of the page, the steps of each face, and its masks.
+
+    Raises:
+        FaceShifterError: The photo cannot be read or swapped, or the file not be written.
+    """
+    swapper = task.loaded if stages == 2 else task.loaded.without_hear()
+    photo = read_photo(target.path, target.name, faces.MAX_MEGAPIXELS)
+    targets = swapper.align(photo.pixels, [target.faces[number] for number in chosen])
+    swaps, masks = _swap_with_masks(swapper, targets, identity, strength)
+    pixels = paste_faces(photo.pixels, swaps)
+    save_photo(file, replace(photo, pixels=pixels))
+    return faces.shrink(pixels), swaps, masks
 
 
 def _swap_with_masks(

@@ -5,7 +5,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from faceshifter.apps.guard import PAGE_HEADERS, RefusedError
+from faceshifter.apps.guard import PAGE_HEADERS
+from faceshifter.apps.problems import RefusedError
 from faceshifter.apps.ui.sessions import Sessions
 
 if TYPE_CHECKING:

@@ -1,4 +1,4 @@
-"""The web page as an application: networks loaded once, every file below one folder of its own."""
+"""The web page as an application, with every file below one folder of its own."""
 
 import os
 import shutil
@@ -6,17 +6,22 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from filelock import FileLock, Timeout
 
-from faceshifter.apps.guard import Guard, Rules
+from faceshifter.apps.guard import Guard, Names, Rules
 from faceshifter.apps.http import require
+from faceshifter.apps.problems import check_disk
 from faceshifter.apps.ui.photo_tab import PhotoActions
 from faceshifter.apps.ui.privacy import HEADERS, UPLOAD, private
 from faceshifter.apps.ui.sessions import Sessions
 from faceshifter.apps.ui.video_tab import VideoActions
-from faceshifter.face.detect import LockedDetector
+from faceshifter.apps.worker import Task, Worker
 from faceshifter.swap.swapper import FaceSwapper
+
+if TYPE_CHECKING:
+    from starlette.types import Scope
 
 PREFIX = "faceshifter-ui-"
 MAX_UPLOAD = 2**30
@@ -41,15 +46,21 @@ def private_folder() -> Iterator[Path]:
         yield Path(name)
 
 
-def create_app(swapper: FaceSwapper, folder: Path) -> Guard:
+def create_app(
+    photos: Worker[FaceSwapper], videos: Worker[FaceSwapper], folder: Path, names: Names
+) -> Guard:
     """Return the page as an ASGI application, with all files in a folder from ``private_folder``.
 
+    The workers load swappers with both stages; the first is started here. The page answers requests
+    to the given names.
+
     Raises:
+        CheckpointError: The networks cannot be loaded.
         DependencyError: Gradio is not installed.
     """
     os.environ["GRADIO_TEMP_DIR"] = str(folder.resolve())
     os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
-    swapper = FaceSwapper(swapper.networks, LockedDetector(swapper.detector))
+    photos.call(start)
     sessions = Sessions(folder)
     require("the web page", "ui", "gradio")
     import gradio as gr  # it reads its environment when it is imported
@@ -57,7 +68,7 @@ def create_app(swapper: FaceSwapper, folder: Path) -> Guard:
 
     from faceshifter.apps.ui.page import CSS, build_page
 
-    page = build_page(PhotoActions(swapper), VideoActions(swapper), sessions)
+    page = build_page(PhotoActions(photos), VideoActions(photos, videos), sessions)
 
     # The default theme's fonts would come from Google.
     theme = gr.themes.Default(primary_hue="blue", font=FONT, font_mono=CODE_FONT).set(
@@ -82,8 +93,18 @@ def create_app(swapper: FaceSwapper, folder: Path) -> Guard:
         css=CSS,
     )
     rules = Rules(
+        names=names,
         limits={UPLOAD: MAX_UPLOAD + 2**20},
         headers=HEADERS,
         send_seconds=None,  # a player may pause within a video
     )
-    return Guard(private(app, sessions), rules)
+
+    def check_room(scope: "Scope") -> None:
+        if scope["path"] == UPLOAD:
+            check_disk(folder, MAX_UPLOAD)
+
+    return Guard(private(app, sessions), rules, check=check_room)
+
+
+def start(_: Task[FaceSwapper]) -> None:
+    """Do nothing in a worker, which has loaded its networks then."""

@@ -9,7 +9,8 @@ from pathlib import Path
 from urllib.parse import quote
 
 from faceshifter.face.detect import Face
-from faceshifter.images import Photo
+from faceshifter.images import Pixels
+from faceshifter.networks import Identity
 
 SHOWN_SIDE = 1280
 """Longer side in pixels of a picture in the page; a download has the photo's own size."""
@@ -26,14 +27,16 @@ class ShownPhoto:
 
     name: str
     """The file's name, as its owner gave it."""
-    photo: Photo
+    path: Path
+    """Its file; that of the video, for a frame."""
+    picture: Pixels
+    """The photo at the size at which the page shows it."""
+    scale: float
+    """That size relative to the photo's own."""
     faces: list[Face]
     """From left to right, at least one."""
-
-    @property
-    def scale(self) -> float:
-        """Size of the picture in the page, relative to the photo's own."""
-        return min(SHOWN_SIDE / max(self.photo.pixels.shape), 1.0)
+    z_id: list[Identity | None]
+    """Identity of each face, None of what has no landmarks of a face."""
 
 
 @dataclass

@@ -6,25 +6,22 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from concurrent.futures import wait as wait_for
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from faceshifter.apps.problems import public
 from faceshifter.apps.ui import faces
+from faceshifter.apps.ui.clips import find_frame, open_frame, swap_clip
 from faceshifter.apps.ui.faces import Update, Upload, update
 from faceshifter.apps.ui.sessions import Session, file_url
+from faceshifter.apps.worker import Worker
 from faceshifter.errors import CancelledError, FaceShifterError, NoFaceError, VideoError
-from faceshifter.images import Photo, Pixels
 from faceshifter.media import VIDEO_CONTAINERS
 from faceshifter.swap.selection import Match, Selection
 from faceshifter.swap.swapper import FaceSwapper
-from faceshifter.video.clip import VideoSummary, discard_work, swap_video
-from faceshifter.video.colour import Converter, working_format
-from faceshifter.video.source import frames_at, open_clip, upright_rgb
+from faceshifter.video.clip import VideoSummary, discard_work
 
-FIRST_MOMENTS = 4
-"""Moments of a video, from its start on, in which the first frame with a face is searched."""
 POLL = 0.3
 """Seconds between two messages about the progress."""
 
@@ -33,8 +30,10 @@ POLL = 0.3
 class VideoActions:
     """Events of the video tab: each method takes a session and returns updates."""
 
-    swapper: FaceSwapper
-    """Networks with both stages."""
+    photos: Worker[FaceSwapper]
+    """Networks for frames, which do not wait for videos."""
+    videos: Worker[FaceSwapper]
+    """Networks with both stages for videos."""
 
     def set_video(self, session: Session, upload: Upload, whom: str) -> tuple[Update, ...]:
         """Take a video, or none: frame, people, choice of whom to swap, and slider of moments."""
@@ -43,26 +42,16 @@ class VideoActions:
         if upload is None:
             return *faces.show(session, None, []), whom, update(value=0, visible=False)
         path, name = faces.uploaded_file(upload)
-        pixels, length = read_frame(path, name, 0)
+        session.frame, value, length = self.photos.call(find_frame, path, name)
         session.video, session.video_name = path, name
-        value = 0.0
-        for moment in range(FIRST_MOMENTS):
-            second = round(moment * length / FIRST_MOMENTS, 1)
-            with suppress(NoFaceError, VideoError):
-                if moment:
-                    pixels, _ = read_frame(path, name, second)
-                session.frame = faces.detect_faces(Photo(pixels), name, self.swapper)
-                value = second
-                break
         slider = update(value=value, maximum=max(round(length - 0.1, 1), 0.1), visible=True)
         return *faces.show(session, session.frame, []), whom, slider
 
     def set_moment(self, session: Session, second: float, whom: str) -> tuple[Update, ...]:
         """Take another frame of the video: frame, people, and choice of whom to swap."""
         if session.video is not None:
-            pixels, _ = read_frame(session.video, session.video_name, second)
-            name = f"the frame at {second:.1f} s"
-            session.frame = faces.detect_faces(Photo(pixels), name, self.swapper)
+            asked = session.video, session.video_name, second
+            session.frame = self.photos.call(open_frame, *asked)
         return *faces.show(session, session.frame, []), _without_people(whom)
 
     def choose_person(self, session: Session, chosen: list[int]) -> tuple[Update, Update]:
@@ -99,7 +88,7 @@ class VideoActions:
         session.queued, session.running = False, True
         try:
             selection, out = self._selection(session, *choices), _result_file(session)
-            for state in run_video(self.swapper, selection, session, out):
+            for state in run_video(self.videos, selection, session, out):
                 if not isinstance(state, VideoSummary):
                     done, total, _ = state
                     bar = f'<progress max="{max(total, 1)}" value="{done}"></progress>'
@@ -117,7 +106,7 @@ class VideoActions:
         except CancelledError:
             yield _message("Cancelled"), *unchanged[:3], *_buttons(busy=False)
         except FaceShifterError as error:
-            yield _message(str(error)), *unchanged[:3], *_buttons(busy=False)
+            yield _message(public(str(error))), *unchanged[:3], *_buttons(busy=False)
             raise
         finally:
             session.running = False
@@ -131,16 +120,15 @@ class VideoActions:
         auto: bool,
         strength: float,
     ) -> Selection:
-        identity = faces.source_identity(session, source_face, self.swapper)
+        identity = faces.source_identity(session, source_face)
         if session.video is None:
             raise VideoError("there is no video; drop one first")
         matches: tuple[Match, ...] = ()
         if whom == "people":
             if session.frame is None or not chosen:
                 raise NoFaceError("nobody is chosen; click on a face in the frame of the video")
-            found = [session.frame.faces[number] for number in chosen]
-            people = self.swapper.align(session.frame.photo.pixels, found)
-            matches = tuple(Match(person.z_id, identity) for person in people)
+            people = [faces.identity_of(session.frame, number) for number in chosen]
+            matches = tuple(Match(person, identity) for person in people)
         return Selection(
             identity,
             face="all" if whom == "all" else "largest",
@@ -199,24 +187,6 @@ def sum_up(done: VideoSummary) -> str:
     return "; ".join(words)
 
 
-def read_frame(video: Path, name: str, second: float) -> tuple[Pixels, float]:
-    """The first frame from a moment on, upright, and the video's length in seconds.
-
-    Raises:
-        VideoError: It cannot be read, or ends before.
-    """
-    try:
-        clip = open_clip(video)
-        frame = next(frames_at(clip, [second]), None)
-    except VideoError as error:
-        raise VideoError(str(error).replace(str(video), name)) from None
-    if frame is None:
-        raise VideoError(f"{name} has no frame at {second:.1f} s; choose an earlier moment")
-    layout = working_format(clip.pixel_format, "libx264")
-    converter = Converter(clip.colour, clip.width, clip.height, layout)
-    return upright_rgb(frame, clip, converter), clip.seconds
-
-
 def _result_file(session: Session) -> Path:
     """Return a new path for the swapped video, in the session's folder."""
     path = Path(session.video_name)
@@ -225,7 +195,7 @@ def _result_file(session: Session) -> Path:
 
 
 def run_video(
-    swapper: FaceSwapper, selection: Selection, session: Session, out: Path
+    worker: Worker[FaceSwapper], selection: Selection, session: Session, out: Path
 ) -> Iterator[tuple[int, int, float] | VideoSummary]:
     """Swap the session's video in a thread; yield what ``tell`` takes, then the summary.
 
@@ -244,19 +214,21 @@ def run_video(
 
     def work() -> VideoSummary:
         try:
-            return swap_video(
-                swapper,
+            return worker.call(
+                swap_clip,
                 selection,
                 video,
+                session.video_name,
                 out,
-                report=out.with_suffix(".jsonl"),
                 progress=note,
                 cancelled=session.cancelled.is_set,
             )
-        except CancelledError:
+        except FaceShifterError as error:
             discard_work(out)
             shutil.rmtree(out.parent, ignore_errors=True)
-            raise
+            if not isinstance(error, VideoError):
+                raise
+            raise VideoError(str(error).replace(str(video), session.video_name)) from None
         finally:
             if session.closed:
                 session.delete()
