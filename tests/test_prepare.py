@@ -363,7 +363,7 @@ def test_a_damaged_plan_is_refused_in_one_sentence(tmp_path, grace_hopper_path):
     out.mkdir()
     (photos / "a.jpg").write_bytes(grace_hopper_path.read_bytes())
     (out / "prepared.json").write_text('{"size": 2')
-    with pytest.raises(OutputError, match=r"prepared\.json is damaged; .* another --out"):
+    with pytest.raises(OutputError, match=r"prepared\.json is damaged .* another --out"):
         prepare(photos, out)
     assert (out / "prepared.json").read_text() == '{"size": 2'
 

@@ -517,7 +517,7 @@ def test_raters_in_a_browser_lose_no_vote_when_the_server_is_killed(
     ("words", "sentence"),
     [
         (["none.csv", "--votes", "v"], "none.csv cannot be read (No such file or directory); give"),
-        (["0-source.png", "--votes", "v"], "0-source.png is not a CSV file in UTF-8"),
+        (["0-source.png", "--votes", "v"], "0-source.png lacks the column source"),
         (["results.csv", "--votes", "no/v"], "the folder no of --votes does not exist"),
         (["results.csv", "--votes", "v", "--table", "t"], "v does not exist; run the study first"),
         (["results.csv", "--votes", "v", "--pairs", "0"], "--pairs must be at least 1, got 0"),

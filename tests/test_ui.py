@@ -401,21 +401,23 @@ def test_a_running_video_alone_tells_that_it_was_cancelled(worker, files, tmp_pa
     assert "Cancelled" in actions.cancel_video(session)[0]  # nothing runs any more
 
 
-def test_the_page_s_strength_is_the_one_that_is_used_within_its_range(swapper, files, tmp_path):
-    session = session_with(swapper, files, tmp_path, "group.png")
+def test_the_page_s_strength_is_the_one_that_is_used_within_its_range(worker, files, tmp_path):
+    session = session_with(worker, files, tmp_path, "group.png")
     session.video = files / "clip.mp4"
-    used = [VideoActions(swapper)._selection(session, 0, "largest", [], *s) for s in STRENGTHS]
+    used = [
+        VideoActions(worker, worker)._selection(session, 0, "largest", [], *s) for s in STRENGTHS
+    ]
     assert [selection.strength for selection in used] == ["auto", 0.5, 2.0]
     pictures = []
     for strength in STRENGTHS:
-        _, download, *_ = PhotoActions(swapper).swap(session, 0, [0], *strength, 2)
+        _, download, *_ = PhotoActions(worker).swap(session, 0, [0], *strength, 2)
         pictures.append(load_photo(Path(download["value"])).pixels.tobytes())
     assert len(set(pictures)) == 3
     for strength in (2.6, -0.1, float("nan")):
         with pytest.raises(DataError, match=r"the strength must be from 0 to 2\.5, got"):
-            PhotoActions(swapper).swap(session, 0, [0], False, strength, 2)
+            PhotoActions(worker).swap(session, 0, [0], False, strength, 2)
         with pytest.raises(DataError, match=r"the strength must be from 0 to 2\.5, got"):
-            VideoActions(swapper)._selection(session, 0, "largest", [], False, strength)
+            VideoActions(worker, worker)._selection(session, 0, "largest", [], False, strength)
 
 
 def test_frames_a_second_and_the_time_left_count_each_frame_once() -> None:

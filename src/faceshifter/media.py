@@ -39,6 +39,8 @@ ANIMATION_FORMATS = {
     ".apng": "PNG",
 }
 """Pillow's names of the formats in which animated pictures are written, by suffix."""
+ANIMATION_DECODERS = ("GIF", "PNG")
+"""Those that FFmpeg decodes too, so that they can become videos."""
 VIDEO_CONTAINERS = {
     ".mp4": "mp4",
     ".m4v": "mp4",

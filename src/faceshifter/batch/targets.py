@@ -15,6 +15,7 @@ from faceshifter.batch.manifest import relative_path, resolve
 from faceshifter.errors import DataError, OutputError
 from faceshifter.files import exists, files_below, read_table, write_atomically
 from faceshifter.media import (
+    ANIMATION_DECODERS,
     ANIMATION_FORMATS,
     PHOTO_FORMATS,
     VIDEO_CONTAINERS,
@@ -22,9 +23,15 @@ from faceshifter.media import (
     is_video,
     writes_video,
 )
-from faceshifter.video.animation import VIDEO_FORMATS, animation_format
 
 WILDCARDS = frozenset("*?[")
+
+
+def _animation_format(path: Path) -> str | None:
+    # Imported here, as the command line reads tables before it loads networks.
+    from faceshifter.video.animation import animation_format
+
+    return animation_format(path)
 
 
 @dataclass(frozen=True)
@@ -45,7 +52,7 @@ class SwapTask:
 
     @cached_property
     def _animation_format(self) -> str | None:
-        return animation_format(self.target)
+        return _animation_format(self.target)
 
     def check_suffix(self, name: str) -> None:
         """Refuse an output that cannot hold what the target is; ``name`` is its option's, or place.
@@ -58,7 +65,7 @@ class SwapTask:
             kind, known = "a video", tuple(VIDEO_CONTAINERS)
         elif self._animation_format:
             kind, known = "an animated picture", tuple(ANIMATION_FORMATS)
-            if self._animation_format in VIDEO_FORMATS:
+            if self._animation_format in ANIMATION_DECODERS:
                 known += tuple(VIDEO_CONTAINERS)
         elif writes_video(self.out):
             return  # a video without the suffix of one
@@ -136,7 +143,7 @@ def _result_name(path: Path, root: Path) -> str:
     suffix, name = path.suffix.lower(), str(path.relative_to(root))
     if is_video(path):
         return name if suffix in VIDEO_CONTAINERS else f"{name}.mp4"
-    if suffix in PHOTO_FORMATS or (suffix in ANIMATION_FORMATS and animation_format(path)):
+    if suffix in PHOTO_FORMATS or (suffix in ANIMATION_FORMATS and _animation_format(path)):
         return name
     return f"{name}.png"
 

@@ -36,8 +36,6 @@ T = TypeVar("T")
 
 READ_FORMATS = ("GIF", "WEBP", "PNG", "AVIF")
 """Pillow's names of the formats whose files may be animated."""
-VIDEO_FORMATS = ("GIF", "PNG")
-"""Those that FFmpeg decodes too, so that they can become videos."""
 MAX_PIXELS = 200 * 10**6
 """Most pixels of all frames together: the encoders keep all of them in memory."""
 DEFAULTS = VideoOptions()
