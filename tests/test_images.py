@@ -180,7 +180,7 @@ def test_damaged_bytes_never_raise_anything_else(tmp_path, picture):
                 assert load_photo(path).pixels.ndim == 3
 
 
-@pytest.mark.parametrize("what", ["missing", "folder", "text", "empty", "bomb", "float"])
+@pytest.mark.parametrize("what", ["missing", "folder", "text", "empty", "bomb"])
 def test_what_is_no_photo_is_refused_by_name(tmp_path, what, monkeypatch):
     path = tmp_path / what
     if what == "folder":
@@ -192,8 +192,6 @@ def test_what_is_no_photo_is_refused_by_name(tmp_path, what, monkeypatch):
     elif what == "bomb":
         monkeypatch.setattr(opening, "MAX_PIXELS", 100)
         Image.new("RGB", (40, 40)).save(path, "PNG")
-    elif what == "float":
-        Image.fromarray(np.full((4, 4), 300, np.float32)).save(path, "TIFF")
     with pytest.raises(ImageError, match=what):
         load_photo(path)
 

@@ -20,7 +20,7 @@ import pytest
 from filelock import FileLock
 from PIL import Image, ImageCms
 
-from faceshifter.apps.ui.video_tab import read_frame
+from faceshifter.apps.ui.clips import read_frame
 from faceshifter.checks.verify import inspect, sample_frames
 from faceshifter.cli.options import Networks
 from faceshifter.cli.swapping import Outputs, Video, swap

@@ -188,7 +188,7 @@ def baseline(
     *,
     out: Path,
     pairs: options.Optional = None,
-    landmarker: options.ModelFile = Path("face_landmarker"),
+    landmarker: Annotated[Path | None, options.default("face_landmarker"), options.NAMED] = None,
     yunet: options.Yunet = None,
     watermark: bool = True,
 ) -> None:
@@ -225,6 +225,7 @@ def baseline(
     origin = replace(WARPED, watermark=watermark)
     photos = [load_photo(path) for path in (source, target) if path is not None]
     tasks = [] if pairs is None else targets.read_pairs(pairs, out)
+    landmarker = landmarker or model_path("face_landmarker")
     finder = MeshFinder(load_detector(yunet), load_landmarker(landmarker))
 
     def swap(source: Photo, target: Photo) -> Photo:
