@@ -203,7 +203,11 @@ def test_the_command_writes_the_table_and_a_column_for_each_method(
         assert shown["abs(Y_st - X_t)"] == f"{figures['watch/change']:.3f}"
         assert shown["abs(Y_tt - X_t)"] == f"{figures['watch/rec']:.3f}"
         assert shown["L_id"] == f"{last['loss/id']:.3f}"
-        compared = [key for key in last if key.startswith("watch/") and "/pull/" not in key]
+        compared = [
+            key
+            for key in last
+            if key.startswith("watch/cos_") or key in ("watch/rec", "watch/change")
+        ]
         watched = {key: last[key] for key in compared}
         assert {key: figures[key] for key in watched} == pytest.approx(watched, abs=1e-4)
     parameters = {name: figures["parameters"] for name, figures in saved["methods"].items()}
