@@ -254,7 +254,7 @@ def test_pictures_may_be_kept_and_nothing_else_and_a_vote_is_small(address: str)
         rater = response.url.rpartition("/")[2]
     text, headers = ask(f"{address}/api/{rater}/0")
     assert headers["cache-control"] == "no-store"
-    assert headers["referrer-policy"] == "no-referrer"
+    assert headers["referrer-policy"] == "same-origin"
     _, headers = ask(f"{address}/picture/{json.loads(text)['source']}")
     assert headers["cache-control"] == "private, max-age=86400"
     assert ask(f"{address}/api/{rater}/0", {"choice": 0})

@@ -27,11 +27,12 @@ DRAIN_SECONDS = 10
 and the client would see that in place of the answer."""
 SMALL_BODY = 2**20
 PAGE_HEADERS = {
-    "Referrer-Policy": "no-referrer",
+    "Referrer-Policy": "same-origin",
     "X-Content-Type-Options": "nosniff",
     "X-Robots-Tag": "noindex",
 }
-"""Headers of a page whose address is for its visitors alone."""
+"""Headers of a page whose address is for its visitors alone. Without any referrer, browsers would
+hide the origin of its own forms too."""
 
 
 @dataclass(frozen=True)
