@@ -44,7 +44,6 @@ DAMAGES = {
 MOVES = {
     "mirrored": lambda pixels: pixels[:, ::-1].copy(),
     "cropped, 5 % on each side": lambda pixels: pixels[15:285, 20:380].copy(),
-    "cropped, 10 % on two sides": lambda pixels: pixels[30:, :360].copy(),
     "turned by a degree": lambda pixels: np.array(
         Image.fromarray(pixels).rotate(1, Image.Resampling.BICUBIC)
     ),

@@ -107,7 +107,7 @@ def _correlations(
 ) -> Float32[np.ndarray, "rows columns right down"]:
     """Return each block's correlation with the pattern at each shift up to ``reach``."""
     size = len(picture) // BLOCKS
-    padded = cv2.copyMakeBorder(pattern, *[reach] * 4, cv2.BORDER_CONSTANT, value=0)
+    padded = np.pad(pattern, reach)
     shifts = 2 * reach + 1
     maps = np.empty((BLOCKS, BLOCKS, shifts, shifts), np.float32)
     for row in range(BLOCKS):

@@ -141,7 +141,9 @@ def _searched(coefficients: Float32[np.ndarray, "n n"], grid: int, ratio: float)
     pattern = np.zeros_like(picture)
     pattern[band] = signs(grid)
     side = min(grid, SIDE)
-    coarse = (cv2.idct(np.ascontiguousarray(part[:side, :side])) for part in (picture, pattern))
+    small, small_pattern = (
+        cv2.idct(np.ascontiguousarray(part[:side, :side])) for part in (picture, pattern)
+    )
     pixels = cv2.idct(picture)
 
     def score(alignment: Alignment) -> float:
@@ -149,7 +151,7 @@ def _searched(coefficients: Float32[np.ndarray, "n n"], grid: int, ratio: float)
         aligned = cv2.warpAffine(pixels, place, (grid, grid), flags=cv2.INTER_CUBIC)
         return _score(cv2.dct(aligned)[band], grid)
 
-    best = max(alignments(*coarse, ratio), key=score)
+    best = max(alignments(small, small_pattern, ratio), key=score)
     for number in range(NUMBERS):
         best = max((best, *best.nearby(number, 0.5 / side)), key=score)
     return score(best)
