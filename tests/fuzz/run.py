@@ -8,11 +8,14 @@ import argparse
 import json
 import os
 import select
+import signal
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections import Counter
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
@@ -27,6 +30,8 @@ from fuzz.mutation import place, plans
 MOST_SECONDS = 20.0
 MOST_BYTES = 2 * 2**30
 START_SECONDS = 180.0
+ROUND = 50
+"""Calls of a subject before the next one has its turn, so that a stopped run has tried all."""
 NAMES = ("photos", "videos", "identities", "weights", "checkpoints", "runs", "prepared sets",
          "manifests", "tables", "tars", "databases", "requests")  # fmt: skip
 """All subjects; importing them takes seconds, which only the children spend."""
@@ -85,7 +90,7 @@ class Worker:
             self._child = subprocess.Popen(
                 [sys.executable, "-m", "fuzz.worker", str(folder)],
                 stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log, text=True,
-                env=environment,
+                env=environment, start_new_session=True,
             )  # fmt: skip
         if self._answer(self._child, START_SECONDS) is None:
             raise RuntimeError(f"the child did not start: {self._log.read_text()[-2000:]}")
@@ -109,7 +114,8 @@ class Worker:
 
     def _kill(self) -> None:
         if self._child is not None:
-            self._child.kill()
+            with suppress(ProcessLookupError):
+                os.killpg(self._child.pid, signal.SIGKILL)  # with the processes that it started
             self._child.wait()
             for pipe in (self._child.stdin, self._child.stdout):
                 if pipe is not None:
@@ -118,27 +124,41 @@ class Worker:
             self._child = None
 
 
+def _family(pid: int) -> list[int]:
+    """Return a process and all that it started, and so on; itself alone where there is no /proc."""
+    found = [pid]
+    for one in found:
+        for tasks in Path(f"/proc/{one}/task").glob("*/children"):
+            with suppress(OSError):
+                found.extend(int(child) for child in tasks.read_text().split())
+    return found
+
+
 def _memory(pid: int, key: str) -> int:
-    """Return a process's memory in bytes by its name in /proc; 0 where there is none."""
-    try:
-        lines = Path(f"/proc/{pid}/status").read_text().splitlines()
-    except OSError:
-        return 0
-    return next((int(line.split()[1]) * 1024 for line in lines if line.startswith(key)), 0)
+    """Return the most bytes of memory of a process or one that it started, by a name of /proc."""
+    most = 0
+    for one in _family(pid):
+        with suppress(OSError):
+            lines = Path(f"/proc/{one}/status").read_text().splitlines()
+            values = [int(line.split()[1]) * 1024 for line in lines if line.startswith(key)]
+            most = max([most, *values])
+    return most
 
 
 def _computed(pid: int) -> float:
-    """Return the seconds in which a process has computed; 0 where there is no /proc."""
-    try:
-        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    except OSError:
-        return 0.0
-    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+    """Return the seconds in which a process and all that it started have computed."""
+    ticks = 0
+    for one in _family(pid):
+        with suppress(OSError):
+            fields = Path(f"/proc/{one}/stat").read_text().rpartition(")")[2].split()
+            ticks += sum(map(int, fields[11:15]))  # its own, and of those that have ended
+    return ticks / os.sysconf("SC_CLK_TCK")
 
 
 def _reset_peak(pid: int) -> None:
-    with suppress(OSError):
-        Path(f"/proc/{pid}/clear_refs").write_text("5")
+    for one in _family(pid):
+        with suppress(OSError):
+            Path(f"/proc/{one}/clear_refs").write_text("5")
 
 
 @dataclass
@@ -148,19 +168,25 @@ class Tally:
     counts: dict[str, Counter[str]] = field(default_factory=dict)
     findings: dict[tuple[str, str], tuple[Call, dict[str, Any], int]] = field(default_factory=dict)
 
-    def add(self, call: Call, answer: dict[str, Any]) -> None:
-        """Count a call."""
+    def add(self, call: Call, answer: dict[str, Any]) -> str:
+        """Count a call; return what was found, in words, if it is the first of its kind."""
         counts = self.counts.setdefault(call["subject"], Counter())
         counts[answer["outcome"]] += 1
         counts["left"] += bool(answer["left"])
         if answer["outcome"] in GOOD and not answer["left"]:
-            return
+            return ""
         where = [line for line in answer["error"].splitlines() if line.strip().startswith("File")]
         end = answer["error"].strip().splitlines()[-1:] or [""]
         place = (where[-1].strip() if where else "") + end[0].partition(":")[0]
         key = call["subject"], f"{answer['outcome']} {place} {bool(answer['left'])}"
         first, shown, number = self.findings.get(key, (call, answer, 0))
         self.findings[key] = first, shown, number + 1
+        if number:
+            return ""
+        text = f"{call['subject']}: {answer['outcome']}, in {answer['file']}"
+        text += f"\n  --replay '{json.dumps(call)}'"
+        text += "\n  left: " + " ".join(answer["left"]) if answer["left"] else ""
+        return "\n  ".join([text, *answer["error"].splitlines()[-12:]])
 
     def table(self) -> str:
         """Return the counts as a Markdown table."""
@@ -179,20 +205,30 @@ def _row(counts: Counter[str], columns: tuple[str, ...]) -> list[str]:
     return [str(calls), *(str(counts[name]) for name in columns)]
 
 
-def fuzz(names: tuple[str, ...], calls: int, first_seed: int, workers: int = 1) -> Tally:
-    """Make so many calls, shared evenly by the subjects; a seed always makes the same ones."""
-    tally = Tally()
+def fuzz(
+    names: tuple[str, ...],
+    calls: int,
+    first_seed: int,
+    workers: int = 1,
+    tell: Callable[[str], None] = lambda _: None,
+    stop: threading.Event | None = None,
+) -> Tally:
+    """Make so many calls, shared evenly by the subjects; a seed always makes the same ones.
+
+    ``tell`` gets each kind of finding when it is first seen, and the counts after each round.
+    """
+    tally, stop = Tally(), stop or threading.Event()
     with ExitStack() as stack, ThreadPoolExecutor(workers) as threads:
         idle: Queue[Worker] = Queue()
         for _ in range(workers):
             idle.put(stack.enter_context(Worker()))
 
-        def fuzz_one(name: str) -> None:
+        def fuzz_one(name: str, number: int, count: int) -> None:
             worker = idle.get()
 
-            @seed(first_seed)
+            @seed(f"{first_seed} {number}")
             @settings(
-                max_examples=max(calls // len(names), 1),
+                max_examples=count,
                 database=None,
                 deadline=None,
                 phases=[Phase.generate],
@@ -200,21 +236,34 @@ def fuzz(names: tuple[str, ...], calls: int, first_seed: int, workers: int = 1) 
             )
             @given(place, plans())
             def once(file: float, plan: list[Any]) -> None:
+                if stop.is_set():
+                    return
                 call = {"subject": name, "file": file, "plan": plan}
-                tally.add(call, worker.call(call))
+                if found := tally.add(call, worker.call(call)):
+                    tell(found)
 
             try:
                 once()
             finally:
                 idle.put(worker)
+            tell(f"{name}: {dict(+tally.counts.get(name, Counter()))}")
 
-        for done in [threads.submit(fuzz_one, name) for name in names]:
+        each = max(calls // len(names), 1)
+        rounds = [
+            threads.submit(fuzz_one, name, begun // ROUND, min(ROUND, each - begun))
+            for begun in range(0, each, ROUND)
+            for name in names
+        ]
+        for done in rounds:
             done.result()
     return tally
 
 
 def main() -> None:
-    """Fuzz as the command line says; exit with 1 if anything was found."""
+    """Fuzz as the command line says; exit with 1 if anything was found.
+
+    Ctrl+C, or SIGTERM, ends the run after the calls that are made now, with the counts so far.
+    """
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--calls", type=int, default=1000)
     parser.add_argument("--seed", type=int, default=0)
@@ -226,13 +275,15 @@ def main() -> None:
         with Worker() as worker:
             print(json.dumps(worker.call(json.loads(options.replay)), indent=1))
         return
-    started = time.monotonic()
-    tally = fuzz(tuple(options.only), options.calls, options.seed, options.workers)
-    for (name, _), (call, answer, number) in sorted(tally.findings.items()):
-        print(f"{name}: {answer['outcome']}, {number} times, in {answer['file']}")
-        print(f"  --replay '{json.dumps(call)}'")
-        print("  left:", *answer["left"]) if answer["left"] else None
-        print("\n".join(f"  {line}" for line in answer["error"].splitlines()[-12:]))
+    started, stop = time.monotonic(), threading.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: stop.set())
+    names = tuple(options.only)
+    tally = fuzz(
+        names, options.calls, options.seed, options.workers, lambda t: print(t, flush=True), stop
+    )
+    for (name, kind), (_, _, number) in sorted(tally.findings.items()):
+        print(f"{number} times: {name}, {kind}")
     print(f"\n{tally.table()}\n\n{time.monotonic() - started:.0f} s, seed {options.seed}")
     sys.exit(1 if tally.findings else 0)
 

@@ -18,6 +18,7 @@ from PIL import Image, PngImagePlugin
 
 from faceshifter import __version__
 from faceshifter.analyses.query import Gallery, Index
+from faceshifter.apps.worker import Task, Worker
 from faceshifter.batch.manifest import RunManifest
 from faceshifter.batch.many import BatchRun
 from faceshifter.batch.methods import photo_method
@@ -432,6 +433,7 @@ def write_databases(folder: Path) -> None:
 
 
 def read_databases(folder: Path, changed: Path) -> None:
+    from faceshifter.apps.guard import Names
     from faceshifter.apps.serve.store import Store
     from faceshifter.apps.study.server import create_app
     from faceshifter.apps.study.study import read_study
@@ -439,14 +441,14 @@ def read_databases(folder: Path, changed: Path) -> None:
 
     if changed.name == "jobs.sqlite":
         store = Store(changed, 3600)
-        store.waiting(), store.expiries(), store.get("0" * 32)
+        store.expiries(), store.get("0" * 32)
         while store.start():
             pass
         return
     votes = Votes(changed, read_study(folder / "results.csv"))
     rater = (folder / "rater").read_text()
     votes.counts(), votes.raters()
-    client = _client(create_app(votes, 1))
+    client = _client(create_app(votes, 1, Names()))
     for path in ("/", f"/r/{rater}", f"/api/{rater}", f"/api/{rater}/0", f"/api/{rater}/1"):
         _refuse_500(client.get(path))
     _refuse_500(client.post(f"/api/{rater}/1", json={"choice": 0}))
@@ -467,13 +469,24 @@ def write_requests(folder: Path) -> None:
     write_json(folder / "job.json", request | {"path": "/jobs", "files": files})
 
 
+class Here(Worker[FaceSwapper]):
+    """A worker that works in this process, so that the fuzzer sees what fails and how."""
+
+    def __init__(self) -> None:
+        super().__init__(swapper)
+
+    def call(self, function, *arguments, progress=lambda *_: None, cancelled=lambda: False):
+        return function(Task(swapper(), progress, cancelled), *arguments)
+
+
 def read_requests(folder: Path, changed: Path) -> None:
     """Send both requests to a server, and wait for what they start."""
     from faceshifter.apps.serve.app import create_app, server_folder
     from faceshifter.apps.serve.photos import Limits
 
     place = folder / "server"
-    with server_folder(place), _client(create_app(swapper(), place, Limits(), None)) as client:
+    workers = Here(), Here(), Here()
+    with server_folder(place), _client(create_app(*workers, place, Limits(), None)) as client:
         for name in ("swap", "job") if changed.suffix != ".json" else (changed.stem,):
             try:
                 request = json.loads((folder / f"{name}.json").read_bytes())
