@@ -17,7 +17,7 @@ from faceshifter.media import DEMUXERS, HEAD_BYTES, sniff
 from faceshifter.video.animation import animation_format, open_animation
 from faceshifter.video.source import frames_at, open_clip
 
-NUM_FRAMES = 20
+NUM_FRAMES = 10
 """Evenly spaced frames of a video that are searched for the watermark together."""
 XMP_VIDEOS = ("video/mp4", "video/quicktime")
 """Kinds of videos that can hold XMP."""

@@ -8,7 +8,6 @@ docs/decisions.md#watermark says why no library is used, and what the mark survi
 """
 
 import hashlib
-import math
 from collections.abc import Sequence
 from functools import cache
 
@@ -17,7 +16,6 @@ import numpy as np
 from jaxtyping import Bool, Float32, UInt8
 
 from faceshifter.formats.stored import strips
-from faceshifter.marks.resync import NARROWEST, NUMBERS, SIDE, TRIES, Alignment, alignments
 
 TAG = b"faceshifter watermark 1"
 """Seed of the pattern; a change makes older marks undetectable."""
@@ -93,68 +91,14 @@ def watermark_score(frames: Sequence[UInt8[np.ndarray, "h w 3"]]) -> float:
     """Return how clearly a picture, or several frames of one video together, carry the mark.
 
     From ``THRESHOLD`` on they carry it; without a mark, the score is distributed like the largest
-    of five standard normal numbers. If the mark is not where it was added, it is searched for, as
-    if the picture had been mirrored, cropped, bordered or turned a little. Many tries make a high
-    score likelier, so the score is then the one that a single try reaches as seldom. The frames
-    are RGB, at least one, all of one size.
+    of five standard normal numbers. The frames are RGB, at least one, all of one size.
     """
-    seen = {grid: _together(frames, grid) for grid in GRIDS}
-    score = max(_score(seen[grid][_band(grid)[1]], grid) for grid in GRIDS)
-    height, width = frames[0].shape[:2]
-    if score >= THRESHOLD or min(height, width) < MIN_SIDE:
-        return score
-    for grid, coefficients in seen.items():
-        mirrored = _mirrored(coefficients)
-        score = max(score, _alone(_score(mirrored[_band(grid)[1]], grid), 2))
-    for grid, coefficients in seen.items():
-        for image in (coefficients, _mirrored(coefficients)):
-            if score < THRESHOLD:
-                score = max(score, _alone(_searched(image, grid, height / width), TRIES))
-    return score
-
-
-def _alone(score: float, tries: int) -> float:
-    """Return the score that one try reaches as seldom as one of several reaches ``score``."""
-    return math.sqrt(max(0.0, score * abs(score) - 2 * math.log(tries)))
-
-
-def _together(
-    frames: Sequence[UInt8[np.ndarray, "h w 3"]], grid: int
-) -> Float32[np.ndarray, "n n"]:
-    """Return the sum of the frames' relative coefficients, those in the band of length 1."""
-    total = np.zeros((grid, grid), np.float32)
-    for frame in frames:
-        relative = _relative(_brightness(frame, grid))
-        total += relative / max(float(np.linalg.norm(relative[_band(grid)[1]])), 1e-6)
-    return total
-
-
-def _mirrored(coefficients: Float32[np.ndarray, "n n"]) -> Float32[np.ndarray, "n n"]:
-    """Return the coefficients of the mirror image."""
-    return coefficients * np.where(np.arange(len(coefficients)) % 2, -1, 1).astype(np.float32)
-
-
-def _searched(coefficients: Float32[np.ndarray, "n n"], grid: int, ratio: float) -> float:
-    """Return the greatest score of all alignments with the marked picture."""
-    frequency, band = _band(grid)
-    picture = np.where(frequency < BAND[1] * grid / NARROWEST, coefficients, 0)
-    pattern = np.zeros_like(picture)
-    pattern[band] = signs(grid)
-    side = min(grid, SIDE)
-    small, small_pattern = (
-        cv2.idct(np.ascontiguousarray(part[:side, :side])) for part in (picture, pattern)
-    )
-    pixels = cv2.idct(picture)
-
-    def score(alignment: Alignment) -> float:
-        place = alignment.matrix(grid)
-        aligned = cv2.warpAffine(pixels, place, (grid, grid), flags=cv2.INTER_CUBIC)
-        return _score(cv2.dct(aligned)[band], grid)
-
-    best = max(alignments(small, small_pattern, ratio), key=score)
-    for number in range(NUMBERS):
-        best = max((best, *best.nearby(number, 0.5 / side)), key=score)
-    return score(best)
+    scores = []
+    for grid in GRIDS:
+        parts = [_frequencies(_brightness(frame, grid)) for frame in frames]
+        together = [part / max(float(np.linalg.norm(part)), 1e-6) for part in parts]
+        scores.append(_score(np.sum(together, axis=0), grid))
+    return max(scores)
 
 
 def _brightness(pixels: UInt8[np.ndarray, "h w 3"], grid: int) -> Float32[np.ndarray, "n n"]:
@@ -165,20 +109,15 @@ def _brightness(pixels: UInt8[np.ndarray, "h w 3"], grid: int) -> Float32[np.nda
 
 
 def _frequencies(brightness: Float32[np.ndarray, "n n"]) -> Float32[np.ndarray, " m"]:
-    """Return the relative coefficients of the band."""
-    return _relative(brightness)[_band(len(brightness))[1]]
-
-
-def _relative(brightness: Float32[np.ndarray, "n n"]) -> Float32[np.ndarray, "n n"]:
-    """Return the coefficients, each relative to its neighbours in frequency, and clipped.
+    """Return the band's coefficients, each relative to its neighbours in frequency, and clipped.
 
     So no strong line of the picture outweighs the many weak frequencies.
     """
     coefficients = cv2.dct(brightness - brightness.mean())
-    frequency, _ = _band(len(brightness))
+    frequency, band = _band(len(brightness))
     # Coefficients shrink with frequency; times the frequency, neighbours are comparable.
     level = cv2.blur(np.abs(coefficients) * frequency, (NEIGHBOURS, NEIGHBOURS)) / frequency
-    return np.clip(coefficients / (level + FLAT), -CLIP, CLIP)
+    return np.clip(coefficients / (level + FLAT), -CLIP, CLIP)[band]
 
 
 def _score(frequencies: Float32[np.ndarray, " m"], grid: int) -> float:
