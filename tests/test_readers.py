@@ -29,7 +29,8 @@ from fuzz.subjects import (
 
 from faceshifter.config import CropGeometry
 from faceshifter.encoders.encoder import load_identity_encoder
-from faceshifter.errors import CheckpointError, CredentialsError, FaceShifterError
+from faceshifter.errors import CheckpointError, CredentialsError, FaceShifterError, OutputError
+from faceshifter.files import write_atomically
 from faceshifter.marks.signer import load_signer, make_signer
 from faceshifter.networks import load_aei, load_hear
 from faceshifter.swap.selection import load_identity
@@ -240,3 +241,9 @@ def test_every_command_lets_threads_sleep_while_they_wait(own: str | None) -> No
     words = [sys.executable, "-c", code]
     result = subprocess.run(words, env=environment, capture_output=True, text=True, check=True)
     assert result.stdout.split()[-1] == (own or "passive")
+
+
+def test_a_result_whose_name_has_a_null_character_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(OutputError, match="cannot be a file's name; correct it"):
+        write_atomically(tmp_path / "a\0.png", b"x")
+    assert not list(tmp_path.iterdir())

@@ -33,6 +33,8 @@ def replacing(path: Path) -> Iterator[Path]:
     Raises:
         OutputError: The file cannot be written.
     """
+    if "\0" in str(path):
+        raise OutputError(f"{path} cannot be a file's name; correct it")
     # Not made from the file's own name, which may be as long as a name can be.
     temporary = path.with_name(f"{_temporary(os.getpid())}{secrets.token_hex(8)}.tmp")
     try:
