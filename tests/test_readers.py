@@ -23,8 +23,10 @@ from fuzz.subjects import (
     read_identity,
     read_prepared,
     read_run,
+    read_tar,
     swapper,
     training_state,
+    write_tar,
     write_videos,
 )
 
@@ -256,3 +258,11 @@ def test_sound_that_the_container_refuses_is_left_out_and_told(tmp_path: Path) -
     apply([["insert", 0.695, 6]], tmp_path / "e.ts")
     summary = swap_video(swapper(), Selection(identity()), tmp_path / "e.ts", tmp_path / "out.mp4")
     assert summary.dropped == ("damaged parts of audio 1",)
+
+
+def test_a_png_whose_end_is_not_reached_has_no_texts(tmp_path: Path) -> None:
+    write_tar(tmp_path)
+    tokens = [["insert", 0.7914906467685013, 9], ["insert", 0.10073833060582828, 19]]
+    again = ["part", 0.14782407899738081, "extra", 0.9186842763726181, 34]
+    apply([*tokens, again], tmp_path / "photos.tar")
+    read_tar(tmp_path, tmp_path / "photos.tar")
