@@ -15,7 +15,7 @@ import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
-from fuzz.mutation import NESTED, change_json
+from fuzz.mutation import NESTED, apply, change_json
 from fuzz.subjects import (
     SUBJECTS,
     identity,
@@ -23,8 +23,11 @@ from fuzz.subjects import (
     read_identity,
     read_prepared,
     read_run,
+    read_tar,
     swapper,
     training_state,
+    write_tar,
+    write_videos,
 )
 
 from faceshifter.config import CropGeometry
@@ -33,9 +36,10 @@ from faceshifter.errors import CheckpointError, CredentialsError, FaceShifterErr
 from faceshifter.files import write_atomically
 from faceshifter.marks.signer import load_signer, make_signer
 from faceshifter.networks import load_aei, load_hear
-from faceshifter.swap.selection import load_identity
+from faceshifter.swap.selection import Selection, load_identity
 from faceshifter.tensors import load_tensors, save_tensors
 from faceshifter.train.checkpoint import load_newest
+from faceshifter.video.clip import swap_video
 
 VALUES = (None, True, -1, 10**400, float("nan"), "", "\ud800\n", [], {}, "x" * 3000, 2**31)
 ACTIONS = ("delete", "rename", "extra", "nest", "letter")
@@ -247,3 +251,18 @@ def test_a_result_whose_name_has_a_null_character_is_refused(tmp_path: Path) -> 
     with pytest.raises(OutputError, match="cannot be a file's name; correct it"):
         write_atomically(tmp_path / "a\0.png", b"x")
     assert not list(tmp_path.iterdir())
+
+
+def test_sound_that_the_container_refuses_is_left_out_and_told(tmp_path: Path) -> None:
+    write_videos(tmp_path)
+    apply([["insert", 0.695, 6]], tmp_path / "e.ts")
+    summary = swap_video(swapper(), Selection(identity()), tmp_path / "e.ts", tmp_path / "out.mp4")
+    assert summary.dropped == ("damaged parts of audio 1",)
+
+
+def test_a_png_whose_end_is_not_reached_has_no_texts(tmp_path: Path) -> None:
+    write_tar(tmp_path)
+    tokens = [["insert", 0.7914906467685013, 9], ["insert", 0.10073833060582828, 19]]
+    again = ["part", 0.14782407899738081, "extra", 0.9186842763726181, 34]
+    apply([*tokens, again], tmp_path / "photos.tar")
+    read_tar(tmp_path, tmp_path / "photos.tar")

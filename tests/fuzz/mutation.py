@@ -268,7 +268,9 @@ def _inside(name: bytes) -> tuple[Callable, Callable]:
 
     def split(data: bytes) -> list[bytes]:
         _inside_of[name] = _split_boxes(data)
-        moov = next(p for p in _inside_of[name] if p[:4] == name)
+        moov = next((p for p in _inside_of[name] if p[:4] == name), None)
+        if moov is None:  # the word stands elsewhere, as the changes before have broken the boxes
+            raise ValueError(name)
         return _split_boxes(moov[4:])
 
     def join(parts: list[bytes]) -> bytes:

@@ -68,12 +68,13 @@ def main() -> None:
 
 def _read(subject, folder: Path, victim: Path) -> dict[str, str]:
     from faceshifter.errors import FaceShifterError
+    from faceshifter.files import printable
 
     try:
         subject.read(folder, victim)
     except FaceShifterError as error:
-        text = str(error)
-        plain = len(text) < 2000 and text.replace("\n", "?").isprintable() and "\n" not in text
+        text = printable(error)  # as the command line writes it
+        plain = len(text) < 2000
         return {"outcome": "refused" if plain else "unclear", "error": repr(text[:2000])}
     except MemoryError:
         return {"outcome": "memory", "error": traceback.format_exc()}

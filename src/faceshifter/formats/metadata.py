@@ -180,7 +180,11 @@ def _read_texts(image: Image.Image) -> list[tuple[str, str]]:
             texts.append((COMMENT, comment.decode()))
         except UnicodeDecodeError:
             texts.append((COMMENT, comment.decode("latin-1")))
-    for key, value in (getattr(image, "text", None) or {}).items():
+    try:
+        found = getattr(image, "text", None) or {}
+    except AssertionError:  # of Pillow, where it never came to the end of a damaged PNG
+        found = {}
+    for key, value in found.items():
         if isinstance(value, str) and not key.startswith(("XML:com.adobe.xmp", "Raw profile type")):
             texts.append((key, str(value)))
     return texts

@@ -31,7 +31,7 @@ def assemble(
     ticks of the clip's time base. Other streams, chapters and metadata come from the clip.
 
     Returns:
-        Streams that the container cannot hold, in words.
+        Streams that the container cannot hold, and those with damaged parts, in words.
 
     Raises:
         OutputError: The segments do not hold all frames.
@@ -58,7 +58,8 @@ def assemble(
         result.metadata["comment"] = f"{origin.description} {origin.digital_source_type}"
         result.metadata["encoder"] = f"faceshifter {__version__}"
         copies: dict[int, Stream] = {}
-        dropped = []
+        dropped: list[str] = []
+        damaged: dict[int, str] = {}
         for stream in source.streams:
             if stream.index == own.index:
                 video = result.add_stream_from_template(first.streams.video[0])
@@ -73,8 +74,13 @@ def assemble(
         others = _other_packets(source, copies, name)
         for _, packet, stream in heapq.merge(swapped, others, key=lambda item: item[0]):
             packet.stream = stream
-            result.mux(packet)
-    return dropped
+            try:
+                result.mux(packet)
+            except av.InvalidDataError:
+                if stream is video:
+                    raise
+                damaged[stream.index] = f"damaged parts of {stream.type} {stream.index}"
+    return [*dropped, *damaged.values()]
 
 
 def is_result(path: Path) -> bool:

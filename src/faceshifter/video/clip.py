@@ -62,7 +62,7 @@ class VideoSummary:
     missing: float
     """Seconds that are missing at the file's end, where their frames cannot be counted."""
     dropped: tuple[str, ...]
-    """Other streams that the result's container cannot hold, in words."""
+    """Other streams or damaged parts that the result's container cannot hold, in words."""
     seconds: float
     """Duration of this call."""
 
