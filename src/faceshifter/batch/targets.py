@@ -27,7 +27,7 @@ from faceshifter.media import (
 WILDCARDS = frozenset("*?[")
 
 
-def _animation_format(path: Path) -> str | None:
+def _find_animation(path: Path) -> str | None:
     # Imported here, as the command line reads tables before it loads networks.
     from faceshifter.video.animation import animation_format
 
@@ -52,7 +52,7 @@ class SwapTask:
 
     @cached_property
     def _animation_format(self) -> str | None:
-        return _animation_format(self.target)
+        return _find_animation(self.target)
 
     def check_suffix(self, name: str) -> None:
         """Refuse an output that cannot hold what the target is; ``name`` is its option's, or place.
@@ -143,7 +143,7 @@ def _result_name(path: Path, root: Path) -> str:
     suffix, name = path.suffix.lower(), str(path.relative_to(root))
     if is_video(path):
         return name if suffix in VIDEO_CONTAINERS else f"{name}.mp4"
-    if suffix in PHOTO_FORMATS or (suffix in ANIMATION_FORMATS and _animation_format(path)):
+    if suffix in PHOTO_FORMATS or (suffix in ANIMATION_FORMATS and _find_animation(path)):
         return name
     return f"{name}.png"
 

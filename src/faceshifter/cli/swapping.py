@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from faceshifter.swap.swapper import FaceSwapper
     from faceshifter.video.clip import VideoOptions
 
-NAMED = 20
+MOST_NAMED = 20
 """Most files that are passed over and named one by one; the manifest names all."""
 SourceFace = Literal["only", "largest"] | int
 
@@ -261,7 +261,7 @@ def print_report(report: "Report", count: int, path: Path) -> None:
     """Print what became of many targets; exit with 1 if any failed."""
     for line in report.failures:
         say(f"not swapped: {line}", error=True)
-    for line in report.passed_over[:NAMED]:
+    for line in report.passed_over[:MOST_NAMED]:
         say(f"passed over: {line}", error=True)
     say(f"swapped {len(report.results)} of {count}: {path}")
     if report.num_unmatched:
